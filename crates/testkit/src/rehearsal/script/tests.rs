@@ -1,0 +1,57 @@
+use super::*;
+
+fn refusal(text: &str) -> String {
+    Script::parse(text).expect_err("refused").to_string()
+}
+
+#[test]
+fn a_minimal_script_is_taken() {
+    let script = Script::parse("[[rule]]\nreply = { text = \"hi\" }").unwrap();
+    assert_eq!(script.rules[0].name, "rule 1");
+    assert_eq!(script.models(), ["rehearsal"]);
+}
+
+#[test]
+fn defaults_give_the_pace() {
+    let text = "[defaults]\nchunk_size = 3\ndelay = \"5ms\"\n[[rule]]\nreply = { text = \"a\" }\n[[rule]]\nreply = { text = \"a\", chunk_size = 9 }";
+    let script = Script::parse(text).unwrap();
+    assert_eq!(script.rules[0].reply.chunk_size, Some(3));
+    assert_eq!(script.rules[0].reply.delay, Some(Duration::from_millis(5)));
+    assert_eq!(script.rules[1].reply.chunk_size, Some(9));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_rule_and_path() {
+    let said = refusal("[[rule]]\nreply = { text = \"a\" }\n[[rule]]\nname = \"b\"\nmatch = { lst_role = \"tool\" }\nreply = { echo = true }");
+    assert!(said.starts_with("rule 2 `b` (rule[1].match.lst_role): unknown field `lst_role`"), "{said}");
+    let said = refusal("modles = []\n[[rule]]\nreply = { echo = true }");
+    assert!(said.starts_with("script (modles): unknown field"), "{said}");
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_path() {
+    for (rule, expected) in [
+        ("match = { regex = \"(\" }\nreply = { echo = true }", "rule 1 (rule[0].match.regex)"),
+        ("reply = { delay = \"1ms\" }", "rule 1 (rule[0].reply): exactly one content"),
+        ("reply = { text = \"a\", echo = true }", "given: text or tool_calls, echo"),
+        ("reply = { error = { status = 200 } }", "rule 1 (rule[0].reply.error.status)"),
+        ("reply = { text = \"a\", delay = \"soon\" }", "rule 1 (rule[0].reply.delay)"),
+        ("reply = { text = \"a\", chunk_size = 0 }", "rule 1 (rule[0].reply.chunk_size)"),
+        ("reply = { garbage_hex = \"f\" }", "rule 1 (rule[0].reply.garbage_hex)"),
+        ("times = 0\nreply = { echo = true }", "rule 1 (rule[0].times)"),
+        ("times = -1\nreply = { echo = true }", "rule 1 (rule[0].times)"),
+        ("reply = { from_tool_result = \"{{nope}}\" }", "unknown placeholder `nope`"),
+        ("reply = { json = { a = [\"{{nope}}\"] } }", "rule 1 (rule[0].reply.json.a[0])"),
+        ("match = { last_role = \"robot\" }\nreply = { echo = true }", "rule 1 (rule[0].match.last_role)"),
+        ("reply = \"hello\"", "rule 1 (rule[0].reply)"),
+        ("times = 1", "rule 1 (rule[0]): missing field `reply`"),
+    ] {
+        let said = refusal(&format!("[[rule]]\n{rule}"));
+        assert!(said.contains(expected), "{rule}: {said}");
+    }
+    assert!(refusal("models = []").contains("at least one [[rule]]"));
+    assert!(refusal("rule = 3").contains("must be a list"));
+    assert!(refusal("[[rule]").starts_with("the script is not TOML"));
+    let twice = "[[rule]]\nname = \"a\"\nreply = { echo = true }\n";
+    assert!(refusal(&twice.repeat(2)).contains("two rules are named `a`"));
+}
