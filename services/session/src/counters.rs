@@ -1,0 +1,104 @@
+//! Halting counters: what a run has used and reserved, changed only by [`Counters::advance`].
+//!
+//! Counters are never the truth. The log is; a writer brings the totals that it has derived from committed events, and
+//! counters that are gone or stale are overwritten from them in the same trip.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+pub mod memory;
+pub mod redis;
+
+/// Counted things, each an absolute amount or a difference. Money is nano-USD.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Amounts {
+    /// Model turns begun.
+    pub steps: i64,
+    /// Tool calls begun.
+    pub tool_calls: i64,
+    /// Input tokens of all classes.
+    pub input_tokens: i64,
+    /// Output tokens, reasoning included.
+    pub output_tokens: i64,
+    /// Cost in nano-USD.
+    pub cost_nano_usd: i64,
+}
+
+/// The limits in the order in which they are checked; the first that does not hold is the one reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// `max_steps`
+    Steps,
+    /// `max_tool_calls`
+    ToolCalls,
+    /// `max_input_tokens`
+    InputTokens,
+    /// `max_output_tokens`
+    OutputTokens,
+    /// `max_cost_nano_usd`
+    Cost,
+}
+
+/// One change of a run's counters, made before the commit that records it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// Root of the run tree; its hash tag in Redis, so that a tree lives on one node.
+    pub root: Uuid,
+    /// The run.
+    pub run: Uuid,
+    /// Ownership of the writer. A lower one than the counters have seen is refused.
+    pub epoch: i64,
+    /// The `seq` of the event that this change precedes. Repeating the same (epoch, seq) gives the same answer.
+    pub seq: i64,
+    /// The `seq` of the last change that the log holds, -1 for none. Counters that saw another are stale.
+    pub last_seq: i64,
+    /// What the log says is used: settled plus reservations in flight, before this change.
+    pub totals: Amounts,
+    /// Actual use minus reservation of the calls that this change settles; may be negative.
+    pub settle: Amounts,
+    /// What the calls that follow may use.
+    pub reserve: Amounts,
+    /// The run's limits.
+    pub limits: Amounts,
+}
+
+/// What the counters say of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether the reservation was taken. A settlement is taken in either case.
+    pub verdict: Verdict,
+    /// What is used after the change.
+    pub used: Amounts,
+    /// `Some(seq they had seen)` when counters were overwritten from the totals; -1 when they were gone. Never set on
+    /// the first change of a run (`last_seq` -1 and no counters).
+    pub rebuilt: Option<i64>,
+}
+
+/// Whether a reservation was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All of it.
+    Granted,
+    /// Nothing of it: it would exceed this limit.
+    Refused(Limit),
+}
+
+/// Why a change got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The counters cannot be reached, or the answer was lost. The change may have happened; repeating it is safe.
+    #[error("halting counters are unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A writer with a higher epoch has been here: this one has to stop.
+    #[error("epoch {0} is below the epoch {1} that the counters have seen")]
+    Stale(i64, i64),
+}
+
+/// The counters' contract; one suite runs over every implementation.
+#[async_trait]
+pub trait Counters: Send + Sync + 'static {
+    /// Settles, then reserves all or nothing, in one trip.
+    async fn advance(&self, change: Advance) -> Result<Answer, Error>;
+    /// Drops what is kept for an ended run. Losing this call only costs memory until the key expires.
+    async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error>;
+}

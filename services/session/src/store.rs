@@ -1,0 +1,213 @@
+//! Where sessions, runs and events are kept: the truth of the service.
+//!
+//! The contract is written once and kept by two implementations; one suite runs over both. Every method takes the tenant
+//! and never answers a row of another. Times come from the caller's clock except where a method says otherwise.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+pub mod postgres;
+pub mod sqlite;
+
+/// Why the store gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be reached, or the answer was lost; what was asked for may have happened.
+    #[error("store is unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// It answered with something that this version cannot have written.
+    #[error("stored {0} cannot be read")]
+    Corrupt(&'static str),
+}
+
+/// A `request_id` in its scope, with a digest of the body it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Who asked.
+    pub principal: String,
+    /// Full gRPC method path.
+    pub method: &'static str,
+    /// The caller's id.
+    pub request_id: String,
+    /// SHA-256 of the request's canonical body.
+    pub digest: [u8; 32],
+}
+
+/// What became of a mutation that carries a `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It happened now.
+    Done(T),
+    /// It had happened before with the same body; this is the resource as it is now.
+    Repeated(T),
+    /// The id was used with another body.
+    Reused,
+}
+
+/// A session as stored. `body` is the service's own encoding of what it does not query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Isolation boundary.
+    pub tenant: String,
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Number of `SessionState`: 1 open, 2 ending, 3 ended, 4 erased.
+    pub state: i16,
+    /// Who started it.
+    pub principal: String,
+    /// Encoded `agentruntime.session.v1.Session`.
+    pub body: Bytes,
+    /// Key of the commitments' salts, 32 bytes.
+    pub salt_key: Bytes,
+    /// +1 with each change; the etag.
+    pub version: i64,
+    /// When it was started.
+    pub create_time: OffsetDateTime,
+    /// When it last changed.
+    pub update_time: OffsetDateTime,
+}
+
+/// A run as stored; changed on state changes only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRow {
+    /// Isolation boundary.
+    pub tenant: String,
+    /// The session.
+    pub session: Uuid,
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Number of `RunState`; 4 and above have ended.
+    pub state: i16,
+    /// Whether it lets other root runs of the session be open.
+    pub parallel: bool,
+    /// Version of the event format; a replica claims only what it can apply.
+    pub log_version: i32,
+    /// Encoded caller, from which run tokens are made again after a restart.
+    pub caller: Bytes,
+    /// Encoded `agentruntime.session.v1.Run` as of the last state change, without the task's input.
+    pub summary: Bytes,
+    /// When it was admitted.
+    pub create_time: OffsetDateTime,
+    /// When its state last changed.
+    pub update_time: OffsetDateTime,
+    /// When it halts at the latest.
+    pub expire_time: OffsetDateTime,
+}
+
+/// An event as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Position, from 0 without gaps.
+    pub seq: i64,
+    /// Hash of the event before.
+    pub prev_hash: [u8; 32],
+    /// Hash of this event.
+    pub hash: [u8; 32],
+    /// Encoded `EventLeaf`, verbatim.
+    pub leaf: Bytes,
+    /// Encoded `EventContent`; `None` where the event has none or it was erased. Large ones are kept content-addressed in the
+    /// session's blobs, once, whatever the number of events that hold them.
+    pub content: Option<Bytes>,
+}
+
+/// What became of an admission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// The run, its first event and the session log's entry are durable.
+    Admitted,
+    /// The same request was admitted before; this is its run.
+    Repeated(RunRow),
+    /// The `request_id` was used with another body.
+    Reused,
+    /// Another root run of the session is open.
+    Busy(Uuid),
+    /// The session is ending, has ended, or is not there (for this tenant).
+    NotOpen(Option<i16>),
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Append {
+    /// The events are durable. Also when a lost connection hid an append that had happened: the stored hashes are equal.
+    Done,
+    /// Another writer holds one of these positions: this one has to stop.
+    Fenced,
+}
+
+/// A state change of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunChange {
+    /// The new state.
+    pub state: i16,
+    /// The new summary.
+    pub summary: Bytes,
+    /// When.
+    pub time: OffsetDateTime,
+    /// `Some(hash of the last event)` exactly when the run has ended: the lease is dropped and the session log gets `run sealed`.
+    pub head: Option<[u8; 32]>,
+}
+
+/// An entry of the session's own short chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLogRow {
+    /// Position, from 0.
+    pub seq: i64,
+    /// `started`, `run admitted`, `run sealed`, `ended`.
+    pub kind: String,
+    /// The run, where the entry is about one.
+    pub run: Option<Uuid>,
+    /// Genesis hash of an admitted run, head of a sealed one.
+    pub run_hash: Option<[u8; 32]>,
+    /// SHA-256 over the line `mcp-agent-runtime/session-log/v1`, the hash before, seq, kind, run and run hash.
+    pub hash: [u8; 32],
+}
+
+/// Which rows a list wants: newest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Only ids below this one.
+    pub before: Option<Uuid>,
+    /// Only rows in this state.
+    pub state: Option<i16>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// The store's contract.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Answers when the store can be reached and its schema is current.
+    async fn ping(&self) -> Result<(), Error>;
+
+    /// Stores a new session, its log's first entry and the request key in one transaction.
+    async fn session_start(&self, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Error>;
+    /// Reads a session.
+    async fn session_get(&self, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Error>;
+    /// Lists sessions, newest first.
+    async fn session_list(&self, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Error>;
+    /// Replaces state, body and update time where `version` is still `session.version - 1`; `None` when it is not.
+    /// Reaching state 3 adds `ended` to the session log. The request key, where given, joins the transaction.
+    async fn session_change(&self, key: Option<&RequestKey>, session: &SessionRow) -> Result<Option<Outcome<SessionRow>>, Error>;
+    /// Reads a session's log, oldest first.
+    async fn session_log(&self, tenant: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Error>;
+
+    /// Stores a run as PENDING with its first event, a lease at epoch 1 for `owner`, the session log's entry and the request
+    /// key in one transaction; serialised per session.
+    async fn run_admit(&self, key: &RequestKey, run: &RunRow, first: &EventRow, owner: &str) -> Result<Admission, Error>;
+    /// Reads a run.
+    async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error>;
+    /// Lists runs, newest first; of one session or of the whole tenant.
+    async fn run_list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error>;
+    /// Records a state change. A run that has ended stays as it is.
+    async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<(), Error>;
+    /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
+    /// runs whose log version is at most `log_version`, and none that `owner` holds already.
+    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error>;
+
+    /// Appends events in one statement. All or nothing.
+    async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error>;
+    /// Reads events from a position on, oldest first, until `limit` rows or about `max_bytes` of payload.
+    async fn event_read(&self, tenant: &str, run: Uuid, from_seq: i64, limit: i64, max_bytes: usize) -> Result<Vec<EventRow>, Error>;
+}
