@@ -1,0 +1,206 @@
+//! Domain-separated SHA-256 digests.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{canonical, error::Error};
+
+/// Domain lines: what kind of thing a digest is over, so that no digest of one kind is ever one of another kind.
+pub mod domain {
+    /// A whole agent descriptor.
+    pub const DESCRIPTOR: &str = "mcp-agent-runtime/descriptor/v1";
+    /// The descriptor's `model` section.
+    pub const SECTION_MODEL: &str = "mcp-agent-runtime/descriptor/v1/model";
+    /// The descriptor's `prompt` section.
+    pub const SECTION_PROMPT: &str = "mcp-agent-runtime/descriptor/v1/prompt";
+    /// The descriptor's `agent` section.
+    pub const SECTION_AGENT: &str = "mcp-agent-runtime/descriptor/v1/agent";
+    /// The descriptor's `policy` section.
+    pub const SECTION_POLICY: &str = "mcp-agent-runtime/descriptor/v1/policy";
+    /// The descriptor's `halting` section.
+    pub const SECTION_HALTING: &str = "mcp-agent-runtime/descriptor/v1/halting";
+    /// The descriptor's `metadata` section.
+    pub const SECTION_METADATA: &str = "mcp-agent-runtime/descriptor/v1/metadata";
+    /// An event of a run's chain.
+    pub const EVENT: &str = "mcp-agent-runtime/event/v1";
+    /// The seal of a finished run.
+    pub const RUN_SEAL: &str = "mcp-agent-runtime/run-seal/v1";
+    /// A model spec without its prices.
+    pub const MODEL_SPEC: &str = "mcp-agent-runtime/model-spec/v1";
+    /// A routing policy.
+    pub const ROUTING_POLICY: &str = "mcp-agent-runtime/routing-policy/v1";
+    /// A prompt recipe.
+    pub const PROMPT_RECIPE: &str = "mcp-agent-runtime/prompt-recipe/v1";
+    /// One few-shot example.
+    pub const EXAMPLE: &str = "mcp-agent-runtime/example/v1";
+    /// A tool's definition: name, description and schemas.
+    pub const TOOL_DEFINITION: &str = "mcp-agent-runtime/tool-definition/v1";
+    /// The text of one alignment policy layer.
+    pub const ALIGNMENT_POLICY: &str = "mcp-agent-runtime/alignment-policy/v1";
+    /// The arguments of one tool call.
+    pub const TOOL_ARGUMENTS: &str = "mcp-agent-runtime/tool-arguments/v1";
+}
+
+const PREFIX: &str = "sha256:";
+
+/// A SHA-256 digest; its text form is `sha256:` and 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// All zero bytes: the genesis of a chain that has no parent.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// SHA-256 over the domain line, a line feed and `bytes`.
+    #[must_use]
+    pub fn of(domain: &str, bytes: &[u8]) -> Self {
+        Self::of_parts(domain, &[bytes])
+    }
+
+    /// SHA-256 over the domain line, a line feed and the parts one after the other. The caller sees to it that the
+    /// parts cannot be split in two ways (fixed sizes before the last).
+    #[must_use]
+    pub(crate) fn of_parts(domain: &str, parts: &[&[u8]]) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(domain.as_bytes());
+        digest.update(b"\n");
+        for part in parts {
+            digest.update(part);
+        }
+        Self(digest.finalize().into())
+    }
+
+    /// The digest of a document of ours: its canonical form under the domain line.
+    ///
+    /// # Errors
+    /// When the document has no canonical form: fractions, large integers, nesting, size.
+    pub fn of_value(domain: &str, value: &Value) -> Result<Self, canonical::Error> {
+        Ok(Self::of(domain, &canonical::to_canonical(value)?))
+    }
+
+    /// The digest of a document that others wrote (a tool's schema, a call's arguments), which may hold fractions:
+    /// its [`canonical::foreign`] form under the domain line.
+    ///
+    /// # Errors
+    /// When the document is nested too deeply or too large.
+    pub fn of_foreign(domain: &str, value: &Value) -> Result<Self, canonical::Error> {
+        Ok(Self::of(domain, canonical::foreign(value)?.as_bytes()))
+    }
+
+    /// The digest that these bytes are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The digest's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Hash {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        digest_from_text(PREFIX, text).map(Self)
+    }
+}
+
+impl TryFrom<&[u8]> for Hash {
+    type Error = Error;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Error> {
+        let bytes = <[u8; 32]>::try_from(bytes)
+            .map_err(|_| Error::Digest(format!("expected 32 bytes, got {}", bytes.len())))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Reads `<prefix><64 lower-case hex digits>`. Upper case is refused: one digest has one spelling.
+pub(crate) fn digest_from_text(prefix: &str, text: &str) -> Result<[u8; 32], Error> {
+    let digits = text
+        .strip_prefix(prefix)
+        .ok_or_else(|| Error::Digest(format!("expected the prefix `{prefix}`")))?;
+    if digits.len() != 64
+        || !digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return Err(Error::Digest(
+            "expected 64 lower-case hex digits".to_owned(),
+        ));
+    }
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(digits, &mut bytes).map_err(|e| Error::Digest(e.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_form_round_trips_and_has_one_spelling() {
+        let hash = Hash::of(domain::DESCRIPTOR, b"x");
+        let text = hash.to_string();
+        assert_eq!(text.parse::<Hash>().unwrap(), hash);
+        assert_eq!(serde_json::to_string(&hash).unwrap(), format!("\"{text}\""));
+        for bad in [
+            &text[7..],
+            &text[..70],
+            &text.to_uppercase(),
+            &format!("{text}0"),
+            "sha256:",
+            "",
+            &format!("sha256:{}", "é".repeat(32)),
+        ] {
+            assert!(bad.parse::<Hash>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn is_plain_sha256_over_domain_line_and_bytes() {
+        assert_eq!(
+            Hash::of("d", b"x").0,
+            <[u8; 32]>::from(Sha256::digest(b"d\nx"))
+        );
+    }
+
+    #[test]
+    fn domains_separate() {
+        assert_ne!(
+            Hash::of(domain::SECTION_MODEL, b"{}"),
+            Hash::of(domain::SECTION_PROMPT, b"{}")
+        );
+    }
+}
