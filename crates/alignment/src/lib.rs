@@ -28,7 +28,7 @@ pub use decision::{Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verd
 pub use layer::{Layer, PolicyText, default_platform};
 pub use policy::{MAX_RULES, MAX_TEXT_BYTES, Policy, Violation};
 pub use request::{
-    Agent, Answer, Arguments, Caller, MAX_ARGUMENT_FACT_BYTES, MAX_ARGUMENT_VALUES, Model, Point, Question, Request,
-    ResultFacts, RunFacts, Session, Tool, TrustTier,
+    Agent, Answer, Arguments, Caller, MAX_ARGUMENT_FACT_BYTES, MAX_ARGUMENT_VALUES, Model, Point,
+    Question, Request, ResultFacts, RunFacts, Session, Tool, TrustTier,
 };
 pub use stack::{Stack, decide_both};

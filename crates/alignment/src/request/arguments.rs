@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn flattens_names_values_and_text() {
-        let facts = facts(json!({"Query": "DROP Table", "items": [{"id": 7}, {"id": true}], "x": null}));
+        let facts =
+            facts(json!({"Query": "DROP Table", "items": [{"id": 7}, {"id": true}], "x": null}));
         let names = ["Query", "items", "items[].id", "x"].map(str::to_owned);
         assert_eq!(facts.names, BTreeSet::from(names));
         assert_eq!(
@@ -207,15 +208,34 @@ mod tests {
                 pair("x", "null"),
             ])
         );
-        assert_eq!(facts.text, "query\ndrop table\nitems\nid\n7\nid\ntrue\nx\nnull\n");
+        assert_eq!(
+            facts.text,
+            "query\ndrop table\nitems\nid\n7\nid\ntrue\nx\nnull\n"
+        );
     }
 
     #[test]
     fn a_key_cannot_pose_as_a_path() {
-        assert!(facts(json!({"a": {"b": 1}})).values.contains(&pair("a.b", "1")));
-        assert!(facts(json!({"a.b": 1})).values.contains(&pair("a\\.b", "1")));
-        assert!(facts(json!({"a[]": 1})).values.contains(&pair("a\\[]", "1")));
-        assert!(facts(json!({"a": {"": 1}})).values.contains(&pair("a.", "1")));
+        assert!(
+            facts(json!({"a": {"b": 1}}))
+                .values
+                .contains(&pair("a.b", "1"))
+        );
+        assert!(
+            facts(json!({"a.b": 1}))
+                .values
+                .contains(&pair("a\\.b", "1"))
+        );
+        assert!(
+            facts(json!({"a[]": 1}))
+                .values
+                .contains(&pair("a\\[]", "1"))
+        );
+        assert!(
+            facts(json!({"a": {"": 1}}))
+                .values
+                .contains(&pair("a.", "1"))
+        );
     }
 
     #[test]
@@ -223,7 +243,8 @@ mod tests {
         let many: Vec<usize> = (0..=MAX_ARGUMENT_VALUES).collect();
         let error = Arguments::new(json!(many), "d", 1).facts(ALL).unwrap_err();
         assert!(error.contains("distinct values"), "{error}");
-        let fields: serde_json::Map<String, Value> = (0..1000).map(|n| (n.to_string(), json!(1))).collect();
+        let fields: serde_json::Map<String, Value> =
+            (0..1000).map(|n| (n.to_string(), json!(1))).collect();
         let wide = json!({"k".repeat(10_000): fields});
         let error = Arguments::new(wide, "d", 1).facts(ALL).unwrap_err();
         assert!(error.contains("bytes as facts"), "{error}");
@@ -232,7 +253,10 @@ mod tests {
     #[test]
     fn nothing_is_computed_that_nobody_reads() {
         let arguments = Arguments::new(json!({"a": 1}), "d", 1);
-        assert_eq!(arguments.facts(Reads::default()).unwrap(), ArgumentFacts::default());
+        assert_eq!(
+            arguments.facts(Reads::default()).unwrap(),
+            ArgumentFacts::default()
+        );
     }
 
     #[test]

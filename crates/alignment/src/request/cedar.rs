@@ -3,7 +3,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::arguments::{ArgumentFacts, Arguments, Reads};
-use super::{Agent, Answer, Caller, Model, Point, Question, Request, ResultFacts, Session, Tool, TrustTier};
+use super::{
+    Agent, Answer, Caller, Model, Point, Question, Request, ResultFacts, Session, Tool, TrustTier,
+};
 use crate::schema::{Vocabulary, uid, vocabulary};
 
 type Attributes = Vec<(String, RestrictedExpression)>;
@@ -24,7 +26,8 @@ impl CedarRequest {
         let point = request.point();
         let principal = principal(words, &request.question)?;
         let Resource { entity, parent } = resource(words, &request.question)?;
-        let context = Context::from_pairs(context(request, reads)?).map_err(|error| error.to_string())?;
+        let context =
+            Context::from_pairs(context(request, reads)?).map_err(|error| error.to_string())?;
         let mut resources = vec![entity.uid()];
         resources.extend(parent);
         Ok(Self {
@@ -38,7 +41,8 @@ impl CedarRequest {
                 None,
             )
             .map_err(|error| error.to_string())?,
-            entities: Entities::from_entities([principal, entity], None).map_err(|error| error.to_string())?,
+            entities: Entities::from_entities([principal, entity], None)
+                .map_err(|error| error.to_string())?,
             resources,
         })
     }
@@ -51,7 +55,9 @@ struct Resource {
 
 fn principal(words: &Vocabulary, question: &Question) -> Result<Entity, String> {
     let (id, attributes) = match question {
-        Question::StartSession { caller, .. } => (uid(&words.caller, &caller.principal), caller_facts(caller)),
+        Question::StartSession { caller, .. } => {
+            (uid(&words.caller, &caller.principal), caller_facts(caller))
+        }
         Question::SelectModel { agent, .. }
         | Question::ShapePrompt { agent, .. }
         | Question::ListTool { agent, .. }
@@ -64,10 +70,14 @@ fn principal(words: &Vocabulary, question: &Question) -> Result<Entity, String> 
 
 fn resource(words: &Vocabulary, question: &Question) -> Result<Resource, String> {
     let (id, attributes, parent) = match question {
-        Question::StartSession { session, .. } | Question::ShapePrompt { session, .. } => {
-            (uid(&words.session, &session.id), session_facts(session), None)
+        Question::StartSession { session, .. } | Question::ShapePrompt { session, .. } => (
+            uid(&words.session, &session.id),
+            session_facts(session),
+            None,
+        ),
+        Question::SelectModel { model, .. } => {
+            (uid(&words.model, &model.name), model_facts(model), None)
         }
-        Question::SelectModel { model, .. } => (uid(&words.model, &model.name), model_facts(model), None),
         Question::ListTool { tool, .. }
         | Question::CallTool { tool, .. }
         | Question::ReceiveResult { tool, .. } => (
@@ -75,7 +85,9 @@ fn resource(words: &Vocabulary, question: &Question) -> Result<Resource, String>
             tool_facts(tool),
             Some(uid(&words.upstream, &tool.upstream)),
         ),
-        Question::GiveAnswer { answer, .. } => (uid(&words.answer, "answer"), answer_facts(answer), None),
+        Question::GiveAnswer { answer, .. } => {
+            (uid(&words.answer, "answer"), answer_facts(answer), None)
+        }
     };
     Ok(Resource {
         entity: entity(id, attributes, parent.clone())?,
@@ -83,7 +95,11 @@ fn resource(words: &Vocabulary, question: &Question) -> Result<Resource, String>
     })
 }
 
-fn entity(id: EntityUid, attributes: Attributes, parent: Option<EntityUid>) -> Result<Entity, String> {
+fn entity(
+    id: EntityUid,
+    attributes: Attributes,
+    parent: Option<EntityUid>,
+) -> Result<Entity, String> {
     let attributes: HashMap<_, _> = attributes.into_iter().collect();
     let parents: HashSet<_> = parent.into_iter().collect();
     Entity::new(id, attributes, parents).map_err(|error| error.to_string())
@@ -99,8 +115,12 @@ fn context(request: &Request, reads: Reads) -> Result<Attributes, String> {
         texts("data_classes", &run.data_classes),
     ];
     match &request.question {
-        Question::ShapePrompt { prompt_bytes, .. } => facts.push(long("prompt_bytes", *prompt_bytes)),
-        Question::CallTool { sealed, arguments, .. } => {
+        Question::ShapePrompt { prompt_bytes, .. } => {
+            facts.push(long("prompt_bytes", *prompt_bytes))
+        }
+        Question::CallTool {
+            sealed, arguments, ..
+        } => {
             facts.push(boolean("sealed", *sealed));
             facts.extend(argument_facts(arguments, reads)?);
         }
@@ -114,7 +134,11 @@ fn context(request: &Request, reads: Reads) -> Result<Attributes, String> {
 }
 
 fn argument_facts(arguments: &Arguments, reads: Reads) -> Result<Attributes, String> {
-    let ArgumentFacts { names, text: lines, values } = arguments.facts(reads)?;
+    let ArgumentFacts {
+        names,
+        text: lines,
+        values,
+    } = arguments.facts(reads)?;
     let values = values
         .into_iter()
         .map(|(path, value)| {
@@ -128,8 +152,14 @@ fn argument_facts(arguments: &Arguments, reads: Reads) -> Result<Attributes, Str
     Ok(vec![
         long("argument_bytes", arguments.bytes),
         texts("argument_names", &names),
-        ("argument_text".to_owned(), RestrictedExpression::new_string(lines)),
-        ("arguments".to_owned(), RestrictedExpression::new_set(values)),
+        (
+            "argument_text".to_owned(),
+            RestrictedExpression::new_string(lines),
+        ),
+        (
+            "arguments".to_owned(),
+            RestrictedExpression::new_set(values),
+        ),
     ])
 }
 
@@ -187,7 +217,10 @@ fn model_facts(model: &Model) -> Attributes {
 }
 
 fn session_facts(session: &Session) -> Attributes {
-    vec![text("purpose", &session.purpose), texts("labels", &session.labels)]
+    vec![
+        text("purpose", &session.purpose),
+        texts("labels", &session.labels),
+    ]
 }
 
 fn answer_facts(answer: &Answer) -> Attributes {
@@ -199,11 +232,17 @@ fn answer_facts(answer: &Answer) -> Attributes {
 }
 
 fn trust_facts(tier: TrustTier) -> [(String, RestrictedExpression); 2] {
-    [text("trust_tier", tier.as_str()), long("trust_rank", tier as u64)]
+    [
+        text("trust_tier", tier.as_str()),
+        long("trust_rank", tier as u64),
+    ]
 }
 
 fn text(name: &str, value: &str) -> (String, RestrictedExpression) {
-    (name.to_owned(), RestrictedExpression::new_string(value.to_owned()))
+    (
+        name.to_owned(),
+        RestrictedExpression::new_string(value.to_owned()),
+    )
 }
 
 fn boolean(name: &str, value: bool) -> (String, RestrictedExpression) {

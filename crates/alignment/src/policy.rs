@@ -1,0 +1,132 @@
+use std::collections::HashMap;
+use std::fmt;
+
+use cedar_policy::{PolicyId, PolicySet};
+use serde::{Deserialize, Serialize};
+
+use self::rule::Rule;
+use crate::decision::{PolicyRef, RuleRef};
+use crate::engine::Engine;
+use crate::layer::{Layer, PolicyText};
+use crate::request::arguments::Reads;
+
+mod check;
+pub(crate) mod rule;
+mod source;
+
+/// The longest policy text, in bytes.
+pub const MAX_TEXT_BYTES: usize = 64 * 1024;
+
+/// The most rules that one policy may hold.
+pub const MAX_RULES: usize = 500;
+
+/// One thing that is wrong with a policy, and where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Violation {
+    /// The policy's name.
+    pub policy: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            policy,
+            line,
+            column,
+            message,
+        } = self;
+        write!(formatter, "{policy}:{line}:{column}: {message}")
+    }
+}
+
+/// A policy that parsed, fits the schema and is ready to evaluate. Cheap to evaluate, not to make: keep it.
+#[derive(Debug)]
+pub struct Policy {
+    text: PolicyText,
+    hash: String,
+    rules: HashMap<PolicyId, Rule>,
+    pub(crate) engine: Engine,
+    pub(crate) reads: Reads,
+}
+
+impl Policy {
+    /// Parses and validates a policy.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once, in the order of the text: name and version, size, syntax, templates,
+    /// annotations, names and types that the schema does not have, rules that can never apply.
+    pub fn parse(text: PolicyText) -> Result<Self, Vec<Violation>> {
+        let (set, rules) = check::check(&text)?;
+        Self::compile(text, &set, rules).map_err(|violation| vec![violation])
+    }
+
+    /// Takes a set as it is. Only [`check::check`] makes sets that are safe to take.
+    pub(crate) fn compile(
+        text: PolicyText,
+        set: &PolicySet,
+        rules: HashMap<PolicyId, Rule>,
+    ) -> Result<Self, Violation> {
+        let engine = Engine::compile(set, &rules).map_err(|message| Violation {
+            policy: text.name.clone(),
+            line: 1,
+            column: 1,
+            message,
+        })?;
+        let reads = set
+            .policies()
+            .map(rule::reads)
+            .fold(Reads::default(), Reads::union);
+        Ok(Self {
+            hash: text.hash(),
+            text,
+            rules,
+            engine,
+            reads,
+        })
+    }
+
+    /// The text that it was parsed from.
+    pub fn text(&self) -> &PolicyText {
+        &self.text
+    }
+
+    /// Its hash, `sha256:<hex>`; see [`PolicyText::hash`].
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Its layer.
+    pub fn layer(&self) -> Layer {
+        self.text.layer
+    }
+
+    /// How decision records name it.
+    pub fn reference(&self) -> PolicyRef {
+        PolicyRef {
+            layer: self.text.layer,
+            policy: self.text.name.clone(),
+            version: self.text.version,
+            hash: self.hash.clone(),
+        }
+    }
+
+    pub(crate) fn rule(&self, id: &PolicyId) -> Option<&Rule> {
+        self.rules.get(id)
+    }
+
+    pub(crate) fn rule_reference(&self, rule: &Rule) -> RuleRef {
+        RuleRef {
+            layer: self.text.layer,
+            policy: self.text.name.clone(),
+            version: self.text.version,
+            rule: rule.name.clone(),
+            effect: rule.effect,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+use std::collections::{BTreeSet, HashMap};
+
+use cedar_policy::{PolicyId, PolicySet, ValidationMode, ValidationWarning, Validator};
+use miette::Diagnostic;
+
+use super::rule::Rule;
+use super::source::{position, statements};
+use super::{MAX_RULES, MAX_TEXT_BYTES, Violation};
+use crate::layer::PolicyText;
+use crate::schema::vocabulary;
+
+/// Attributes of principal, resource and context, and no further: a literal entity has no attributes at decision time.
+const MAX_DEREF_LEVEL: u32 = 1;
+
+/// The parsed set and its rules, or everything that is wrong.
+pub(super) fn check(
+    text: &PolicyText,
+) -> Result<(PolicySet, HashMap<PolicyId, Rule>), Vec<Violation>> {
+    let mut faults = Faults::new(text);
+    faults.identity();
+    if text.text.len() > MAX_TEXT_BYTES {
+        faults.add(0, format!("the text is longer than {MAX_TEXT_BYTES} bytes"));
+        return Err(faults.into_violations());
+    }
+    match text.text.parse::<PolicySet>() {
+        Ok(set) => {
+            let rules = faults.set(&set, 0);
+            faults.whole(&set, &rules);
+            if faults.found.is_empty() {
+                return Ok((set, rules));
+            }
+        }
+        Err(errors) => {
+            faults.pieces();
+            if faults.found.is_empty() {
+                errors.iter().for_each(|error| faults.diagnostic(0, error));
+            }
+        }
+    }
+    Err(faults.into_violations())
+}
+
+struct Faults<'a> {
+    text: &'a PolicyText,
+    found: BTreeSet<(usize, String)>,
+}
+
+impl<'a> Faults<'a> {
+    fn new(text: &'a PolicyText) -> Self {
+        Self {
+            text,
+            found: BTreeSet::new(),
+        }
+    }
+
+    fn add(&mut self, offset: usize, message: impl Into<String>) {
+        self.found.insert((offset, message.into()));
+    }
+
+    fn diagnostic(&mut self, start: usize, error: &dyn Diagnostic) {
+        let label = error.labels().and_then(|mut labels| labels.next());
+        let offset = label.map_or(0, |label| label.offset());
+        let message = match error.help() {
+            Some(help) => format!("{error} ({help})"),
+            None => error.to_string(),
+        };
+        self.add(start + offset, message);
+    }
+
+    fn identity(&mut self) {
+        let name = self.text.name.as_bytes();
+        let fits = (1..=63).contains(&name.len())
+            && name[0].is_ascii_lowercase()
+            && name
+                .iter()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
+        if !fits {
+            self.add(0, "the name does not match [a-z][a-z0-9-]{0,62}");
+        }
+        if self.text.version < 1 {
+            self.add(0, "the version is not at least 1");
+        }
+    }
+
+    /// Checks each statement alone, so that a fault in one hides none in the others.
+    fn pieces(&mut self) {
+        for range in statements(&self.text.text) {
+            let start = range.start;
+            let piece = self.text.text.get(range).unwrap_or_default();
+            match piece.parse::<PolicySet>() {
+                Ok(set) => {
+                    self.set(&set, start);
+                }
+                Err(errors) => errors
+                    .iter()
+                    .for_each(|error| self.diagnostic(start, error)),
+            }
+        }
+    }
+
+    /// Checks a set whose text begins at `start`.
+    fn set(&mut self, set: &PolicySet, start: usize) -> HashMap<PolicyId, Rule> {
+        for template in set.templates() {
+            let offset = AsRef::as_ref(template).loc().map_or(0, |loc| loc.start());
+            self.add(
+                start + offset,
+                "templates are not supported: write the entity instead of a slot",
+            );
+        }
+        let mut rules = HashMap::new();
+        for policy in set.policies() {
+            match Rule::read(policy) {
+                Ok(rule) => {
+                    rules.insert(policy.id().clone(), rule);
+                }
+                Err(messages) => {
+                    let offset = offset_of(policy);
+                    messages
+                        .into_iter()
+                        .for_each(|message| self.add(start + offset, message));
+                }
+            }
+        }
+        self.schema(set, start);
+        rules
+    }
+
+    fn schema(&mut self, set: &PolicySet, start: usize) {
+        let words = match vocabulary() {
+            Ok(words) => words,
+            Err(message) => return self.add(0, message),
+        };
+        let result = Validator::new(words.schema.clone()).validate_with_level(
+            set,
+            ValidationMode::Strict,
+            MAX_DEREF_LEVEL,
+        );
+        for error in result.validation_errors() {
+            self.diagnostic(start, error);
+        }
+        // The other warnings are about letters of several scripts, which names of people and places may well mix.
+        for warning in result.validation_warnings() {
+            if matches!(
+                warning,
+                ValidationWarning::ImpossiblePolicy(_)
+                    | ValidationWarning::InvalidActionApplication(_)
+                    | ValidationWarning::BidiCharsInString(_)
+                    | ValidationWarning::BidiCharsInIdentifier(_)
+            ) {
+                self.diagnostic(start, warning);
+            }
+        }
+    }
+
+    /// What can only be said about the text as a whole.
+    fn whole(&mut self, set: &PolicySet, rules: &HashMap<PolicyId, Rule>) {
+        match set.num_of_policies() {
+            0 => self.add(
+                0,
+                "the policy holds no rule, which would deny everything: say so with a forbid",
+            ),
+            1..=MAX_RULES => {}
+            more => self.add(
+                0,
+                format!("the policy holds {more} rules, more than {MAX_RULES}"),
+            ),
+        }
+        let mut ordered: Vec<_> = rules.iter().collect();
+        ordered.sort_by_key(|(_, rule)| rule.position);
+        let mut seen = BTreeSet::new();
+        for (id, rule) in ordered {
+            if !seen.insert(rule.name.as_str()) {
+                let offset = set.policy(id).map_or(0, offset_of);
+                self.add(
+                    offset,
+                    format!("the id {} is taken by an earlier rule", rule.name),
+                );
+            }
+        }
+    }
+
+    fn into_violations(self) -> Vec<Violation> {
+        let Self { text, found } = self;
+        found
+            .into_iter()
+            .map(|(offset, message)| {
+                let (line, column) = position(&text.text, offset);
+                Violation {
+                    policy: text.name.clone(),
+                    line,
+                    column,
+                    message,
+                }
+            })
+            .collect()
+    }
+}
+
+fn offset_of(policy: &cedar_policy::Policy) -> usize {
+    AsRef::as_ref(policy).loc().map_or(0, |loc| loc.start())
+}
