@@ -50,26 +50,46 @@ impl Script {
     /// # Errors
     /// Unknown keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work.
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
-        let file: toml::Table = text.parse().map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
-        let (rules, head): (toml::Table, toml::Table) = file.into_iter().partition(|(key, _)| key == "rule");
+        let file: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
+        let (rules, head): (toml::Table, toml::Table) =
+            file.into_iter().partition(|(key, _)| key == "rule");
         let head: Head = read(toml::Value::Table(head), "script", "")?;
         let rules = match rules.into_iter().next() {
             None => Vec::new(),
             Some((_, toml::Value::Array(rules))) => rules,
-            Some(_) => return Err(refused("script (rule)", "must be a list of tables, as in [[rule]]")),
+            Some(_) => {
+                return Err(refused(
+                    "script (rule)",
+                    "must be a list of tables, as in [[rule]]",
+                ));
+            }
         };
         if rules.is_empty() {
             return Err(refused("script (rule)", "at least one [[rule]] is needed"));
         }
         let read_rule = |(at, rule)| Rule::read(at, rule, &head.defaults);
-        let rules = rules.into_iter().enumerate().map(read_rule).collect::<Result<Vec<_>, _>>()?;
+        let rules = rules
+            .into_iter()
+            .enumerate()
+            .map(read_rule)
+            .collect::<Result<Vec<_>, _>>()?;
         let mut names = HashSet::new();
         for rule in &rules {
             if !names.insert(rule.name.as_str()) {
-                return Err(refused("script (rule)", format!("two rules are named `{}`", rule.name)));
+                return Err(refused(
+                    "script (rule)",
+                    format!("two rules are named `{}`", rule.name),
+                ));
             }
         }
-        Ok(Self { models: head.models, api_key: head.api_key, journal: head.journal, rules })
+        Ok(Self {
+            models: head.models,
+            api_key: head.api_key,
+            journal: head.journal,
+            rules,
+        })
     }
 
     /// Reads a script file.
@@ -77,8 +97,10 @@ impl Script {
     /// # Errors
     /// As [`Script::parse`], and when the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, ScriptError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScriptError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ScriptError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text)
     }
 
@@ -92,15 +114,34 @@ impl Script {
     /// The models that the server lists.
     #[must_use]
     pub fn models(&self) -> Vec<String> {
-        if self.models.is_empty() { vec!["rehearsal".to_owned()] } else { self.models.clone() }
+        if self.models.is_empty() {
+            vec!["rehearsal".to_owned()]
+        } else {
+            self.models.clone()
+        }
     }
 }
 
 impl Default for Script {
     fn default() -> Self {
-        let reply = Reply { agent: true, ..Reply::default() };
-        let rule = Rule { name: "agent".into(), matches: Match::default(), regex: None, times: None, times_per_conversation: None, reply };
-        Self { models: Vec::new(), api_key: None, journal: default_journal(), rules: vec![rule] }
+        let reply = Reply {
+            agent: true,
+            ..Reply::default()
+        };
+        let rule = Rule {
+            name: "agent".into(),
+            matches: Match::default(),
+            regex: None,
+            times: None,
+            times_per_conversation: None,
+            reply,
+        };
+        Self {
+            models: Vec::new(),
+            api_key: None,
+            journal: default_journal(),
+            rules: vec![rule],
+        }
     }
 }
 
@@ -260,9 +301,15 @@ impl Rule {
         let raw: RawRule = read(rule, &label, &path)?;
         let refuse = |key: &str, reason: String| refused(format!("{label} ({path}.{key})"), reason);
         check_reply(&raw.reply).map_err(|(key, reason)| refuse(&format!("reply{key}"), reason))?;
-        for (key, times) in [("times", raw.times), ("times_per_conversation", raw.times_per_conversation)] {
+        for (key, times) in [
+            ("times", raw.times),
+            ("times_per_conversation", raw.times_per_conversation),
+        ] {
             if times == Some(0) {
-                return Err(refuse(key, "must be 1 or more; leave it out for a rule without end".into()));
+                return Err(refuse(
+                    key,
+                    "must be 1 or more; leave it out for a rule without end".into(),
+                ));
             }
         }
         let regex = raw.matches.regex.as_deref().map(Regex::new).transpose();
@@ -286,12 +333,18 @@ impl Reply {
     /// The bytes of `garbage` or `garbage_hex`.
     pub(super) fn garbage(&self) -> Option<Vec<u8>> {
         let hex = self.garbage_hex.as_deref().and_then(decode_hex);
-        self.garbage.as_ref().map(|text| text.clone().into_bytes()).or(hex)
+        self.garbage
+            .as_ref()
+            .map(|text| text.clone().into_bytes())
+            .or(hex)
     }
 
     fn contents(&self) -> Vec<&'static str> {
         let given = [
-            ("text or tool_calls", self.text.is_some() || !self.tool_calls.is_empty()),
+            (
+                "text or tool_calls",
+                self.text.is_some() || !self.tool_calls.is_empty(),
+            ),
             ("json", self.json.is_some()),
             ("echo", self.echo),
             ("from_tool_result", self.from_tool_result.is_some()),
@@ -299,9 +352,16 @@ impl Reply {
             ("agent", self.agent),
             ("error", self.error.is_some()),
             ("hang", self.hang),
-            ("garbage or garbage_hex", self.garbage.is_some() || self.garbage_hex.is_some()),
+            (
+                "garbage or garbage_hex",
+                self.garbage.is_some() || self.garbage_hex.is_some(),
+            ),
         ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+        given
+            .into_iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 
@@ -310,9 +370,16 @@ fn check_reply(reply: &Reply) -> Result<(), (String, String)> {
     let refuse = |key: &str, reason: &str| Err((key.to_owned(), reason.to_owned()));
     let contents = reply.contents();
     if contents.len() != 1 {
-        let given = if contents.is_empty() { "none".to_owned() } else { contents.join(", ") };
+        let given = if contents.is_empty() {
+            "none".to_owned()
+        } else {
+            contents.join(", ")
+        };
         let known = "text and tool_calls, json, echo, from_tool_result, from_schema, agent, error, hang, garbage";
-        return Err((String::new(), format!("exactly one content is needed of {known}; given: {given}")));
+        return Err((
+            String::new(),
+            format!("exactly one content is needed of {known}; given: {given}"),
+        ));
     }
     if let Some(error) = &reply.error
         && !(400..=599).contains(&error.status)
@@ -322,8 +389,15 @@ fn check_reply(reply: &Reply) -> Result<(), (String, String)> {
     if reply.garbage.is_some() && reply.garbage_hex.is_some() {
         return refuse(".garbage_hex", "excludes garbage");
     }
-    if reply.garbage_hex.as_deref().is_some_and(|hex| decode_hex(hex).is_none()) {
-        return refuse(".garbage_hex", "must be pairs of hexadecimal digits, spaces allowed");
+    if reply
+        .garbage_hex
+        .as_deref()
+        .is_some_and(|hex| decode_hex(hex).is_none())
+    {
+        return refuse(
+            ".garbage_hex",
+            "must be pairs of hexadecimal digits, spaces allowed",
+        );
     }
     if reply.chunk_size == Some(0) {
         return refuse(".chunk_size", "must be 1 or more characters");
@@ -347,9 +421,16 @@ fn check_placeholders(reply: &Reply) -> Result<(), (String, String)> {
     }
     for (at, call) in reply.tool_calls.iter().enumerate() {
         if call.name.is_empty() {
-            return Err((format!(".tool_calls[{at}].name"), "must not be empty".into()));
+            return Err((
+                format!(".tool_calls[{at}].name"),
+                "must not be empty".into(),
+            ));
         }
-        strings(&call.arguments, format!(".tool_calls[{at}].arguments"), &mut templates);
+        strings(
+            &call.arguments,
+            format!(".tool_calls[{at}].arguments"),
+            &mut templates,
+        );
     }
     for (key, text) in templates {
         if let Some(name) = template::unknown_placeholder(&text) {
@@ -364,16 +445,25 @@ fn strings(value: &Value, path: String, found: &mut Vec<(String, String)>) {
     match value {
         Value::String(text) => found.push((path, text.clone())),
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(at, item)| strings(item, format!("{path}[{at}]"), found));
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(at, item)| strings(item, format!("{path}[{at}]"), found));
         }
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, field)| strings(field, format!("{path}.{key}"), found));
+            fields
+                .iter()
+                .for_each(|(key, field)| strings(field, format!("{path}.{key}"), found));
         }
         _ => {}
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: toml::Value, label: &str, prefix: &str) -> Result<T, ScriptError> {
+fn read<T: serde::de::DeserializeOwned>(
+    value: toml::Value,
+    label: &str,
+    prefix: &str,
+) -> Result<T, ScriptError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let path = match (prefix, path.as_str()) {
@@ -387,7 +477,10 @@ fn read<T: serde::de::DeserializeOwned>(value: toml::Value, label: &str, prefix:
 }
 
 fn refused(place: impl Into<String>, reason: impl Into<String>) -> ScriptError {
-    ScriptError::Invalid { place: place.into(), reason: reason.into() }
+    ScriptError::Invalid {
+        place: place.into(),
+        reason: reason.into(),
+    }
 }
 
 fn decode_hex(hex: &str) -> Option<Vec<u8>> {
@@ -397,7 +490,12 @@ fn decode_hex(hex: &str) -> Option<Vec<u8>> {
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect();
     let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Some(
+        digits
+            .chunks_exact(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect(),
+    )
 }
 
 #[cfg(test)]

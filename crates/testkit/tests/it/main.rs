@@ -1,0 +1,4 @@
+//! The testkit's own tests, over real sockets and processes.
+
+#[cfg(test)]
+mod rehearsal;
