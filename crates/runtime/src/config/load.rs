@@ -1,0 +1,288 @@
+//! Layers the sources and reads tables out of them.
+
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Format as _, Toml};
+use figment::value::{Dict, Value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Error, RuntimeConfig, ServiceConfig, Validate};
+use crate::ServiceName;
+use crate::violations::Violations;
+
+const RUNTIME: &str = "runtime";
+const ENV_PREFIX: &str = "MAR_";
+/// Only so many problems of a table are looked for.
+const MAX_PROBLEMS: usize = 64;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The TOML file; without one, defaults.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those that do not start with `MAR_<TABLE>__` are ignored.
+    pub env: Vec<(String, String)>,
+    /// `table.key=value`, in order.
+    pub set: Vec<String>,
+}
+
+impl Sources {
+    /// Adds this process's environment variables.
+    #[must_use]
+    pub fn with_process_env(mut self) -> Self {
+        // Names and values that are not UTF-8 cannot be ours.
+        self.env
+            .extend(std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+                    .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            }));
+        self
+    }
+
+    /// All tables, merged.
+    fn read(&self, found: &mut Violations) -> Result<Dict, Error> {
+        let mut figment = Figment::new();
+        if let Some(path) = &self.file {
+            figment = figment.merge(Toml::string(&read_file(path)?));
+        }
+        for (name, value) in &self.env {
+            if let Some(key) = env_key(name) {
+                figment = figment.merge((key, literal(value)));
+            }
+        }
+        for set in &self.set {
+            match set.split_once('=') {
+                Some((key, value))
+                    if key.contains('.') && key.split('.').all(|part| !part.is_empty()) =>
+                {
+                    figment = figment.merge((key.to_owned(), literal(value)));
+                }
+                _ => {
+                    found.field("--set", format!("\"{set}\" is not table.key=value"));
+                }
+            }
+        }
+        let path = self
+            .file
+            .as_deref()
+            .map_or("the configuration".into(), |path| {
+                path.display().to_string()
+            });
+        figment
+            .extract()
+            .map_err(|error| Error::Unreadable(format!("{path}: {error}")))
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))
+}
+
+/// `MAR_SESSION__STORE__URL` is `session.store.url`.
+fn env_key(name: &str) -> Option<String> {
+    let key = name
+        .strip_prefix(ENV_PREFIX)?
+        .to_ascii_lowercase()
+        .replace("__", ".");
+    let table = key.split_once('.')?.0;
+    is_table(table).then_some(key)
+}
+
+fn is_table(name: &str) -> bool {
+    name == RUNTIME
+        || ServiceName::ALL
+            .iter()
+            .any(|service| service.table() == name)
+}
+
+/// A value as TOML would read it; what is no literal is a string.
+fn literal(text: &str) -> Value {
+    text.parse().unwrap_or_else(|_| Value::from(text))
+}
+
+/// A service's table and the shared one.
+#[derive(Clone, Debug)]
+pub struct Loaded<C> {
+    /// The service's own table.
+    pub service: C,
+    /// `[runtime]`.
+    pub runtime: RuntimeConfig,
+}
+
+/// Reads and validates the tables of the service `C`.
+///
+/// # Errors
+/// The file cannot be read, or violations: unknown tables and keys, values of the wrong kind, what `validate` finds,
+/// and an address beyond loopback without configured authentication.
+pub fn load<C: ServiceConfig>(sources: &Sources) -> Result<Loaded<C>, Error> {
+    let mut found = Violations::new();
+    let mut tables = sources.read(&mut found)?;
+    for name in tables.keys().filter(|name| !is_table(name)) {
+        found.field(name, "is not a table of the runtime");
+    }
+    let service: Option<C> = table(&mut tables, C::SERVICE.table(), &mut found);
+    let runtime: Option<RuntimeConfig> = table(&mut tables, RUNTIME, &mut found);
+    if let Some(service) = &service {
+        found.within(C::SERVICE.table(), |found| service.validate(found));
+    }
+    if let Some(runtime) = &runtime {
+        found.within(RUNTIME, |found| runtime.validate(found));
+    }
+    match (service, runtime) {
+        (Some(service), Some(runtime)) => {
+            let path = format!("{}.listen", C::SERVICE.table());
+            runtime
+                .auth
+                .validate_listen(service.listen(), &path, &mut found);
+            found
+                .into_result(Loaded { service, runtime })
+                .map_err(Error::Invalid)
+        }
+        _ => Err(Error::Invalid(found)),
+    }
+}
+
+/// Reads one table. A key with a problem is recorded and taken out, so that the next problem is found too; what is
+/// left still goes through `validate`.
+fn table<T: DeserializeOwned>(tables: &mut Dict, name: &str, found: &mut Violations) -> Option<T> {
+    let mut value = tables
+        .remove(name)
+        .unwrap_or_else(|| Value::from(Dict::new()));
+    for _ in 0..MAX_PROBLEMS {
+        let error = match value.deserialize::<T>() {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        // The first error is enough: the next round finds the others.
+        let mut path = error.path.clone();
+        let (text, recoverable) = describe(&error.kind, &mut path);
+        found.within(name, |found| found.field(&path.join("."), text).is_empty());
+        if !recoverable || !remove(&mut value, &path) {
+            return None;
+        }
+    }
+    None
+}
+
+/// What is wrong, and whether it may be right without the key. Completes the path where the kind knows its end.
+fn describe(kind: &Kind, path: &mut Vec<String>) -> (String, bool) {
+    let mut end = |name: &str| {
+        if path.last().map(String::as_str) != Some(name) {
+            path.push(name.to_owned());
+        }
+    };
+    match kind {
+        Kind::UnknownField(name, known) => {
+            end(name);
+            (unknown_key(name, known), true)
+        }
+        Kind::MissingField(name) => {
+            end(name);
+            ("is missing".into(), false)
+        }
+        other => (other.to_string(), true),
+    }
+}
+
+fn unknown_key(name: &str, known: &[&str]) -> String {
+    let near = known
+        .iter()
+        .map(|one| (distance(name, one), one))
+        .min()
+        .filter(|(far, _)| *far <= 2);
+    match near {
+        Some((_, near)) => format!("is not a known key; did you mean {near}?"),
+        None => format!("is not a known key; known are {}", known.join(", ")),
+    }
+}
+
+/// The Levenshtein distance.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (at, one) in left.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = at + 1;
+        for (to, other) in right.iter().enumerate() {
+            let replaced = corner + usize::from(one != *other);
+            corner = row[to + 1];
+            row[to + 1] = replaced.min(corner + 1).min(row[to] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// Takes out the key at `path`, or the list that it is in.
+fn remove(value: &mut Value, path: &[String]) -> bool {
+    let [first, rest @ ..] = path else {
+        return false;
+    };
+    match value {
+        Value::Dict(_, dict) => {
+            let removed =
+                !rest.is_empty() && dict.get_mut(first).is_some_and(|inner| remove(inner, rest));
+            removed || dict.remove(first).is_some()
+        }
+        Value::Array(_, items) if !rest.is_empty() => {
+            let item = first
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| items.get_mut(index));
+            item.is_some_and(|inner| remove(inner, rest))
+        }
+        _ => false,
+    }
+}
+
+/// The effective configuration as TOML. Secrets are references anyway; passwords in URLs are replaced.
+///
+/// # Errors
+/// A value that TOML cannot hold.
+pub fn dump<C: ServiceConfig>(loaded: &Loaded<C>) -> Result<String, Error> {
+    let refuse = |error: toml::ser::Error| Error::Unreadable(error.to_string());
+    let mut tables = toml::Table::new();
+    tables.insert(
+        C::SERVICE.table().to_owned(),
+        to_toml(&loaded.service).map_err(refuse)?,
+    );
+    tables.insert(
+        RUNTIME.to_owned(),
+        to_toml(&loaded.runtime).map_err(refuse)?,
+    );
+    let mut tables = toml::Value::Table(tables);
+    redact(&mut tables);
+    toml::to_string(&tables).map_err(refuse)
+}
+
+fn to_toml<T: Serialize>(value: &T) -> Result<toml::Value, toml::ser::Error> {
+    toml::Value::try_from(value)
+}
+
+fn redact(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => {
+            if let Some(redacted) = without_password(text) {
+                *text = redacted;
+            }
+        }
+        toml::Value::Array(items) => items.iter_mut().for_each(redact),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| redact(value)),
+        _ => {}
+    }
+}
+
+/// `postgres://ada:secret@host/db` without the secret.
+fn without_password(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let (user, _) = authority.rsplit_once('@')?;
+    let (name, _) = user.split_once(':')?;
+    Some(format!("{scheme}://{name}:***{}", &rest[user.len()..]))
+}
+
+#[cfg(test)]
+mod tests;

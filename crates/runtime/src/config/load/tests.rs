@@ -1,0 +1,207 @@
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Fake {
+    listen: SocketAddr,
+    store: Store,
+    steps: u32,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Store {
+    url: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    name: String,
+    #[serde(default)]
+    weight: u8,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            store: Store::default(),
+            steps: 10,
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Validate for Fake {
+    fn validate(&self, violations: &mut Violations) {
+        violations.require(self.steps > 0, "steps", "must not be 0");
+    }
+}
+
+impl ServiceConfig for Fake {
+    const SERVICE: ServiceName = ServiceName::Session;
+
+    fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+}
+
+fn read(toml: &str, env: &[(&str, &str)], set: &[&str]) -> Result<Loaded<Fake>, Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mar.toml");
+    std::fs::write(&path, toml).unwrap();
+    let sources = Sources {
+        file: Some(path),
+        env: env
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        set: set.iter().map(|set| (*set).into()).collect(),
+    };
+    load(&sources).map_err(|error| error.lines())
+}
+
+fn problems(toml: &str) -> Vec<String> {
+    read(toml, &[], &[]).unwrap_err()
+}
+
+#[test]
+fn later_sources_win() {
+    let toml = "[session]\nsteps = 1\nstore.url = \"file\"\n[router]\nother = 1\n";
+    let loaded = read(
+        toml,
+        &[
+            ("MAR_SESSION__STORE__URL", "env"),
+            ("MAR_SESSION__STEPS", "2"),
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        (loaded.service.steps, loaded.service.store.url.as_str()),
+        (2, "env")
+    );
+    let env = [
+        ("MAR_SESSION__STEPS", "2"),
+        ("MAR_MODEL", "small"),
+        ("MAR_OTHER__KEY", "x"),
+    ];
+    let loaded = read(toml, &env, &["session.steps=3", "runtime.limits.drain=5s"]).unwrap();
+    assert_eq!(
+        (loaded.service.steps, loaded.service.store.url.as_str()),
+        (3, "file")
+    );
+    assert_eq!(
+        loaded.runtime.limits.drain,
+        std::time::Duration::from_secs(5)
+    );
+}
+
+#[test]
+fn every_problem_is_named_by_its_path_at_once() {
+    let toml = r#"
+        [session]
+        step = 5
+        steps = "many"
+        store.ulr = "x"
+        [[session.rules]]
+        name = "a"
+        wieght = 1
+        [runtime.limits]
+        drian = "5s"
+        max_message = "9 furlongs"
+        default_deadline = "0s"
+        [runtime.auth]
+        mode = "none"
+        [sesion]
+        x = 1
+    "#;
+    let found = problems(toml);
+    for expected in [
+        "sesion: is not a table",
+        "session.step: is not a known key; did you mean steps?",
+        "session.steps: ",
+        "session.store.ulr: is not a known key; did you mean url?",
+        "session.rules.0.wieght: is not a known key",
+        "runtime.limits.drian: is not a known key; did you mean drain?",
+        "runtime.limits.max_message: ",
+        "runtime.limits.default_deadline: must not be 0",
+        "runtime.auth.mode: ",
+    ] {
+        assert!(
+            found.iter().any(|line| line.starts_with(expected)),
+            "{expected} in {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), 9, "{found:#?}");
+}
+
+#[test]
+fn validation_goes_on_after_a_typo() {
+    assert_eq!(problems("[session]\nsteps = 0\nstore.ulr = \"x\"").len(), 2);
+    assert!(
+        problems("[[session.rules]]\nweight = 1")
+            .iter()
+            .any(|line| line == "session.rules.0.name: is missing")
+    );
+    assert_eq!(
+        problems("[session]\nsteps = 300\nrules = [{ name = \"a\", weight = 256 }]").len(),
+        1
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    assert!(problems("[session")[0].contains("mar.toml"));
+    let missing = Sources {
+        file: Some("/no/such/file.toml".into()),
+        ..Sources::default()
+    };
+    assert!(load::<Fake>(&missing).unwrap_err().lines()[0].starts_with("/no/such/file.toml: "));
+    for set in ["steps=1", "session.steps", "=1", ".=1"] {
+        let sources = Sources {
+            set: vec![set.into()],
+            ..Sources::default()
+        };
+        assert!(load::<Fake>(&sources).is_err(), "{set}");
+    }
+}
+
+#[test]
+fn beyond_loopback_needs_authentication() {
+    let open = "[session]\nlisten = \"0.0.0.0:7443\"\n";
+    assert!(
+        problems(open)[0]
+            .starts_with("runtime.auth.mode: must be \"api_keys\" because session.listen")
+    );
+    let keyless = format!("{open}[runtime.auth]\nmode = \"api_keys\"");
+    assert!(problems(&keyless)[0].starts_with("runtime.auth.api_keys: "));
+    let key = format!(
+        "{keyless}\napi_keys = [{{ id = \"a\", sha256 = \"{}\", tenant = \"t\", principal = \"p\", environment = \"prod\" }}]",
+        "0".repeat(64)
+    );
+    assert!(read(&key, &[], &[]).is_ok());
+}
+
+#[test]
+fn the_dump_is_read_back_and_holds_no_password() {
+    let loaded = read(
+        "[session]\nstore.url = \"postgres://ada:s3cret@h/db?x=1\"",
+        &[],
+        &[],
+    )
+    .unwrap();
+    let text = dump(&loaded).unwrap();
+    assert!(
+        text.contains("postgres://ada:***@h/db?x=1") && !text.contains("s3cret"),
+        "{text}"
+    );
+    let again = read(&text, &[], &[]).unwrap();
+    assert_eq!(again.runtime, loaded.runtime);
+}

@@ -1,0 +1,320 @@
+//! Every non-OK status with its `google.rpc` details, and reading them back.
+//!
+//! A service maps each of its errors to a [`Fault`]; the server layer fills in what a status from elsewhere lacks
+//! ([`complete`]), so no status leaves without an `ErrorInfo`.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Duration;
+
+use mar_proto::types::ErrorReason;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::violations::{Violation, Violations};
+
+mod complete;
+
+pub use complete::complete;
+
+/// The `domain` of every `ErrorInfo`.
+pub const DOMAIN: &str = "agentruntime";
+
+const PREFIX: &str = "ERROR_REASON_";
+/// Details travel in a header, and peers commonly accept 8 to 16 KiB of them.
+const MAX_DETAILS: usize = 4 * 1024;
+const MAX_MESSAGE: usize = 1024;
+
+/// The delay that a caller is told to wait when nothing better is known.
+pub const DEFAULT_RETRY: Duration = Duration::from_secs(1);
+
+/// A failure on its way to the caller.
+///
+/// Texts are cut so that the details fit in a header: 1 KiB for the message, 4 KiB for all details together.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+    room: usize,
+}
+
+impl Fault {
+    /// A failure with its code, its reason and a text for people. The text never holds a secret, a prompt or a payload.
+    pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: cut(message.into(), MAX_MESSAGE),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+            room: MAX_DETAILS,
+        }
+    }
+
+    /// A resource that does not exist, or that belongs to another tenant: both are answered alike.
+    pub fn not_found(kind: &str, name: &str) -> Self {
+        Self::new(
+            Code::NotFound,
+            ErrorReason::NotFound,
+            format!("{kind} not found"),
+        )
+        .resource(kind, name)
+    }
+
+    /// An RPC that this version declares and does not serve.
+    pub fn not_implemented(rpc: &str) -> Self {
+        Self::new(
+            Code::Unimplemented,
+            ErrorReason::NotImplemented,
+            format!("{rpc} is not served by this version"),
+        )
+    }
+
+    /// Adds a key of `ErrorInfo.metadata`.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let key = key.into();
+        if let Some(value) = self.take_room(key.len(), value.into()) {
+            self.metadata.insert(key, value);
+        }
+        self
+    }
+
+    /// Names the resource that the failure is about, such as `("agentruntime.session.v1.Run", "sessions/a/runs/b")`.
+    #[must_use]
+    pub fn resource(mut self, kind: impl Into<String>, name: impl Into<String>) -> Self {
+        let kind = kind.into();
+        if let Some(name) = self.take_room(kind.len(), name.into()) {
+            self.details.set_resource_info(kind, name, "", "");
+        }
+        self
+    }
+
+    /// Tells the caller that the same request may succeed after `delay`.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.details.set_retry_info(Some(delay));
+        self
+    }
+
+    /// Names a quota or budget that does not cover the request.
+    #[must_use]
+    pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
+        let subject = subject.into();
+        if let Some(description) = self.take_room(subject.len(), description.into()) {
+            self.details
+                .add_quota_failure_violation(subject, description);
+        }
+        self
+    }
+
+    /// Names a condition that does not hold.
+    #[must_use]
+    pub fn precondition(
+        mut self,
+        kind: impl Into<String>,
+        subject: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        let (kind, subject) = (kind.into(), subject.into());
+        if let Some(description) = self.take_room(kind.len() + subject.len(), description.into()) {
+            self.details
+                .add_precondition_failure_violation(kind, subject, description);
+        }
+        self
+    }
+
+    /// Lists everything that is wrong with the request, as far as it fits.
+    #[must_use]
+    pub fn violations(mut self, violations: &Violations) -> Self {
+        for Violation { field, description } in violations.iter() {
+            match self.take_room(field.len(), description.clone()) {
+                Some(description) => self.details.add_bad_request_violation(field, description),
+                None => return self.metadata("violations_cut", "true"),
+            };
+        }
+        self
+    }
+
+    /// The reason.
+    pub fn reason(&self) -> ErrorReason {
+        self.reason
+    }
+
+    /// What is left of the room for details bounds each text; nothing is added when a text would be cut to nothing.
+    fn take_room(&mut self, beside: usize, text: String) -> Option<String> {
+        const OVERHEAD: usize = 16;
+        let room = self.room.checked_sub(beside + OVERHEAD)?;
+        let text = cut(text, room.min(MAX_MESSAGE));
+        self.room = room - text.len();
+        Some(text)
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        let Fault {
+            code,
+            reason,
+            message,
+            metadata,
+            mut details,
+            ..
+        } = fault;
+        details.set_error_info(reason_name(reason), DOMAIN, metadata);
+        Status::with_error_details(code, message, details)
+    }
+}
+
+/// A fault of the runtime itself. The cause chain goes to the log, once, in the span of the request; the caller learns
+/// nothing but the request id, which the server layer adds.
+pub fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Status {
+    tracing::error!(
+        error.chain = chain(&*error.into()),
+        "request failed on a fault of the runtime"
+    );
+    Fault::new(Code::Internal, ErrorReason::Internal, "internal error").into()
+}
+
+/// An error and its sources in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some libraries repeat the source in their own text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The value of `ErrorInfo.reason`: the enum's name without its prefix.
+pub fn reason_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+/// Reads reasons from statuses.
+#[derive(Debug)]
+pub enum Reason {}
+
+impl Reason {
+    /// The reason of a status of the runtime; none when it has no `ErrorInfo` of ours or a reason that is not known here.
+    pub fn of(status: &Status) -> Option<ErrorReason> {
+        let found = status
+            .get_details_error_info()
+            .filter(|details| details.domain == DOMAIN)?;
+        ErrorReason::from_str_name(&format!("{PREFIX}{}", found.reason))
+    }
+}
+
+/// The metadata of the status's `ErrorInfo`.
+pub fn metadata(status: &Status) -> HashMap<String, String> {
+    status
+        .get_details_error_info()
+        .map(|details| details.metadata)
+        .unwrap_or_default()
+}
+
+/// How long the caller is asked to wait before the next try.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+/// What the status says is wrong with the request.
+pub fn violations(status: &Status) -> Vec<Violation> {
+    let listed = status
+        .get_details_bad_request()
+        .map(|details| details.field_violations)
+        .unwrap_or_default();
+    listed
+        .into_iter()
+        .map(|one| Violation {
+            field: one.field,
+            description: one.description,
+        })
+        .collect()
+}
+
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let mut end = max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_survive_the_way() {
+        let status = Status::from(
+            Fault::new(
+                Code::Unavailable,
+                ErrorReason::StoreUnavailable,
+                "the store is away",
+            )
+            .metadata("store", "postgres")
+            .retry_after(Duration::from_millis(250))
+            .resource("run", "sessions/a/runs/b"),
+        );
+        assert_eq!(Reason::of(&status), Some(ErrorReason::StoreUnavailable));
+        assert_eq!(retry_after(&status), Some(Duration::from_millis(250)));
+        assert_eq!(metadata(&status)["store"], "postgres");
+        assert_eq!(
+            status.get_details_error_info().unwrap().reason,
+            "STORE_UNAVAILABLE"
+        );
+        assert_eq!(
+            status.get_details_resource_info().unwrap().resource_name,
+            "sessions/a/runs/b"
+        );
+    }
+
+    #[test]
+    fn details_fit_in_a_header() {
+        let mut violations = Violations::new();
+        for at in 0..1_000 {
+            violations.item("parts", at, |found| {
+                found.require(false, "text", "é".repeat(100)).is_empty()
+            });
+        }
+        let status = Status::from(violations);
+        assert!(
+            status.details().len() < 8 * 1024,
+            "{}",
+            status.details().len()
+        );
+        assert!(super::violations(&status).len() > 10);
+        assert_eq!(metadata(&status)["violations_cut"], "true");
+    }
+
+    #[test]
+    fn internal_leaks_nothing() {
+        let status = internal("the password is hunter2");
+        assert!(!format!("{status:?}").contains("hunter2"));
+        assert_eq!(Reason::of(&status), Some(ErrorReason::Internal));
+    }
+
+    #[test]
+    fn a_foreign_domain_is_not_ours() {
+        let details = ErrorDetails::with_error_info("NOT_FOUND", "other.example", HashMap::new());
+        assert_eq!(
+            Reason::of(&Status::with_error_details(Code::NotFound, "no", details)),
+            None
+        );
+        assert_eq!(Reason::of(&Status::not_found("no")), None);
+    }
+}
