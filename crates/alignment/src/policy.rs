@@ -9,6 +9,7 @@ use crate::decision::{PolicyRef, RuleRef};
 use crate::engine::Engine;
 use crate::layer::{Layer, PolicyText};
 use crate::request::arguments::Reads;
+use crate::room;
 
 mod check;
 pub(crate) mod rule;
@@ -19,6 +20,13 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 
 /// The most rules that one policy may hold.
 pub const MAX_RULES: usize = 500;
+
+/// How deep brackets may nest in one rule.
+pub const MAX_NESTING: usize = 32;
+
+/// How many operators (`&&`, `||`, `!`, `.`, arithmetic, `if`, `when`, `unless`) one rule may hold. Each may make its
+/// expression a level deeper; long alternatives are written as sets.
+pub const MAX_OPERATORS: usize = 256;
 
 /// One thing that is wrong with a policy, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +61,8 @@ pub struct Policy {
     rules: HashMap<PolicyId, Rule>,
     pub(crate) engine: Engine,
     pub(crate) reads: Reads,
+    /// An upper bound of the depth of its rules.
+    pub(crate) depth: usize,
 }
 
 impl Policy {
@@ -62,8 +72,11 @@ impl Policy {
     /// Everything that is wrong with it at once, in the order of the text: name and version, size, syntax, templates,
     /// annotations, names and types that the schema does not have, rules that can never apply.
     pub fn parse(text: PolicyText) -> Result<Self, Vec<Violation>> {
-        let (set, rules) = check::check(&text)?;
-        Self::compile(text, &set, rules).map_err(|violation| vec![violation])
+        let depth = check::measure(&text)?;
+        room::with_room_for(depth, || {
+            let (set, rules) = check::check(&text)?;
+            Self::compile(text, &set, rules, depth).map_err(|violation| vec![violation])
+        })
     }
 
     /// Takes a set as it is. Only [`check::check`] makes sets that are safe to take.
@@ -71,6 +84,7 @@ impl Policy {
         text: PolicyText,
         set: &PolicySet,
         rules: HashMap<PolicyId, Rule>,
+        depth: usize,
     ) -> Result<Self, Violation> {
         let engine = Engine::compile(set, &rules).map_err(|message| Violation {
             policy: text.name.clone(),
@@ -88,6 +102,7 @@ impl Policy {
             rules,
             engine,
             reads,
+            depth,
         })
     }
 

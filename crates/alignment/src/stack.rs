@@ -8,6 +8,7 @@ use crate::policy::{Policy, Violation};
 use crate::request::Request;
 use crate::request::arguments::Reads;
 use crate::request::cedar::CedarRequest;
+use crate::room;
 
 /// The policies that bind a decision, from the platform down. Each of them must allow.
 #[derive(Debug, Clone, Default)]
@@ -112,9 +113,14 @@ impl<'a> Weighing<'a> {
             .map(|policy| policy.reads)
             .fold(Reads::default(), Reads::union);
         match CedarRequest::build(request, reads) {
-            Ok(built) => policies
-                .iter()
-                .for_each(|policy| self.weigh(policy, &built)),
+            Ok(built) => {
+                let depth = policies.iter().map(|policy| policy.depth).max();
+                room::with_room_for(depth.unwrap_or_default(), || {
+                    policies
+                        .iter()
+                        .for_each(|policy| self.weigh(policy, &built));
+                });
+            }
             Err(message) => self.errors.push(Failure {
                 rule: None,
                 message,

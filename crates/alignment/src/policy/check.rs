@@ -4,24 +4,61 @@ use cedar_policy::{PolicyId, PolicySet, ValidationMode, ValidationWarning, Valid
 use miette::Diagnostic;
 
 use super::rule::Rule;
-use super::source::{position, statements};
-use super::{MAX_RULES, MAX_TEXT_BYTES, Violation};
+use super::source::{Statement, position, statements};
+use super::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, Violation};
 use crate::layer::PolicyText;
 use crate::schema::vocabulary;
 
 /// Attributes of principal, resource and context, and no further: a literal entity has no attributes at decision time.
 const MAX_DEREF_LEVEL: u32 = 1;
 
-/// The parsed set and its rules, or everything that is wrong.
+/// What must hold before the text is parsed: size, nesting and operators. Returns the depth of the deepest rule.
+pub(super) fn measure(text: &PolicyText) -> Result<usize, Vec<Violation>> {
+    let mut faults = Faults::new(text);
+    if text.text.len() > MAX_TEXT_BYTES {
+        faults.identity();
+        faults.add(0, format!("the text is longer than {MAX_TEXT_BYTES} bytes"));
+        return Err(faults.into_violations());
+    }
+    let statements = statements(&text.text);
+    for statement in &statements {
+        let start = statement.range.start + leading_space(text, statement);
+        if statement.nesting > MAX_NESTING {
+            faults.add(
+                start,
+                format!("the rule nests brackets more than {MAX_NESTING} deep"),
+            );
+        }
+        if statement.operators > MAX_OPERATORS {
+            faults.add(
+                start,
+                format!("the rule holds more than {MAX_OPERATORS} operators"),
+            );
+        }
+    }
+    if faults.found.is_empty() {
+        Ok(statements
+            .iter()
+            .map(Statement::depth)
+            .max()
+            .unwrap_or_default())
+    } else {
+        faults.identity();
+        Err(faults.into_violations())
+    }
+}
+
+fn leading_space(text: &PolicyText, statement: &Statement) -> usize {
+    let piece = text.text.get(statement.range.clone()).unwrap_or_default();
+    piece.len() - piece.trim_start().len()
+}
+
+/// The parsed set and its rules, or everything that is wrong. The text has been measured.
 pub(super) fn check(
     text: &PolicyText,
 ) -> Result<(PolicySet, HashMap<PolicyId, Rule>), Vec<Violation>> {
     let mut faults = Faults::new(text);
     faults.identity();
-    if text.text.len() > MAX_TEXT_BYTES {
-        faults.add(0, format!("the text is longer than {MAX_TEXT_BYTES} bytes"));
-        return Err(faults.into_violations());
-    }
     match text.text.parse::<PolicySet>() {
         Ok(set) => {
             let rules = faults.set(&set, 0);
@@ -60,11 +97,12 @@ impl<'a> Faults<'a> {
     fn diagnostic(&mut self, start: usize, error: &dyn Diagnostic) {
         let label = error.labels().and_then(|mut labels| labels.next());
         let offset = label.map_or(0, |label| label.offset());
-        let message = match error.help() {
-            Some(help) => format!("{error} ({help})"),
-            None => error.to_string(),
-        };
-        self.add(start + offset, message);
+        let message = error.to_string();
+        let message = without_generated_id(&message);
+        match error.help() {
+            Some(help) => self.add(start + offset, format!("{message} ({help})")),
+            None => self.add(start + offset, message),
+        }
     }
 
     fn identity(&mut self) {
@@ -84,9 +122,9 @@ impl<'a> Faults<'a> {
 
     /// Checks each statement alone, so that a fault in one hides none in the others.
     fn pieces(&mut self) {
-        for range in statements(&self.text.text) {
-            let start = range.start;
-            let piece = self.text.text.get(range).unwrap_or_default();
+        for statement in statements(&self.text.text) {
+            let start = statement.range.start;
+            let piece = self.text.text.get(statement.range).unwrap_or_default();
             match piece.parse::<PolicySet>() {
                 Ok(set) => {
                     self.set(&set, start);
@@ -135,18 +173,22 @@ impl<'a> Faults<'a> {
             ValidationMode::Strict,
             MAX_DEREF_LEVEL,
         );
+        let mut faulty = BTreeSet::new();
         for error in result.validation_errors() {
+            faulty.insert(error.policy_id());
             self.diagnostic(start, error);
         }
         // The other warnings are about letters of several scripts, which names of people and places may well mix.
         for warning in result.validation_warnings() {
-            if matches!(
+            let grave = matches!(
                 warning,
                 ValidationWarning::ImpossiblePolicy(_)
                     | ValidationWarning::InvalidActionApplication(_)
                     | ValidationWarning::BidiCharsInString(_)
                     | ValidationWarning::BidiCharsInIdentifier(_)
-            ) {
+            );
+            // A rule with an unknown name is also impossible: one cause is enough.
+            if grave && faulty.insert(warning.policy_id()) {
                 self.diagnostic(start, warning);
             }
         }
@@ -198,4 +240,12 @@ impl<'a> Faults<'a> {
 
 fn offset_of(policy: &cedar_policy::Policy) -> usize {
     AsRef::as_ref(policy).loc().map_or(0, |loc| loc.start())
+}
+
+/// Cedar names a rule by its position in what it was given, which may be one statement; line and column say it better.
+fn without_generated_id(message: &str) -> &str {
+    message
+        .strip_prefix("for policy `policy")
+        .and_then(|rest| rest.split_once("`, "))
+        .map_or(message, |(_, rest)| rest)
 }

@@ -13,26 +13,67 @@ pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// Splits a text after each `;` that is outside strings and comments. The last piece is what follows the last one.
-/// Only used to find further faults in a text that does not parse as a whole.
-pub(super) fn statements(text: &str) -> Vec<Range<usize>> {
-    enum Within {
-        Code,
-        Text,
-        Escape,
-        Comment,
+/// A piece of a text up to a `;` that is outside strings and comments; the last one is what follows the last `;`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Statement {
+    pub range: Range<usize>,
+    /// How deep brackets nest.
+    pub nesting: usize,
+    /// How many operators and keywords there are of those that can make an expression one level deeper each.
+    pub operators: usize,
+}
+
+impl Statement {
+    /// An upper bound of the depth of the parsed rule.
+    pub(super) fn depth(&self) -> usize {
+        self.nesting + self.operators
     }
-    let mut within = Within::Code;
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    let mut previous = '\0';
+}
+
+/// Splits a text into statements by Cedar's lexical rules, without recursion: it must hold on any input, because it
+/// guards the parser from texts that would exhaust the stack.
+pub(super) fn statements(text: &str) -> Vec<Statement> {
+    let mut scanner = Scanner::default();
     for (offset, character) in text.char_indices() {
-        within = match (within, character) {
-            (Within::Code, '"') => Within::Text,
-            (Within::Code, '/') if previous == '/' => Within::Comment,
-            (Within::Code, ';') => {
-                pieces.push(start..offset + 1);
-                start = offset + 1;
+        scanner.take(offset, character);
+    }
+    scanner.end_word();
+    scanner.end_statement(text.len());
+    scanner.done
+}
+
+#[derive(Clone, Copy, Default)]
+enum Within {
+    #[default]
+    Code,
+    Text,
+    Escape,
+    Comment,
+}
+
+#[derive(Default)]
+struct Scanner {
+    within: Within,
+    previous: char,
+    word: String,
+    open: usize,
+    statement: Statement,
+    done: Vec<Statement>,
+}
+
+impl Scanner {
+    fn take(&mut self, offset: usize, character: char) {
+        self.within = match (self.within, character) {
+            (Within::Code, '"') => {
+                self.end_word();
+                Within::Text
+            }
+            (Within::Code, '/') if self.previous == '/' => Within::Comment,
+            (Within::Code, code) => {
+                self.code(code);
+                if code == ';' {
+                    self.end_statement(offset + 1);
+                }
                 Within::Code
             }
             (Within::Text, '\\') => Within::Escape,
@@ -40,10 +81,43 @@ pub(super) fn statements(text: &str) -> Vec<Range<usize>> {
             (Within::Escape, _) => Within::Text,
             (same, _) => same,
         };
-        previous = character;
+        self.previous = character;
     }
-    pieces.push(start..text.len());
-    pieces
+
+    fn code(&mut self, character: char) {
+        if character.is_ascii_alphanumeric() || character == '_' {
+            self.word.push(character);
+            return;
+        }
+        self.end_word();
+        match character {
+            '(' | '[' | '{' => {
+                self.open += 1;
+                self.statement.nesting = self.statement.nesting.max(self.open);
+            }
+            ')' | ']' | '}' => self.open = self.open.saturating_sub(1),
+            '.' | '+' | '-' | '*' | '/' | '%' | '!' => self.statement.operators += 1,
+            '&' | '|' if self.previous == character => self.statement.operators += 1,
+            _ => {}
+        }
+    }
+
+    fn end_word(&mut self) {
+        if matches!(self.word.as_str(), "if" | "when" | "unless") {
+            self.statement.operators += 1;
+        }
+        self.word.clear();
+    }
+
+    fn end_statement(&mut self, end: usize) {
+        self.statement.range.end = end;
+        let next = Statement {
+            range: end..end,
+            ..Statement::default()
+        };
+        self.done.push(std::mem::replace(&mut self.statement, next));
+        self.open = 0;
+    }
 }
 
 #[cfg(test)]
@@ -65,8 +139,19 @@ mod tests {
         let text = "a \";\\\";\"; // b;\n c;\r// d;\r e;";
         let pieces: Vec<&str> = statements(text)
             .into_iter()
-            .map(|range| &text[range])
+            .map(|statement| &text[statement.range])
             .collect();
         assert_eq!(pieces, ["a \";\\\";\";", " // b;\n c;", "\r// d;\r e;", ""]);
+    }
+
+    #[test]
+    fn depth_counts_code_only() {
+        let text = "permit (a) when { ((a.b && \"((((&&.+\" || // ((( &&\n !c)) }; x";
+        let [first, second] = &statements(text)[..] else {
+            panic!("two statements")
+        };
+        assert_eq!((first.nesting, first.operators), (3, 6));
+        assert_eq!(first.depth(), 9);
+        assert_eq!((second.nesting, second.operators), (0, 0));
     }
 }
