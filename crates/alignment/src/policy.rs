@@ -145,3 +145,50 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Agent, Arguments, Question, Request, Stack, Tool, Verdict};
+
+    /// As if the schema had let it pass.
+    fn unchecked(source: &str) -> Policy {
+        let text = PolicyText {
+            layer: Layer::Platform,
+            name: "unchecked".to_owned(),
+            version: 1,
+            text: source.to_owned(),
+        };
+        let set: PolicySet = source.parse().unwrap();
+        let rules = set
+            .policies()
+            .map(|policy| (policy.id().clone(), Rule::read(policy).unwrap()));
+        Policy::compile(text, &set, rules.collect(), 0).unwrap()
+    }
+
+    #[test]
+    fn a_forbid_on_what_is_not_there_denies_even_if_it_got_past_the_schema() {
+        let request = Request::new(Question::CallTool {
+            agent: Agent::default(),
+            tool: Tool::default(),
+            sealed: true,
+            arguments: Arguments::new(serde_json::json!({}), "d", 2),
+        });
+        for condition in [
+            "principal.end_user == \"ada\"",
+            "context.nothing",
+            "Tool::\"elsewhere.tool\".read_only",
+            "context.taint < 3",
+        ] {
+            let source = format!(
+                "permit (principal, action, resource); forbid (principal, action, resource) when {{ {condition} }};"
+            );
+            let decision = Stack::new([Arc::new(unchecked(&source))]).decide(&request);
+            assert_eq!(decision.verdict, Verdict::Deny, "{condition}");
+            assert_eq!(decision.errors.len(), 1, "{condition}");
+            assert_eq!(decision.determining, [], "{condition}");
+        }
+    }
+}

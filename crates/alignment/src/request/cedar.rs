@@ -259,3 +259,123 @@ fn texts(name: &str, values: &BTreeSet<String>) -> (String, RestrictedExpression
     let values = values.iter().cloned().map(RestrictedExpression::new_string);
     (name.to_owned(), RestrictedExpression::new_set(values))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::RunFacts;
+
+    fn filled() -> (Agent, Tool, Session) {
+        let caller = Caller {
+            tenant: "acme".to_owned(),
+            principal: "backend".to_owned(),
+            environment: "prod".to_owned(),
+            groups: BTreeSet::from(["a".to_owned(), "b".to_owned()]),
+            scopes: BTreeSet::from(["run".to_owned()]),
+            end_user: Some("ada".to_owned()),
+        };
+        let agent = Agent {
+            id: "sha256:aa".to_owned(),
+            caller,
+            ..Agent::default()
+        };
+        let tool = Tool {
+            name: "docs.search".to_owned(),
+            upstream: "docs".to_owned(),
+            ..Tool::default()
+        };
+        let session = Session {
+            labels: BTreeSet::from(["team=a".to_owned()]),
+            ..Session::default()
+        };
+        (agent, tool, session)
+    }
+
+    /// One question per decision point, once with every optional fact and once with none.
+    fn questions() -> Vec<Question> {
+        [filled(), <(Agent, Tool, Session)>::default()]
+            .into_iter()
+            .flat_map(|(agent, tool, session)| {
+                let arguments =
+                    Arguments::new(json!({"a": [1, {"b": "x"}], "c": null}), "d", u64::MAX);
+                [
+                    Question::StartSession {
+                        caller: agent.caller.clone(),
+                        session: session.clone(),
+                    },
+                    Question::SelectModel {
+                        agent: agent.clone(),
+                        model: Model::default(),
+                    },
+                    Question::ShapePrompt {
+                        agent: agent.clone(),
+                        session,
+                        prompt_bytes: 3,
+                    },
+                    Question::ListTool {
+                        agent: agent.clone(),
+                        tool: tool.clone(),
+                    },
+                    Question::CallTool {
+                        agent: agent.clone(),
+                        tool: tool.clone(),
+                        sealed: true,
+                        arguments,
+                    },
+                    Question::ReceiveResult {
+                        agent: agent.clone(),
+                        tool,
+                        result: ResultFacts::default(),
+                    },
+                    Question::GiveAnswer {
+                        agent,
+                        answer: Answer::default(),
+                    },
+                ]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_request_fits_the_schema() {
+        let schema = &vocabulary().unwrap().schema;
+        let all = Reads {
+            names: true,
+            text: true,
+            values: true,
+        };
+        let mut points = BTreeSet::new();
+        for question in questions() {
+            let run = RunFacts {
+                data_classes: BTreeSet::from(["pii".to_owned()]),
+                ..RunFacts::default()
+            };
+            let built = CedarRequest::build(&Request::new(question).in_run(run), all).unwrap();
+            let plain = &built.request;
+            cedar_policy::Request::new(
+                plain.principal().unwrap().clone(),
+                plain.action().unwrap().clone(),
+                plain.resource().unwrap().clone(),
+                plain.context().unwrap().clone(),
+                Some(schema),
+            )
+            .unwrap();
+            Entities::from_entities(built.entities.iter().cloned(), Some(schema)).unwrap();
+            points.insert(built.point);
+        }
+        assert_eq!(points, BTreeSet::from(Point::ALL));
+    }
+
+    #[test]
+    fn the_schema_has_the_actions_that_points_name() {
+        let words = vocabulary().unwrap();
+        let declared: HashSet<_> = words.schema.actions().cloned().collect();
+        let named: HashSet<_> = Point::ALL
+            .iter()
+            .map(|point| words.action(*point).unwrap())
+            .collect();
+        assert_eq!(declared, named);
+    }
+}
