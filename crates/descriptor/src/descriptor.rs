@@ -177,6 +177,3 @@ fn canonical_of(document: &impl Serialize) -> Result<Vec<u8>, Error> {
 fn section_hash(domain: &str, section: &impl Serialize) -> Result<Hash, Error> {
     Ok(Hash::of(domain, &canonical_of(section)?))
 }
-
-#[cfg(test)]
-mod tests;
