@@ -4,6 +4,7 @@
 //! limits give the same hash on any machine. Every field is written out, absent ones as `null`.
 
 mod sections;
+mod trust_tier;
 mod validate;
 mod violation;
 
@@ -21,8 +22,9 @@ use crate::{
 pub use sections::{
     AdmittedModel, AgentSection, HaltingSection, MetadataSection, ModelRole, ModelSection,
     PolicyLayer, PolicyRef, PolicySection, PromptSection, RecipeRef, Requirement, Sampling,
-    SealedTool, TrustTier,
+    SealedTool,
 };
+pub use trust_tier::{TrustTier, UnknownTier};
 pub use violation::{Violation, Violations};
 
 /// The value of [`Descriptor::schema`].

@@ -211,6 +211,16 @@ mod tests {
         assert_eq!(key.key_id().len(), 16);
     }
 
+    /// The example keys of RFC 8410 §10, written as other tools write them.
+    #[test]
+    fn pem_is_that_of_rfc_8410() {
+        let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        let public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+        let key = SigningKey::from_pem(private).unwrap();
+        assert_eq!(key.to_pem().unwrap().expose_secret(), private);
+        assert_eq!(key.public_pem().unwrap(), public);
+    }
+
     #[test]
     fn refuses_what_is_no_key() {
         let key = SigningKey::from_seed(&[7; 32]);

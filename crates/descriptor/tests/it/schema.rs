@@ -46,7 +46,8 @@ fn is_closed_and_complete_at_every_level() {
             "{}",
             object["description"]
         );
-        let properties: Vec<_> = object["properties"].as_object().unwrap().keys().collect();
+        let mut properties: Vec<_> = object["properties"].as_object().unwrap().keys().collect();
+        properties.sort_unstable();
         let mut required: Vec<_> = object["required"]
             .as_array()
             .unwrap()

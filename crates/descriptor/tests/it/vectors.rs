@@ -74,13 +74,22 @@ fn signatures(vectors: &Value, item: &Value) -> Vec<Signature> {
 
 #[test]
 fn published_vectors_are_the_built_ones() {
-    let built = serde_json::to_string_pretty(&build::all()).unwrap() + "\n";
+    let mut built = build::all();
     if std::env::var_os("UPDATE_VECTORS").is_some() {
-        std::fs::write(folder().join("vectors.json"), &built).unwrap();
+        built.sort_all_objects();
+        let text = serde_json::to_string_pretty(&built).unwrap() + "\n";
+        std::fs::write(folder().join("vectors.json"), text).unwrap();
     }
-    assert!(
-        built == read("vectors.json"),
-        "vectors.json differs from what this code computes"
+    let published = vectors();
+    for (part, value) in built.as_object().unwrap() {
+        assert_eq!(
+            &published[part], value,
+            "{part} in vectors.json differs from what this code computes"
+        );
+    }
+    assert_eq!(
+        published.as_object().unwrap().len(),
+        built.as_object().unwrap().len()
     );
 }
 
