@@ -91,7 +91,7 @@ pub struct Decision {
     /// The text for the agent that the determining rule carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What was asked. A tool call's arguments appear by digest and size only.
+    /// What was asked. A tool call's arguments appear by digest and size only; the principal and end user by name.
     pub facts: Request,
     /// The policies of the sealed stack, or of the only one, from the platform down.
     pub policies: Vec<PolicyRef>,

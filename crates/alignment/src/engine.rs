@@ -132,3 +132,77 @@ fn applies(constraint: &ActionConstraint, action: &EntityUid) -> bool {
         ActionConstraint::In(any) => any.contains(action),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use proptest::sample::subsequence;
+
+    use super::*;
+    use crate::request::arguments::Reads;
+    use crate::{Agent, Arguments, Layer, Policy, PolicyText, Question, Request, RunFacts, Tool};
+
+    const RULES: [&str; 10] = [
+        "permit (principal, action, resource);",
+        "permit (principal is Agent, action == Action::\"listTool\", resource is Tool);",
+        "permit (principal, action in [Action::\"callTool\", Action::\"listTool\"], resource == Tool::\"docs.search\");",
+        "permit (principal, action, resource in Upstream::\"docs\");",
+        "permit (principal, action, resource is Tool in Upstream::\"mail\");",
+        "permit (principal, action, resource in Tool::\"mail.send\");",
+        "forbid (principal, action == Action::\"callTool\", resource == Tool::\"mail.send\") when { context.taint };",
+        "forbid (principal, action == Action::\"callTool\", resource in Upstream::\"mail\") unless { context.sealed };",
+        "forbid (principal, action == Action::\"listTool\", resource == Tool::\"docs.fetch\");",
+        "forbid (principal, action, resource == Tool::\"docs.search\") when { context.step * 9223372036854775807 < 0 };",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Cedar over all rules at once is the reference: slicing may not lose a rule or add one.
+        #[test]
+        fn slices_say_what_the_whole_says(
+            rules in subsequence(&RULES[..], 1..=RULES.len()),
+            name in proptest::sample::select(vec!["docs.search", "docs.fetch", "mail.send", "mail.list", "docs", "mail"]),
+            call in any::<bool>(),
+            sealed in any::<bool>(),
+            taint in any::<bool>(),
+            step in 0..3_u64,
+        ) {
+            let text = rules.join("\n");
+            let whole: PolicySet = text.parse().unwrap();
+            let policy = Policy::parse(PolicyText { layer: Layer::Platform, name: "p".to_owned(), version: 1, text }).unwrap();
+            let upstream = name.split('.').next().unwrap().to_owned();
+            let tool = Tool { name: name.to_owned(), upstream, ..Tool::default() };
+            let question = if call {
+                Question::CallTool {
+                    agent: Agent::default(), tool, sealed, arguments: Arguments::new(serde_json::json!({}), "d", 2),
+                }
+            } else {
+                Question::ListTool { agent: Agent::default(), tool }
+            };
+            let request = Request::new(question).in_run(RunFacts { step, taint, ..RunFacts::default() });
+            let built = CedarRequest::build(&request, Reads::default()).unwrap();
+
+            let reference = AUTHORIZER.is_authorized(&built.request, &whole, &built.entities);
+            let sliced = policy.engine.enforced(&built);
+            let errors: BTreeSet<_> = sliced.errors.iter().map(|(id, _)| id.to_string()).collect();
+            let expected: BTreeSet<_> = reference.diagnostics().errors().map(|error| {
+                let AuthorizationError::PolicyEvaluationError(error) = error;
+                error.policy_id().to_string()
+            }).collect();
+            prop_assert_eq!(errors, expected);
+
+            let effect = |id: &PolicyId| whole.policy(id).unwrap().effect();
+            let forbids: BTreeSet<_> = sliced.satisfied.iter().filter(|id| effect(id) == cedar_policy::Effect::Forbid).collect();
+            let permits: BTreeSet<_> = sliced.satisfied.iter().filter(|id| effect(id) == cedar_policy::Effect::Permit).collect();
+            let determining: BTreeSet<_> = reference.diagnostics().reason().collect();
+            if forbids.is_empty() {
+                prop_assert_eq!(permits, determining);
+            } else {
+                prop_assert_eq!(forbids, determining);
+            }
+        }
+    }
+}

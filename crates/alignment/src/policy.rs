@@ -21,6 +21,9 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// The most rules that one policy may hold.
 pub const MAX_RULES: usize = 500;
 
+/// The most violations that are reported of one policy; the first ones by position.
+pub const MAX_VIOLATIONS: usize = 100;
+
 /// How deep brackets may nest in one rule.
 pub const MAX_NESTING: usize = 32;
 
@@ -69,7 +72,7 @@ impl Policy {
     /// Parses and validates a policy.
     ///
     /// # Errors
-    /// Everything that is wrong with it at once, in the order of the text: name and version, size, syntax, templates,
+    /// Everything that is wrong with it at once (up to [`MAX_VIOLATIONS`]), in the order of the text: name and version, size, syntax, templates,
     /// annotations, names and types that the schema does not have, rules that can never apply.
     pub fn parse(text: PolicyText) -> Result<Self, Vec<Violation>> {
         let depth = check::measure(&text)?;

@@ -5,7 +5,7 @@ use miette::Diagnostic;
 
 use super::rule::Rule;
 use super::source::{Statement, position, statements};
-use super::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, Violation};
+use super::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Violation};
 use crate::layer::PolicyText;
 use crate::schema::vocabulary;
 
@@ -123,6 +123,9 @@ impl<'a> Faults<'a> {
     /// Checks each statement alone, so that a fault in one hides none in the others.
     fn pieces(&mut self) {
         for statement in statements(&self.text.text) {
+            if self.found.len() >= MAX_VIOLATIONS {
+                return;
+            }
             let start = statement.range.start;
             let piece = self.text.text.get(statement.range).unwrap_or_default();
             match piece.parse::<PolicySet>() {
@@ -225,6 +228,7 @@ impl<'a> Faults<'a> {
         let Self { text, found } = self;
         found
             .into_iter()
+            .take(MAX_VIOLATIONS)
             .map(|(offset, message)| {
                 let (line, column) = position(&text.text, offset);
                 Violation {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mar_alignment::{
-    Agent, Arguments, Layer, MAX_RULES, MAX_TEXT_BYTES, Policy, PolicyText, Question, Request,
-    Stack, Tool, Violation, default_platform,
+    Agent, Arguments, Layer, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, PolicyText,
+    Question, Request, Stack, Tool, Violation, default_platform,
 };
 
 fn parse(source: &str) -> Result<Policy, Vec<Violation>> {
@@ -283,4 +283,28 @@ fn broken_texts_are_refused_and_break_nothing() {
     ] {
         assert!(!refused(broken).is_empty(), "{broken}");
     }
+}
+
+#[test]
+fn violations_are_bounded() {
+    assert_eq!(refused(&";".repeat(MAX_TEXT_BYTES)).len(), MAX_VIOLATIONS);
+    let unknown = "permit(principal,action,resource)when{context.x};\n".repeat(MAX_RULES);
+    assert_eq!(refused(&unknown).len(), MAX_VIOLATIONS);
+}
+
+#[test]
+fn violations_read_well() {
+    let violations = refused(
+        "permit (principal, action == Action::\"callTol\", resource);\n\
+         permit (principal, action == Action::\"callTool\", resource) when { resource.readonly };",
+    );
+    let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    assert!(
+        lines[0].starts_with("test:1:30: unrecognized action"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with("test:2:67: attribute `readonly`"),
+        "{lines:?}"
+    );
 }
