@@ -12,7 +12,7 @@
 //! its contents were checked.
 //!
 //! Pieces: [`canonical`] (strict parser, RFC 8785), [`mod@hash`], [`mod@descriptor`] (types, section hashes, validation),
-//! [`key`] and [`statement`] (Ed25519, DSSE), [`seal`], [`chain`], [`commitment`], [`run_seal`].
+//! [`key`] and [`statement`] (Ed25519, DSSE), [`mod@seal`], [`chain`], [`commitment`], [`run_seal`].
 
 pub mod canonical;
 pub mod chain;
