@@ -16,6 +16,7 @@ use crate::violations::{Violation, Violations};
 mod complete;
 
 pub use complete::complete;
+pub(crate) use complete::message_too_large;
 
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "agentruntime";
@@ -133,7 +134,12 @@ impl Fault {
         for Violation { field, description } in violations.iter() {
             match self.take_room(field.len(), description.clone()) {
                 Some(description) => self.details.add_bad_request_violation(field, description),
-                None => return self.metadata("violations_cut", "true"),
+                None => {
+                    // Beside the room: the caller has to know that there are more.
+                    self.metadata
+                        .insert("violations_cut".to_owned(), "true".to_owned());
+                    return self;
+                }
             };
         }
         self

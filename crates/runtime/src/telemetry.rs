@@ -1,0 +1,3 @@
+//! Logs, traces and the context that crosses services.
+
+pub(crate) mod propagation;
