@@ -14,7 +14,7 @@ pub fn event_hash(prev: &Hash, leaf: &[u8]) -> Hash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// The number of the last event; 0 when there is none yet, so the first event is number 1.
+    /// The number of the last event; -1 when there is none yet, so the first event is number 0.
     pub seq: i64,
     /// Its hash, or the genesis hash.
     pub hash: Hash,
@@ -25,7 +25,7 @@ impl Head {
     /// its parent: a child run starts from its parent's intent hash.
     #[must_use]
     pub const fn genesis(hash: Hash) -> Self {
-        Self { seq: 0, hash }
+        Self { seq: -1, hash }
     }
 
     /// The head after one more event.

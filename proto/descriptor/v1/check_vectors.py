@@ -292,7 +292,7 @@ class Check:
     def chains(self):
         for chain in self.vectors["chains"]:
             head, broken = bytes.fromhex(chain["genesis"].removeprefix("sha256:")), None
-            for seq, event in enumerate(chain["events"], 1):
+            for seq, event in enumerate(chain["events"]):
                 digest = hashlib.sha256(b"mcp-agent-runtime/event/v1\n" + head + bytes.fromhex(event["leaf_hex"])).digest()
                 if event["seq"] != seq or event["hash"] != "sha256:" + digest.hex():
                     broken = seq

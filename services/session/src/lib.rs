@@ -1,1 +1,4 @@
 //! Placeholder.
+pub mod counters;
+pub mod run;
+pub mod store;

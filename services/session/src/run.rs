@@ -1,0 +1,87 @@
+//! The run as a pure state machine.
+//!
+//! [`State`] is what the log says; [`State::apply`] is the only way to change it. [`charge`] says what inputs settle and
+//! what comes next would reserve; [`decide`] turns inputs and the counters' answer into events and effects. None of the
+//! three does I/O, reads a clock or draws a random number, so a live run, a takeover and a replay take the same path.
+//!
+//! **Invariant:** effects are only emitted together with the events that record their intent and reservation.
+//! **Invariant:** after [`Body::StopRequested`](mar_proto::session::event_leaf::Body::StopRequested) no effect but
+//! [`Effect::Stop`] is emitted.
+//! **Invariant:** late and doubled inputs change nothing: an input counts only while what it closes is open.
+
+use mar_proto::session::{EventContent, event_leaf::Body};
+use time::OffsetDateTime;
+
+mod absorb;
+mod amounts;
+pub mod answer;
+mod apply;
+mod decide;
+mod event;
+mod input;
+mod next;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use apply::timestamp;
+pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
+pub use event::{error_result, idempotency_key};
+pub use input::{CallReturn, FinishedTurn, Input, Retry, Timed};
+pub use state::{Call, CallState, Ending, Generation, Phase, State, Stop};
+
+/// Tries of one generation that reach a provider before the run fails.
+pub const MAX_ATTEMPTS: i64 = 3;
+/// Tries of one idempotent tool call.
+pub const MAX_CALL_ATTEMPTS: i64 = 3;
+/// How long effects in flight are waited for after a stop.
+pub const CANCEL_GRACE: time::Duration = time::Duration::seconds(2);
+
+/// Something that happened, before it has a place in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// When it was decided.
+    pub time: OffsetDateTime,
+    /// What happened, as the leaf will have it.
+    pub body: Body,
+    /// Payloads, kept outside the leaf.
+    pub content: EventContent,
+    /// The `seq` of the counter change made before the commit that this event belongs to.
+    pub counted_seq: Option<i64>,
+}
+
+/// What the executor has to do after the events are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Have an agent synthesised; answered by [`Input::Synthesised`] or [`Input::SynthesisFailed`].
+    Synthesise,
+    /// Issue the open generation; answered by [`Input::Turn`] or [`Input::GenerationFailed`].
+    Generate {
+        /// Step of the generation.
+        step: i64,
+        /// Session's number of the try.
+        attempt: i64,
+    },
+    /// Issue an open call; answered by [`Input::Returned`].
+    Invoke {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+        /// Session's number of the try.
+        attempt: i64,
+    },
+    /// Signal everything in flight to stop.
+    Stop,
+    /// The run has ended: seal it.
+    Seal,
+}
+
+/// What the counters said, as the machine needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// No counter change was needed.
+    Nothing,
+    /// The change was made.
+    Answer(crate::counters::Answer),
+    /// They cannot be reached.
+    Unavailable,
+}

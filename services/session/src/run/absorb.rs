@@ -1,0 +1,271 @@
+//! First half of a transition: what the inputs close.
+
+use mar_proto::session::{AgentSealed, RunClaimed, RunEnded, RunState, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::types::{HaltReason, Usage};
+use time::OffsetDateTime;
+
+use super::event::{
+    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_intent, tool_returned, tool_unanswered,
+    turn_committed, waiting_for,
+};
+use super::input::{CallReturn, FinishedTurn, Input, Retry, Timed};
+use super::state::{Call, CallState, Phase, State};
+use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS};
+use crate::counters::Amounts;
+
+/// Reason of a generation that died with its replica.
+pub(super) const LOST: &str = "LOST";
+/// Reason of a generation that was stopped.
+const CANCELLED: &str = "CANCELLED";
+/// What the model reads about a call whose effect nobody knows.
+const UNKNOWN_TEXT: &str = "OUTCOME_UNKNOWN: the call was issued, but it is not known whether it took effect. Do not assume \
+                            either; check before you repeat it.";
+
+/// Reasons of failed generations that never left the runtime.
+pub(super) fn reaches_provider(reason: &str) -> bool {
+    !matches!(reason, "PEER_UNAVAILABLE" | "DRAINING" | "STORE_UNAVAILABLE")
+}
+
+/// Events and effects in the making, with the state that they lead to.
+pub(super) struct Plan {
+    pub state: State,
+    pub events: Vec<Event>,
+    pub effects: Vec<Effect>,
+    pub settle: Amounts,
+    pub now: OffsetDateTime,
+}
+
+impl Plan {
+    /// What the inputs close, time limits included.
+    pub fn of(state: &State, inputs: &[Timed]) -> Self {
+        let now = inputs.iter().map(|timed| timed.at).max().unwrap_or(state.changed_at);
+        let mut plan =
+            Self { state: state.clone(), events: Vec::new(), effects: Vec::new(), settle: Amounts::default(), now };
+        for timed in inputs {
+            if plan.state.ended() {
+                break;
+            }
+            plan.absorb(timed);
+        }
+        if !plan.state.ended() {
+            plan.check_time();
+            plan.finish_stop();
+        }
+        plan
+    }
+
+    /// Adds an event and moves the state on.
+    pub fn emit(&mut self, time: OffsetDateTime, (body, content): Draft) {
+        let event = Event { time, body, content, counted_seq: None };
+        self.state.apply(&event);
+        self.events.push(event);
+    }
+
+    /// Ends the run.
+    pub fn end(&mut self, mut ended: RunEnded, answer: Option<mar_proto::session::Answer>) {
+        ended.totals = Some(self.state.totals(self.now));
+        let content = mar_proto::session::EventContent { answer, ..Default::default() };
+        self.emit(self.now, (Body::RunEnded(ended), content));
+        self.effects.retain(|effect| *effect == Effect::Stop);
+        self.effects.push(Effect::Seal);
+    }
+
+    fn absorb(&mut self, timed: &Timed) {
+        match &timed.input {
+            Input::Begin => self.synthesise(),
+            Input::Claimed { epoch, owner } => self.claim(*epoch, owner, timed.at),
+            Input::Synthesised(agent) => {
+                if self.awaits_agent() {
+                    let sealed = agent.descriptor.clone().unwrap_or_default();
+                    let body = AgentSealed {
+                        section_hashes: super::answer::section_hashes(&sealed.canonical),
+                        descriptor_hash: sealed.hash,
+                    };
+                    let content =
+                        mar_proto::session::EventContent { agent: Some((**agent).clone()), ..Default::default() };
+                    self.emit(timed.at, (Body::AgentSealed(body), content));
+                }
+            }
+            Input::SynthesisDelayed { dependency } => {
+                if self.awaits_agent() && self.state.phase == Phase::Pending(None) {
+                    self.emit(timed.at, waiting_for(dependency));
+                }
+            }
+            Input::SynthesisFailed { reason, message } => {
+                if self.awaits_agent() {
+                    let denied = reason == "POLICY_DENIED";
+                    let state = if denied { RunState::Denied } else { RunState::Failed };
+                    self.end(failed(state, reason, message), None);
+                }
+            }
+            Input::Turn(turn) => self.turn(turn, timed.at),
+            Input::GenerationFailed { step, attempt, reason, retry, usage } => {
+                if self.is_open(*step, *attempt) {
+                    self.fail_generation(reason, *retry, *usage, timed.at);
+                }
+            }
+            Input::Returned(back) => self.call_returned(back, timed.at),
+            Input::Cancel { reason, principal } => {
+                if self.state.stop.is_none() {
+                    self.stop(stop_requested(RunState::Cancelled, HaltReason::Unspecified, reason, principal), timed.at);
+                }
+            }
+            Input::Timer => {}
+        }
+    }
+
+    fn awaits_agent(&self) -> bool {
+        matches!(self.state.phase, Phase::Pending(_)) && self.state.agent.is_none() && self.state.stop.is_none()
+    }
+
+    fn synthesise(&mut self) {
+        if self.awaits_agent() {
+            self.effects.push(Effect::Synthesise);
+        }
+    }
+
+    fn is_open(&self, step: i64, attempt: i64) -> bool {
+        self.state.generation.as_ref().is_some_and(|open| open.step == step && open.attempt == attempt)
+    }
+
+    /// What the predecessor had in flight is lost with it.
+    fn claim(&mut self, epoch: i64, owner: &str, at: OffsetDateTime) {
+        if epoch <= self.state.epoch {
+            return;
+        }
+        self.emit(at, bare(Body::RunClaimed(RunClaimed { owner: owner.to_owned(), epoch })));
+        self.synthesise();
+        if self.state.generation.is_some() {
+            self.fail_generation(LOST, Retry::Bounded, None, at);
+        }
+        let open: Vec<(Call, i64)> = self.open_calls();
+        for (call, attempt) in open {
+            self.doubt(&call, attempt, None, at);
+        }
+    }
+
+    fn open_calls(&self) -> Vec<(Call, i64)> {
+        let open = self.state.calls.iter().filter_map(|call| match call.state {
+            CallState::Open { attempt } => Some((call.clone(), attempt)),
+            _ => None,
+        });
+        open.collect()
+    }
+
+    /// A call was issued and nobody knows what it did: repeated with its key where it is declared idempotent, else told to the
+    /// model.
+    fn doubt(&mut self, call: &Call, attempt: i64, back: Option<&CallReturn>, at: OffsetDateTime) {
+        let idempotent = call.definition.as_ref().is_some_and(|tool| tool.idempotent);
+        if idempotent && attempt < MAX_CALL_ATTEMPTS && self.state.stop.is_none() {
+            let intent = tool_intent(&self.state, call, attempt + 1);
+            self.emit(at, intent);
+            self.effects.push(Effect::Invoke { call_id: call.call_id.clone(), attempt: attempt + 1 });
+            return;
+        }
+        let mut draft =
+            tool_unanswered(&self.state, call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
+        if let (Some(back), Body::ToolReturned(returned)) = (back, &mut draft.0) {
+            returned.duration_ms = back.duration_ms;
+            returned.policy_hashes.clone_from(&back.policy_hashes);
+            draft.1.decision_json.clone_from(&back.decision_json);
+        }
+        self.emit(at, draft);
+    }
+
+    fn settle(&mut self, usage: &Usage) {
+        if let Some(generation) = &self.state.generation {
+            let reserved = Amounts { steps: 0, ..generation.reservation };
+            self.settle = self.settle + (Amounts::of_usage(usage) - reserved);
+        }
+    }
+
+    fn turn(&mut self, turn: &FinishedTurn, at: OffsetDateTime) {
+        if !self.is_open(turn.step, turn.attempt) {
+            return;
+        }
+        self.settle(&turn.usage);
+        let draft = turn_committed(&self.state, turn);
+        self.emit(at, draft);
+        let strangers: Vec<Call> = self.state.calls.iter().filter(|call| call.definition.is_none()).cloned().collect();
+        for call in strangers {
+            let text = format!("TOOL_NOT_FOUND: there is no tool named {:?}; use only the tools that you were given", call.tool);
+            let draft = tool_unanswered(&self.state, &call, ToolOutcome::Error, "TOOL_NOT_FOUND", &text);
+            self.emit(at, draft);
+        }
+    }
+
+    fn fail_generation(&mut self, reason: &str, retry: Retry, usage: Option<Usage>, at: OffsetDateTime) {
+        let Some(generation) = self.state.generation.clone() else { return };
+        let usage = usage.unwrap_or_else(|| generation.reservation.to_usage(true));
+        self.settle(&usage);
+        let reached = self.state.retry.map_or(0, |due| due.reached);
+        let again = match retry {
+            Retry::Never => false,
+            Retry::Bounded => reached + 1 < MAX_ATTEMPTS,
+            Retry::WhenBack => true,
+        };
+        let retried = again && self.state.stop.is_none();
+        self.emit(at, generation_failed(&generation, reason, usage, retried));
+        if !retried && self.state.stop.is_none() {
+            let text = format!("step {} got no turn from any model", generation.step);
+            self.end(failed(RunState::Failed, reason, &text), None);
+        }
+    }
+
+    fn call_returned(&mut self, back: &CallReturn, at: OffsetDateTime) {
+        let call = self.state.calls.iter().find(|call| call.call_id == back.call_id).cloned();
+        let Some(call) = call else { return };
+        if call.state != (CallState::Open { attempt: back.attempt }) {
+            return;
+        }
+        if back.outcome == ToolOutcome::Unknown {
+            self.doubt(&call, back.attempt, Some(back), at);
+        } else {
+            let draft = tool_returned(&self.state, &call, back);
+            self.emit(at, draft);
+        }
+    }
+
+    fn stop(&mut self, draft: Draft, at: OffsetDateTime) {
+        self.emit(at, draft);
+        self.effects.clear();
+        self.effects.push(Effect::Stop);
+    }
+
+    /// Limits of time bind whatever else happens.
+    fn check_time(&mut self) {
+        if self.state.stop.is_some() {
+            return;
+        }
+        let reason = if self.now >= self.state.expires_at {
+            match self.state.phase {
+                Phase::Waiting(WaitReason::Dependency) => HaltReason::CountersUnavailable,
+                _ => HaltReason::Expired,
+            }
+        } else if self.state.active_deadline().is_some_and(|deadline| self.now >= deadline) {
+            HaltReason::ActiveTime
+        } else {
+            return;
+        };
+        self.stop(stop_requested(RunState::Halted, reason, "", ""), self.now);
+    }
+
+    /// Ends a run that is to stop, when nothing is in flight or the grace is over.
+    fn finish_stop(&mut self) {
+        let Some(stop) = self.state.stop.clone() else { return };
+        if self.state.in_flight() {
+            if self.now < stop.at + CANCEL_GRACE {
+                return;
+            }
+            if self.state.generation.is_some() {
+                self.fail_generation(CANCELLED, Retry::Never, None, self.now);
+            }
+            for (call, _) in self.open_calls() {
+                let draft =
+                    tool_unanswered(&self.state, &call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
+                self.emit(self.now, draft);
+            }
+        }
+        self.end(ended_by(&stop), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! Judging a final answer: against its schema, and its citations against what the run received.
+
+use std::collections::BTreeMap;
+
+use mar_descriptor::Descriptor;
+use mar_proto::session::Answer;
+use mar_proto::types::{Citation, Message, Part, Passage, part::Content};
+use serde_json::Value;
+
+use super::state::State;
+
+/// At most so many problems are told to the model.
+const MAX_PROBLEMS: usize = 8;
+
+/// Output tokens of one generation, as sealed.
+pub(super) fn sampling_limit(canonical: &[u8]) -> Option<i64> {
+    let descriptor = Descriptor::parse(canonical).ok()?;
+    let role = descriptor.model.roles.get("reason").or_else(|| descriptor.model.roles.values().next())?;
+    Some(role.sampling.max_output_tokens)
+}
+
+/// The hash of each section of a sealed descriptor.
+pub(super) fn section_hashes(canonical: &[u8]) -> BTreeMap<String, String> {
+    let hashes = Descriptor::parse(canonical).and_then(|descriptor| descriptor.section_hashes());
+    hashes
+        .map(|hashes| hashes.into_iter().map(|(name, hash)| (name.to_owned(), hash.to_string())).collect())
+        .unwrap_or_default()
+}
+
+/// The schema that an answer of the run has to fit.
+fn output_schema(state: &State) -> Option<Value> {
+    let sealed = state.agent.as_ref()?.descriptor.as_ref()?;
+    let schema = Descriptor::parse(&sealed.canonical).ok()?.prompt.output_schema?;
+    serde_json::from_str(&schema).ok()
+}
+
+/// The answer, or everything that is wrong with it, as the model is told.
+pub(super) fn judge(state: &State, turn: &Message) -> Result<Answer, Vec<String>> {
+    let texts = turn.parts.iter().filter_map(|part| match &part.content {
+        Some(Content::Text(text) | Content::Refusal(text)) => Some(text.as_str()),
+        _ => None,
+    });
+    let text = texts.collect::<Vec<_>>().join("");
+    if text.trim().is_empty() {
+        return Err(vec!["it is empty".to_owned()]);
+    }
+    match output_schema(state) {
+        Some(schema) => judge_json(state, &schema, text.trim()),
+        None => Ok(Answer { parts: visible(turn), json: String::new(), citations: Vec::new() }),
+    }
+}
+
+/// What people see of a turn.
+fn visible(turn: &Message) -> Vec<Part> {
+    let shown = |part: &&Part| !matches!(part.content, Some(Content::Reasoning(_) | Content::ProviderOpaque(_)) | None);
+    turn.parts.iter().filter(shown).cloned().collect()
+}
+
+fn judge_json(state: &State, schema: &Value, text: &str) -> Result<Answer, Vec<String>> {
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| vec![format!("it is not JSON: {error}")])?;
+    let validator = jsonschema::validator_for(schema).map_err(|_| vec!["its schema does not compile".to_owned()])?;
+    let mut problems: Vec<String> = validator
+        .iter_errors(&value)
+        .take(MAX_PROBLEMS)
+        .map(|error| format!("at {:?}: {error}", error.instance_path().as_str()))
+        .collect();
+    let citations = citations(&value);
+    problems.extend(strangers(state, &citations));
+    if !problems.is_empty() {
+        problems.truncate(MAX_PROBLEMS);
+        return Err(problems);
+    }
+    let shown = value.get("answer").and_then(Value::as_str).unwrap_or(text);
+    let part = Part {
+        content: Some(Content::Text(shown.to_owned())),
+        origin: mar_proto::types::Origin::Model.into(),
+        tainted: state.tainted,
+    };
+    Ok(Answer { parts: vec![part], json: text.to_owned(), citations })
+}
+
+/// The entries of a `citations` array whose entries have a `passage_id`, wherever the recipe's answer form is used.
+fn citations(value: &Value) -> Vec<Citation> {
+    let entries = value.get("citations").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+    entries
+        .iter()
+        .filter_map(|entry| {
+            let passage_id = text(entry, "passage_id")?;
+            let document = passage_id.rsplit_once('#').map_or(passage_id.clone(), |(document, _)| document.to_owned());
+            let passage = Passage { passage_id, document, title: String::new() };
+            Some(Citation { passage: Some(passage), quote: text(entry, "quote").unwrap_or_default() })
+        })
+        .collect()
+}
+
+/// Cited passages that the run never received.
+fn strangers(state: &State, citations: &[Citation]) -> Vec<String> {
+    let cited = citations.iter().filter_map(|citation| citation.passage.as_ref());
+    cited
+        .filter(|passage| !state.passages.contains(&passage.passage_id))
+        .map(|passage| {
+            format!("it cites {:?}, which no tool result contains; cite only passages that you received", passage.passage_id)
+        })
+        .collect()
+}

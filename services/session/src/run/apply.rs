@@ -1,0 +1,254 @@
+//! From state to state by one event.
+
+use std::sync::Arc;
+
+use mar_proto::session::{EventContent, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body};
+use mar_proto::types::{HaltReason, HaltingPolicy, Message, Part, Role, ToolResult, Usage, part::Content};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::amounts::add_usage;
+use super::event::repair_request;
+use super::state::{Call, CallState, Ending, Generation, Phase, RetryDue, State, Stop};
+use super::{Event, answer};
+use crate::counters::Amounts;
+
+/// Output tokens of one generation where the descriptor cannot say.
+const DEFAULT_MAX_OUTPUT_TOKENS: i64 = 512;
+
+impl State {
+    /// The state after a run's first event, which has to be `RunAdmitted`; `None` for any other.
+    pub fn admitted(run: Uuid, session: Uuid, event: &Event) -> Option<Self> {
+        let Body::RunAdmitted(admitted) = &event.body else { return None };
+        let expires_at = admitted.expire_time.as_ref().and_then(timestamp)?;
+        Some(Self {
+            run,
+            session,
+            phase: Phase::Pending(None),
+            epoch: 1,
+            next_seq: 1,
+            task: Arc::new(event.content.task.clone().unwrap_or_default()),
+            limits: admitted.limits.clone().unwrap_or_else(HaltingPolicy::default),
+            admitted_at: event.time,
+            expires_at,
+            agent: None,
+            max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
+            transcript: Vec::new(),
+            step: 0,
+            generation: None,
+            calls: Vec::new(),
+            used: Amounts::default(),
+            reserved: Amounts::default(),
+            usage: Usage::default(),
+            overshoot: Amounts::default(),
+            counted_seq: -1,
+            passages: Default::default(),
+            candidate: None,
+            repaired: false,
+            repairing: false,
+            retry: None,
+            stop: None,
+            tainted: false,
+            active: Duration::ZERO,
+            running_since: None,
+            counted_prompt: None,
+            ending: None,
+            changed_at: event.time,
+        })
+    }
+
+    /// Applies the event at `next_seq`.
+    pub fn apply(&mut self, event: &Event) {
+        self.next_seq += 1;
+        if let Some(seq) = event.counted_seq {
+            self.counted_seq = seq;
+        }
+        let (at, content) = (event.time, &event.content);
+        match &event.body {
+            Body::RunAdmitted(_) | Body::CountersRebuilt(_) => {}
+            Body::RunClaimed(claimed) => self.epoch = claimed.epoch,
+            Body::AgentSealed(_) => self.seal_agent(content, at),
+            Body::GenerationStarted(started) => {
+                let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap_or_default();
+                self.start_generation(started.step, started.attempt, reservation);
+            }
+            Body::TurnCommitted(turn) => self.commit_turn(turn, content, event.counted_seq),
+            Body::GenerationFailed(failed) => self.fail_generation(failed, at, event.counted_seq),
+            Body::ToolIntent(intent) => {
+                if intent.attempt == 1 {
+                    self.used.tool_calls += 1;
+                }
+                self.set_call(&intent.call_id, CallState::Open { attempt: intent.attempt });
+            }
+            Body::ToolReturned(returned) => {
+                self.return_call(&returned.call_id, content.tool_result.clone().unwrap_or_default());
+            }
+            Body::AnswerRejected(_) => {
+                self.candidate = None;
+                self.repaired = true;
+                self.repairing = true;
+                self.transcript.push(Arc::new(repair_request(&content.problems)));
+            }
+            Body::RunWaiting(waiting) => self.wait(waiting.reason(), at),
+            Body::RunResumed(_) => self.run(at),
+            Body::StopRequested(stop) => {
+                self.stop = Some(Stop {
+                    at,
+                    outcome: stop.outcome(),
+                    halt_reason: stop.halt_reason(),
+                    reason: stop.reason.clone(),
+                });
+            }
+            Body::RunEnded(ended) => self.end(ended, content, at),
+        }
+    }
+
+    fn seal_agent(&mut self, content: &EventContent, at: OffsetDateTime) {
+        let agent = content.agent.clone().unwrap_or_default();
+        if let Some(sealed) = &agent.descriptor
+            && let Some(limit) = answer::sampling_limit(&sealed.canonical)
+        {
+            self.max_output_tokens = limit;
+        }
+        self.transcript = agent.prompt.iter().cloned().map(Arc::new).collect();
+        self.agent = Some(Arc::new(agent));
+        self.run(at);
+    }
+
+    fn start_generation(&mut self, step: i64, attempt: i64, reservation: Amounts) {
+        self.step = step;
+        self.calls.clear();
+        self.candidate = None;
+        self.retry = self.retry.map(|retry| RetryDue { attempt, ..retry });
+        self.used = self.used + reservation;
+        self.reserved = self.reserved + reservation;
+        self.generation = Some(Generation { step, attempt, reservation });
+    }
+
+    /// Closes the generation in flight at what it used. Its step stays used whatever became of it.
+    fn settle(&mut self, usage: &Usage, counted_seq: Option<i64>) {
+        let Some(generation) = self.generation.take() else { return };
+        let reserved = Amounts { steps: 0, ..generation.reservation };
+        let difference = Amounts::of_usage(usage) - reserved;
+        self.used = self.used + difference;
+        self.reserved = self.reserved - generation.reservation;
+        self.overshoot = self.overshoot + difference.max(Amounts::default());
+        add_usage(&mut self.usage, usage);
+        if counted_seq.is_none() && !difference.is_zero() {
+            self.counted_seq = -2;
+        }
+    }
+
+    fn commit_turn(&mut self, turn: &TurnCommitted, content: &EventContent, counted_seq: Option<i64>) {
+        let usage = turn.usage.unwrap_or_default();
+        self.settle(&usage, counted_seq);
+        self.retry = None;
+        self.repairing = false;
+        let message = Arc::new(content.turn.clone().unwrap_or_default());
+        self.transcript.push(Arc::clone(&message));
+        self.note_count(&usage);
+        self.calls = self.wanted(&message);
+        if self.calls.is_empty() {
+            self.candidate = Some(message);
+        }
+    }
+
+    /// The calls that a turn asks for, by index.
+    fn wanted(&self, message: &Message) -> Vec<Call> {
+        let calls = message.parts.iter().filter_map(|part| match &part.content {
+            Some(Content::ToolCall(call)) => Some(call),
+            _ => None,
+        });
+        calls
+            .map(|call| Call {
+                call_id: call.call_id.clone(),
+                provider_call_id: call.provider_call_id.clone(),
+                tool: call.tool.clone(),
+                definition: self.tool(&call.tool).cloned(),
+                arguments_json: call.arguments_json.clone(),
+                state: CallState::Wanted,
+            })
+            .collect()
+    }
+
+    fn fail_generation(&mut self, failed: &GenerationFailed, at: OffsetDateTime, counted_seq: Option<i64>) {
+        let usage = failed.usage.unwrap_or_default();
+        self.settle(&usage, counted_seq);
+        if !failed.retried {
+            self.retry = None;
+            return;
+        }
+        let before = self.retry.map_or(0, |retry| retry.reached);
+        let reached = before + i64::from(super::absorb::reaches_provider(&failed.reason));
+        let lost = failed.reason == super::absorb::LOST;
+        let delay = if lost { Duration::ZERO } else { backoff(failed.attempt) };
+        self.retry = Some(RetryDue { reached, attempt: failed.attempt, at: at + delay });
+    }
+
+    fn set_call(&mut self, call_id: &str, state: CallState) {
+        if let Some(call) = self.calls.iter_mut().find(|call| call.call_id == call_id) {
+            call.state = state;
+        }
+    }
+
+    fn return_call(&mut self, call_id: &str, result: ToolResult) {
+        self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
+        self.tainted |= result.content.iter().any(|part| part.tainted);
+        self.set_call(call_id, CallState::Returned(Box::new(result)));
+        let results: Vec<Part> = self
+            .calls
+            .iter()
+            .filter_map(|call| match &call.state {
+                CallState::Returned(result) => {
+                    let tainted = result.content.iter().any(|part| part.tainted);
+                    let content = Some(Content::ToolResult((**result).clone()));
+                    Some(Part { content, origin: mar_proto::types::Origin::Tool.into(), tainted })
+                }
+                _ => None,
+            })
+            .collect();
+        if results.len() == self.calls.len() {
+            self.transcript.push(Arc::new(Message { role: Role::Tool.into(), parts: results }));
+        }
+    }
+
+    fn wait(&mut self, reason: WaitReason, at: OffsetDateTime) {
+        self.active = self.active_time(at);
+        self.running_since = None;
+        self.phase = match self.phase {
+            Phase::Pending(_) => Phase::Pending(Some(reason)),
+            _ => Phase::Waiting(reason),
+        };
+        self.changed_at = at;
+    }
+
+    fn run(&mut self, at: OffsetDateTime) {
+        self.phase = Phase::Running;
+        self.running_since = Some(at);
+        self.changed_at = at;
+    }
+
+    fn end(&mut self, ended: &RunEnded, content: &EventContent, at: OffsetDateTime) {
+        self.active = self.active_time(at);
+        self.running_since = None;
+        self.phase = Phase::Ended(ended.state());
+        self.changed_at = at;
+        self.ending = Some(match ended.state() {
+            RunState::Succeeded => Ending::Answered(Box::new(content.answer.clone().unwrap_or_default())),
+            RunState::Halted => Ending::Halted(HaltReason::try_from(ended.halt_reason).unwrap_or_default()),
+            _ => Ending::Failed(ended.failure.clone().unwrap_or_default()),
+        });
+    }
+}
+
+/// Pause before try `attempt + 1`: 250 ms doubling up to 30 s.
+fn backoff(attempt: i64) -> Duration {
+    let doublings = u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0);
+    (Duration::milliseconds(250) * 2_i32.pow(doublings)).min(Duration::seconds(30))
+}
+
+/// A protobuf timestamp as a time; `None` outside of the years that both know.
+pub fn timestamp(stamp: &prost_types::Timestamp) -> Option<OffsetDateTime> {
+    let seconds = OffsetDateTime::from_unix_timestamp(stamp.seconds).ok()?;
+    seconds.checked_add(Duration::nanoseconds(i64::from(stamp.nanos)))
+}

@@ -1,0 +1,142 @@
+//! The two questions that the executor asks before a commit.
+
+use mar_proto::session::{RunResumed, WaitReason, event_leaf::Body};
+use mar_proto::types::HaltReason;
+
+use super::absorb::Plan;
+use super::event::{bare, counters_rebuilt, generation_started, halted, tool_intent, waiting_for};
+use super::input::{Input, Timed};
+use super::next::Next;
+use super::state::{CallState, Phase, State};
+use super::{Counted, Effect, Event};
+use crate::counters::{Amounts, Limit, Verdict};
+
+/// Name of the counters as a dependency that is down.
+const COUNTERS: &str = "halting counters";
+
+/// What inputs settle, and what comes next would reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Charge {
+    /// Actual use minus reservation of what the inputs close.
+    pub settle: Amounts,
+    /// What comes next may use.
+    pub reserve: Amounts,
+}
+
+impl Charge {
+    /// Whether the counters need not be asked.
+    pub fn is_zero(&self) -> bool {
+        self.settle.is_zero() && self.reserve.is_zero()
+    }
+}
+
+/// What to append, and what to do when it is durable.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Decision {
+    /// In order; empty when the inputs change nothing.
+    pub events: Vec<Event>,
+    /// To be performed after the events are durable.
+    pub effects: Vec<Effect>,
+}
+
+/// What the inputs settle and what comes next would reserve.
+pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
+    let mut plan = Plan::of(state, inputs);
+    let next = plan.next();
+    Charge { settle: plan.settle, reserve: next.reservation() }
+}
+
+/// Events and effects, given what the counters said to [`charge`]'s answer for the same state and inputs.
+pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
+    let mut plan = Plan::of(state, inputs);
+    let next = plan.next();
+    if let Counted::Answer(answer) = counted
+        && let Some(found) = answer.rebuilt
+        && !plan.state.ended()
+    {
+        plan.emit(plan.now, counters_rebuilt(found));
+    }
+    begin(&mut plan, next, counted);
+    if matches!(counted, Counted::Answer(_)) {
+        for event in &mut plan.events {
+            event.counted_seq = Some(state.next_seq);
+        }
+    }
+    Decision { events: plan.events, effects: plan.effects }
+}
+
+/// Begins what comes next as far as the counters let it.
+fn begin(plan: &mut Plan, next: Next, counted: Counted) {
+    if next == Next::Nothing {
+        return;
+    }
+    let answer = match counted {
+        Counted::Answer(answer) => answer,
+        Counted::Unavailable | Counted::Nothing => {
+            if plan.state.phase != Phase::Waiting(WaitReason::Dependency) {
+                plan.emit(plan.now, waiting_for(COUNTERS));
+            }
+            return;
+        }
+    };
+    if let Verdict::Refused(limit) = answer.verdict {
+        plan.end(halted(halt_reason(limit)), None);
+        return;
+    }
+    if let Phase::Waiting(reason) = plan.state.phase {
+        plan.emit(plan.now, bare(Body::RunResumed(RunResumed { reason: reason.into() })));
+    }
+    match next {
+        Next::Nothing => {}
+        Next::Generate { step, attempt, reservation, repair } => {
+            let left = (plan.state.limit_amounts() - answer.used).max(Amounts::default());
+            plan.emit(plan.now, generation_started(step, attempt, reservation, left, repair));
+            plan.effects.push(Effect::Generate { step, attempt });
+        }
+        Next::Call(calls) => {
+            for call in calls {
+                let intent = tool_intent(&plan.state, &call, 1);
+                plan.emit(plan.now, intent);
+                plan.effects.push(Effect::Invoke { call_id: call.call_id, attempt: 1 });
+            }
+        }
+    }
+}
+
+/// The halt reason of a limit.
+pub fn halt_reason(limit: Limit) -> HaltReason {
+    match limit {
+        Limit::Steps => HaltReason::MaxSteps,
+        Limit::ToolCalls => HaltReason::MaxToolCalls,
+        Limit::InputTokens => HaltReason::InputTokens,
+        Limit::OutputTokens => HaltReason::OutputTokens,
+        Limit::Cost => HaltReason::Cost,
+    }
+}
+
+/// Whether inputs are worth a commit now. A result of an idempotent call waits for the calls beside it: losing it costs a
+/// repetition that its tool declares harmless.
+pub fn ripe(state: &State, inputs: &[Timed]) -> bool {
+    if inputs.is_empty() {
+        return false;
+    }
+    let idempotent = |call_id: &str| {
+        let call = state.calls.iter().find(|call| call.call_id == call_id);
+        call.and_then(|call| call.definition.as_ref()).is_some_and(|tool| tool.idempotent)
+    };
+    let only_idempotent = inputs
+        .iter()
+        .all(|timed| matches!(&timed.input, Input::Returned(back) if idempotent(&back.call_id)));
+    if !only_idempotent {
+        return true;
+    }
+    let back = |call_id: &str, attempt: i64| {
+        inputs.iter().any(|timed| {
+            matches!(&timed.input, Input::Returned(back) if back.call_id == call_id && back.attempt == attempt)
+        })
+    };
+    state.calls.iter().all(|call| match call.state {
+        CallState::Open { attempt } => back(&call.call_id, attempt),
+        _ => true,
+    })
+}

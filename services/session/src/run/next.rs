@@ -1,0 +1,83 @@
+//! Second half of a transition: what comes after everything in flight is closed.
+
+use mar_proto::session::{AnswerRejected, RunState};
+
+use super::absorb::Plan;
+use super::answer;
+use super::event::{answer_rejected, failed};
+use super::state::{Call, CallState};
+use crate::counters::Amounts;
+
+/// What a run wants to begin; needs the counters' consent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Next {
+    /// Nothing: something is in flight, not due yet, or the run is over.
+    Nothing,
+    /// A generation.
+    Generate { step: i64, attempt: i64, reservation: Amounts, repair: bool },
+    /// The calls that the last turn asks for.
+    Call(Vec<Call>),
+}
+
+impl Next {
+    /// What it reserves.
+    pub fn reservation(&self) -> Amounts {
+        match self {
+            Self::Nothing => Amounts::default(),
+            Self::Generate { reservation, .. } => *reservation,
+            Self::Call(calls) => {
+                Amounts { tool_calls: i64::try_from(calls.len()).unwrap_or(i64::MAX), ..Amounts::default() }
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// What comes next. Judges a final answer, which may end the run here.
+    pub fn next(&mut self) -> Next {
+        if self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() || self.state.in_flight() {
+            return Next::Nothing;
+        }
+        if let Some(candidate) = self.state.candidate.clone() {
+            return match answer::judge(&self.state, &candidate) {
+                Ok(answer) => {
+                    let ended = mar_proto::session::RunEnded { state: RunState::Succeeded.into(), ..Default::default() };
+                    self.end(ended, Some(answer));
+                    Next::Nothing
+                }
+                Err(problems) => self.reject(&problems),
+            };
+        }
+        let wanted: Vec<Call> =
+            self.state.calls.iter().filter(|call| call.state == CallState::Wanted).cloned().collect();
+        if !wanted.is_empty() {
+            return Next::Call(wanted);
+        }
+        match self.state.retry {
+            Some(retry) if self.now < retry.at => Next::Nothing,
+            Some(retry) => self.generate(self.state.step, retry.attempt + 1, 0),
+            None => self.generate(self.state.step + 1, 1, 1),
+        }
+    }
+
+    fn generate(&self, step: i64, attempt: i64, steps: i64) -> Next {
+        let reservation = self.state.generation_reservation(steps);
+        Next::Generate { step, attempt, reservation, repair: self.state.repairing }
+    }
+
+    fn reject(&mut self, problems: &[String]) -> Next {
+        let draft = answer_rejected(self.state.step, problems);
+        if self.state.repaired {
+            self.emit(self.now, draft);
+            let text = format!("the answer does not fit after a repair: {} problems", problems.len());
+            self.end(failed(RunState::Failed, "ANSWER_INVALID", &text), None);
+            return Next::Nothing;
+        }
+        debug_assert!(matches!(
+            draft.0,
+            mar_proto::session::event_leaf::Body::AnswerRejected(AnswerRejected { .. })
+        ));
+        self.emit(self.now, draft);
+        self.generate(self.state.step + 1, 1, 1)
+    }
+}

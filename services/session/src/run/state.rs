@@ -1,0 +1,311 @@
+//! What the log says of a run.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mar_proto::session::{Agent, Answer, RunFailure, RunState, Task, Totals, WaitReason};
+use mar_proto::types::{HaltReason, HaltingPolicy, Message, ToolDefinition, ToolResult, Usage};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::amounts::{input_tokens, output_tokens};
+use crate::counters::Amounts;
+
+/// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
+const MESSAGE_OVERHEAD: i64 = 16;
+/// Bytes that a router may add to the prompt to describe tools and output form.
+const PROMPT_OVERHEAD: i64 = 4_096;
+
+/// A run, as far as its log tells.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The run.
+    pub run: Uuid,
+    /// Its session.
+    pub session: Uuid,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Number of the ownership.
+    pub epoch: i64,
+    /// The `seq` of the next event.
+    pub next_seq: i64,
+    /// What was asked.
+    pub task: Arc<Task>,
+    /// Effective limits, complete.
+    pub limits: HaltingPolicy,
+    /// When it was admitted.
+    pub admitted_at: OffsetDateTime,
+    /// When it halts at the latest.
+    pub expires_at: OffsetDateTime,
+    /// The sealed agent.
+    pub agent: Option<Arc<Agent>>,
+    /// Output tokens that one generation may write, from the descriptor.
+    pub max_output_tokens: i64,
+    /// The conversation: prompt, turns, tool results, repair requests.
+    pub transcript: Vec<Arc<Message>>,
+    /// Number of the step, 0 before the first.
+    pub step: i64,
+    /// The generation in flight.
+    pub generation: Option<Generation>,
+    /// The calls of the current step, by index.
+    pub calls: Vec<Call>,
+    /// What is used: settled plus reservations in flight.
+    pub used: Amounts,
+    /// What is reserved and not settled.
+    pub reserved: Amounts,
+    /// What is settled.
+    pub usage: Usage,
+    /// By how much settlements exceeded their reservations.
+    pub overshoot: Amounts,
+    /// The last counter change that the log holds; -1 for none, -2 when the log settled something without the counters.
+    pub counted_seq: i64,
+    /// Passages that the run has received.
+    pub passages: BTreeSet<String>,
+    /// The turn that awaits judgement as a final answer.
+    pub candidate: Option<Arc<Message>>,
+    /// Whether the repair step has been used.
+    pub repaired: bool,
+    /// Whether the step in hand repairs an answer.
+    pub repairing: bool,
+    /// The last failed generation of the step, while another try is due.
+    pub retry: Option<RetryDue>,
+    /// The run is to stop.
+    pub stop: Option<Stop>,
+    /// Whether untrusted content has entered the conversation.
+    pub tainted: bool,
+    /// Time in RUNNING before `running_since`.
+    pub active: Duration,
+    /// Since when it is RUNNING without a pause.
+    pub running_since: Option<OffsetDateTime>,
+    /// Provider's count of the prompt so far, and how many messages it covers.
+    pub counted_prompt: Option<(i64, usize)>,
+    /// The answer, failure or halt reason, when it has ended.
+    pub ending: Option<Ending>,
+    /// When the state last changed.
+    pub changed_at: OffsetDateTime,
+}
+
+/// Where a run is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its agent is being synthesised. Holds what it waits for, where that is down.
+    Pending(Option<WaitReason>),
+    /// The loop is going on.
+    Running,
+    /// Parked.
+    Waiting(WaitReason),
+    /// Over.
+    Ended(RunState),
+}
+
+/// A generation in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its step.
+    pub step: i64,
+    /// Session's number of the try.
+    pub attempt: i64,
+    /// What it may use.
+    pub reservation: Amounts,
+}
+
+/// A tool call of the current step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// `{run}/{step}/{index}`
+    pub call_id: String,
+    /// The provider's id.
+    pub provider_call_id: String,
+    /// `tools/…`, or what the model wrote.
+    pub tool: String,
+    /// The tool as sealed; `None` where the model named none of the agent's.
+    pub definition: Option<ToolDefinition>,
+    /// Arguments as the model wrote them.
+    pub arguments_json: String,
+    /// How far it is.
+    pub state: CallState,
+}
+
+/// How far a call is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallState {
+    /// The turn asks for it; nothing is reserved.
+    Wanted,
+    /// Its intent is in the log: this try may have had its effect.
+    Open {
+        /// Session's number of the try.
+        attempt: i64,
+    },
+    /// It is over.
+    Returned(Box<ToolResult>),
+}
+
+/// Another try of a generation that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryDue {
+    /// Tries that reached a provider.
+    pub reached: i64,
+    /// Number of the last try.
+    pub attempt: i64,
+    /// Not before.
+    pub at: OffsetDateTime,
+}
+
+/// A durable demand to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// When it became durable.
+    pub at: OffsetDateTime,
+    /// CANCELLED or HALTED.
+    pub outcome: RunState,
+    /// Set when HALTED.
+    pub halt_reason: HaltReason,
+    /// Set when CANCELLED.
+    pub reason: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// With an answer.
+    Answered(Box<Answer>),
+    /// By a limit.
+    Halted(HaltReason),
+    /// Without an answer.
+    Failed(RunFailure),
+}
+
+impl State {
+    /// The run's limits as amounts.
+    pub fn limit_amounts(&self) -> Amounts {
+        let limits = &self.limits;
+        Amounts {
+            steps: limits.max_steps.unwrap_or(0),
+            tool_calls: limits.max_tool_calls.unwrap_or(0),
+            input_tokens: limits.max_input_tokens.unwrap_or(0),
+            output_tokens: limits.max_output_tokens.unwrap_or(0),
+            cost_nano_usd: limits.max_cost_nano_usd.unwrap_or(0),
+        }
+    }
+
+    /// Time in RUNNING as of `now`.
+    pub fn active_time(&self, now: OffsetDateTime) -> Duration {
+        self.active + self.running_since.map_or(Duration::ZERO, |since| (now - since).max(Duration::ZERO))
+    }
+
+    /// When `max_active_time` will have passed if the run goes on running.
+    pub fn active_deadline(&self) -> Option<OffsetDateTime> {
+        let limit = self.limits.max_active_time.as_ref()?;
+        let left = Duration::new(limit.seconds, limit.nanos) - self.active;
+        self.running_since.and_then(|since| since.checked_add(left))
+    }
+
+    /// Whether a generation or a call is in flight.
+    pub fn in_flight(&self) -> bool {
+        self.generation.is_some() || self.open_calls().next().is_some()
+    }
+
+    /// Calls whose intent is in the log and whose result is not.
+    pub fn open_calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| matches!(call.state, CallState::Open { .. }))
+    }
+
+    /// Whether the run is over.
+    pub fn ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// When the run next has something to do without any input.
+    pub fn wake_at(&self) -> Option<OffsetDateTime> {
+        if self.ended() {
+            return None;
+        }
+        if let Some(stop) = &self.stop {
+            return Some(stop.at + super::CANCEL_GRACE);
+        }
+        let mut at = self.expires_at;
+        if let Some(active) = self.active_deadline() {
+            at = at.min(active);
+        }
+        if let Some(retry) = &self.retry {
+            at = at.min(retry.at);
+        }
+        if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) && !self.in_flight() {
+            at = at.min(self.changed_at + Duration::seconds(1));
+        }
+        Some(at)
+    }
+
+    /// An upper bound of the tokens of the prompt that the next generation sends: the provider's own count of what it has
+    /// seen, plus one token for each byte that came since. A byte-level tokenizer never makes more.
+    pub fn prompt_bound(&self) -> i64 {
+        let (counted, covered) = self.counted_prompt.unwrap_or((PROMPT_OVERHEAD + self.tool_bytes(), 0));
+        let fresh = self.transcript.get(covered..).unwrap_or_default();
+        fresh.iter().fold(counted, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
+    }
+
+    /// Size of the tool definitions as a model is told of them.
+    fn tool_bytes(&self) -> i64 {
+        let tools = self.agent.as_ref().map_or(&[][..], |agent| agent.tools.as_slice());
+        let bytes: usize = tools
+            .iter()
+            .map(|tool| tool.alias.len() + tool.description.len() + 2 * tool.input_schema_json.len())
+            .sum();
+        i64::try_from(bytes).unwrap_or(i64::MAX / 4)
+    }
+
+    /// What the next generation may use.
+    pub fn generation_reservation(&self, steps: i64) -> Amounts {
+        let input_tokens = self.prompt_bound();
+        let output_tokens = self.max_output_tokens;
+        let price = self.agent.as_ref().and_then(|agent| agent.price).unwrap_or_default();
+        let cost = i128::from(input_tokens) * i128::from(price.input_per_million)
+            + i128::from(output_tokens) * i128::from(price.output_per_million);
+        let cost_nano_usd = i64::try_from((cost + 999_999) / 1_000_000).unwrap_or(i64::MAX);
+        Amounts { steps, tool_calls: 0, input_tokens, output_tokens, cost_nano_usd }
+    }
+
+    /// The tool of the agent that a turn names.
+    pub fn tool(&self, name: &str) -> Option<&ToolDefinition> {
+        self.agent.as_ref()?.tools.iter().find(|tool| tool.name == name)
+    }
+
+    /// Totals as callers see them.
+    pub fn totals(&self, now: OffsetDateTime) -> Totals {
+        Totals {
+            steps: self.used.steps,
+            tool_calls: self.used.tool_calls,
+            usage: Some(self.usage),
+            reserved: Some(self.reserved.to_usage(false)),
+            overshoot: Some(self.overshoot.to_usage(false)),
+            active_time_ms: i64::try_from(self.active_time(now).whole_milliseconds()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Notes the provider's count of a prompt and the turn that followed it.
+    pub(super) fn note_count(&mut self, usage: &Usage) {
+        if !usage.estimated {
+            let tokens = input_tokens(usage).saturating_add(output_tokens(usage));
+            self.counted_prompt = Some((tokens, self.transcript.len()));
+        }
+    }
+}
+
+/// Size of what a message says.
+fn message_bytes(message: &Message) -> i64 {
+    use mar_proto::types::part::Content;
+    let bytes: usize = message
+        .parts
+        .iter()
+        .map(|part| match &part.content {
+            Some(Content::Text(text) | Content::Refusal(text)) => text.len(),
+            Some(Content::ToolCall(call)) => call.tool.len() + call.arguments_json.len() + call.provider_call_id.len(),
+            Some(Content::ToolResult(result)) => {
+                result.content.iter().map(prost::Message::encoded_len).sum::<usize>() + result.provider_call_id.len()
+            }
+            Some(_) => prost::Message::encoded_len(part),
+            None => 0,
+        })
+        .sum();
+    i64::try_from(bytes).unwrap_or(i64::MAX / 4)
+}
