@@ -10,4 +10,5 @@ pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod rehearsal;
+mod supervisor;
 pub mod wait;

@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod rehearsal;
+#[cfg(test)]
+mod servers;
