@@ -133,9 +133,9 @@ mod tests {
     fn a_whole_chain_and_a_part_verify() {
         let links = chain();
         let head = verify(Head::genesis(Hash::ZERO), links.clone()).unwrap();
-        assert_eq!((head.seq, head.hash), (4, links[3].hash));
+        assert_eq!((head.seq, head.hash), (3, links[3].hash));
         let middle = Head {
-            seq: 2,
+            seq: 1,
             hash: links[1].hash,
         };
         assert_eq!(verify(middle, links[2..].to_vec()).unwrap(), head);
@@ -147,29 +147,29 @@ mod tests {
         let start = Head::genesis(Hash::ZERO);
         let mut changed = chain();
         changed[2].leaf = b"3";
-        assert_eq!(verify(start, changed).unwrap_err().seq(), 3);
+        assert_eq!(verify(start, changed).unwrap_err().seq(), 2);
         let mut missing = chain();
         missing.remove(1);
         assert_eq!(
             verify(start, missing).unwrap_err(),
             Broken::Sequence {
-                expected: 2,
-                found: 3
+                expected: 1,
+                found: 2
             }
         );
         let mut swapped = chain();
         swapped.swap(0, 1);
-        assert_eq!(verify(start, swapped).unwrap_err().seq(), 1);
+        assert_eq!(verify(start, swapped).unwrap_err().seq(), 0);
         assert_eq!(
             verify(Head::genesis(Hash::of(domain::EVENT, b"parent")), chain())
                 .unwrap_err()
                 .seq(),
-            1
+            0
         );
         // A rewrite that also fixes its own hash breaks at the next event.
         let mut rewritten = chain();
         rewritten[1].leaf = b"two";
         rewritten[1].hash = event_hash(&rewritten[0].hash, b"two");
-        assert_eq!(verify(start, rewritten).unwrap_err().seq(), 3);
+        assert_eq!(verify(start, rewritten).unwrap_err().seq(), 2);
     }
 }
