@@ -8,7 +8,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// Makes `span` a child of the caller's span, if the headers name one.
-pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
+pub fn continue_trace(span: &Span, headers: &HeaderMap) {
     let context = TraceContextPropagator::new().extract(&Headers(headers));
     if context.span().span_context().is_valid() && span.set_parent(context).is_err() {
         tracing::debug!("the span has no trace to continue");
@@ -16,7 +16,7 @@ pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
 }
 
 /// Names `span` as the parent of what happens on the other side.
-pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
+pub fn inject(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut HeadersMut(headers));
 }
 
