@@ -214,11 +214,11 @@ fn chains() -> Value {
     let mut changed = whole.clone();
     changed["name"] = "changed-leaf".into();
     changed["events"][1]["leaf_hex"] = "00".into();
-    changed["first_broken"] = 2.into();
+    changed["first_broken"] = 1.into();
     let mut missing = whole.clone();
     missing["name"] = "missing-event".into();
     missing["events"].as_array_mut().unwrap().remove(1);
-    missing["first_broken"] = 2.into();
+    missing["first_broken"] = 1.into();
     json!([whole, child, changed, missing])
 }
 
