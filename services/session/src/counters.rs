@@ -9,6 +9,12 @@ use uuid::Uuid;
 pub mod memory;
 pub mod redis;
 
+mod ledger;
+
+/// Bound of every amount in a change: 10^15 (a million USD in nano-USD). Redis counts in doubles, which are exact to 2^53;
+/// within this bound every sum stays below it.
+pub const MAX_AMOUNT: i64 = 1_000_000_000_000_000;
+
 /// Counted things, each an absolute amount or a difference. Money is nano-USD.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Amounts {
@@ -56,9 +62,10 @@ pub struct Advance {
     pub totals: Amounts,
     /// Actual use minus reservation of the calls that this change settles; may be negative.
     pub settle: Amounts,
-    /// What the calls that follow may use.
+    /// What the calls that follow may use; not negative. A counter of which nothing is reserved refuses nothing, even
+    /// when a settlement has taken it over its limit.
     pub reserve: Amounts,
-    /// The run's limits.
+    /// The run's limits; one above [`MAX_AMOUNT`] counts as that.
     pub limits: Amounts,
 }
 
@@ -67,7 +74,7 @@ pub struct Advance {
 pub struct Answer {
     /// Whether the reservation was taken. A settlement is taken in either case.
     pub verdict: Verdict,
-    /// What is used after the change.
+    /// What is used after the change, saturated at ±[`MAX_AMOUNT`].
     pub used: Amounts,
     /// `Some(seq they had seen)` when counters were overwritten from the totals; -1 when they were gone. Never set on
     /// the first change of a run (`last_seq` -1 and no counters).
@@ -92,6 +99,9 @@ pub enum Error {
     /// A writer with a higher epoch has been here: this one has to stop.
     #[error("epoch {0} is below the epoch {1} that the counters have seen")]
     Stale(i64, i64),
+    /// This part of the change is out of bounds (amounts: [`MAX_AMOUNT`]). Nothing was changed.
+    #[error("{0} is out of bounds")]
+    OutOfBounds(&'static str),
 }
 
 /// The counters' contract; one suite runs over every implementation.

@@ -1,7 +1,9 @@
 //! Where sessions, runs and events are kept: the truth of the service.
 //!
 //! The contract is written once and kept by two implementations; one suite runs over both. Every method takes the tenant
-//! and never answers a row of another. Times come from the caller's clock except where a method says otherwise.
+//! and never answers a row of another. Times come from the caller's clock and are kept to the microsecond.
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +11,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub mod postgres;
+pub mod session_log;
 pub mod sqlite;
+
+mod append;
+mod fault;
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,37 @@ pub enum Error {
     /// It answered with something that this version cannot have written.
     #[error("stored {0} cannot be read")]
     Corrupt(&'static str),
+    /// The caller broke this contract; nothing was changed. Asking again gives the same answer.
+    #[error("store was misused: {0}")]
+    Invalid(&'static str),
+    /// It refused the statement for another reason than load or a lost connection. Asking again gives the same answer.
+    #[error("store refused the statement")]
+    Refused(#[source] sqlx::Error),
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address or path makes no sense.
+    #[error("store address is not usable")]
+    Address(#[source] sqlx::Error),
+    /// Another process, or another store of this one, holds the file.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// The file, its directory or its lock file cannot be opened.
+    #[error("{path} cannot be opened")]
+    File {
+        /// What was to be opened.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database cannot be reached.
+    #[error("store is unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// The schema cannot be brought up to date, or is newer than this version.
+    #[error("store schema cannot be migrated")]
+    Migration(#[source] sqlx::migrate::MigrateError),
 }
 
 /// A `request_id` in its scope, with a digest of the body it came with.
@@ -149,6 +186,29 @@ pub struct RunChange {
     pub head: Option<[u8; 32]>,
 }
 
+impl RunChange {
+    /// The head when the run has ended.
+    ///
+    /// # Errors
+    /// When there is a head without an end or an end without a head.
+    fn ends(&self) -> Result<Option<[u8; 32]>, Error> {
+        match (self.state >= FIRST_ENDED, self.head) {
+            (true, Some(head)) => Ok(Some(head)),
+            (false, None) => Ok(None),
+            _ => Err(Error::Invalid("a run has a head exactly when it has ended")),
+        }
+    }
+}
+
+/// The first of the run states that have ended.
+const FIRST_ENDED: i16 = 4;
+
+/// The session state in which runs are admitted.
+const SESSION_OPEN: i16 = 1;
+
+/// The session state that the session log records.
+const SESSION_ENDED: i16 = 3;
+
 /// An entry of the session's own short chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionLogRow {
@@ -158,9 +218,10 @@ pub struct SessionLogRow {
     pub kind: String,
     /// The run, where the entry is about one.
     pub run: Option<Uuid>,
-    /// Genesis hash of an admitted run, head of a sealed one.
+    /// Hash of the first event of an admitted run (which binds its genesis hash), head of a sealed one.
     pub run_hash: Option<[u8; 32]>,
-    /// SHA-256 over the line `mcp-agent-runtime/session-log/v1`, the hash before, seq, kind, run and run hash.
+    /// SHA-256 over the line `mcp-agent-runtime/session-log/v1`, the hash before, seq, kind, run and run hash:
+    /// [`session_log::hash`].
     pub hash: [u8; 32],
 }
 
@@ -189,25 +250,48 @@ pub trait Store: Send + Sync + 'static {
     async fn session_list(&self, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Error>;
     /// Replaces state, body and update time where `version` is still `session.version - 1`; `None` when it is not.
     /// Reaching state 3 adds `ended` to the session log. The request key, where given, joins the transaction.
-    async fn session_change(&self, key: Option<&RequestKey>, session: &SessionRow) -> Result<Option<Outcome<SessionRow>>, Error>;
+    async fn session_change(
+        &self,
+        key: Option<&RequestKey>,
+        session: &SessionRow,
+    ) -> Result<Option<Outcome<SessionRow>>, Error>;
     /// Reads a session's log, oldest first.
     async fn session_log(&self, tenant: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Error>;
 
     /// Stores a run as PENDING with its first event, a lease at epoch 1 for `owner`, the session log's entry and the request
-    /// key in one transaction; serialised per session.
-    async fn run_admit(&self, key: &RequestKey, run: &RunRow, first: &EventRow, owner: &str) -> Result<Admission, Error>;
+    /// key in one transaction; serialised per session. `Busy` unless the run and every open one of the session are parallel.
+    ///
+    /// After [`Error::Unavailable`] the run may be there, leased to `owner`: repeat the call with the same row, which then
+    /// answers `Admitted` (a `Repeated` always names another id), before the run is forgotten.
+    async fn run_admit(
+        &self,
+        key: &RequestKey,
+        run: &RunRow,
+        first: &EventRow,
+        owner: &str,
+    ) -> Result<Admission, Error>;
     /// Reads a run.
     async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error>;
     /// Lists runs, newest first; of one session or of the whole tenant.
     async fn run_list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error>;
-    /// Records a state change. A run that has ended stays as it is.
-    async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<(), Error>;
+    /// Records a state change and answers whether it did: a run that has ended stays as it is, and one that is not there
+    /// (for this tenant) cannot change.
+    async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
     /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
     /// runs whose log version is at most `log_version`, and none that `owner` holds already.
     async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error>;
 
-    /// Appends events in one statement. All or nothing.
+    /// Appends events in one statement. All or nothing. They continue the run's log: positions without gaps, each
+    /// `prev_hash` the hash of the event before (the first one's: of the last stored event). A gap is [`Error::Invalid`],
+    /// another event in a position, or before the first, is [`Append::Fenced`]. Repeating an append is safe.
     async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error>;
     /// Reads events from a position on, oldest first, until `limit` rows or about `max_bytes` of payload.
-    async fn event_read(&self, tenant: &str, run: Uuid, from_seq: i64, limit: i64, max_bytes: usize) -> Result<Vec<EventRow>, Error>;
+    async fn event_read(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<EventRow>, Error>;
 }

@@ -1,0 +1,92 @@
+-- Sessions, runs and events: the truth of the service. Everything has a tenant. Times are microseconds since 1970, ids 16 bytes.
+
+CREATE TABLE sessions (
+    id          BLOB    PRIMARY KEY CHECK (length(id) = 16),
+    tenant      TEXT    NOT NULL,
+    state       INTEGER NOT NULL,
+    principal   TEXT    NOT NULL,
+    body        BLOB    NOT NULL,
+    salt_key    BLOB    NOT NULL,
+    version     INTEGER NOT NULL,
+    create_time INTEGER NOT NULL,
+    update_time INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
+
+-- The session's own short chain.
+CREATE TABLE session_log (
+    session  BLOB    NOT NULL REFERENCES sessions (id),
+    seq      INTEGER NOT NULL,
+    tenant   TEXT    NOT NULL,
+    kind     TEXT    NOT NULL,
+    run      BLOB,
+    run_hash BLOB    CHECK (length(run_hash) = 32),
+    hash     BLOB    NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (session, seq)
+) STRICT;
+
+-- Changed on state changes only.
+CREATE TABLE runs (
+    id          BLOB    PRIMARY KEY CHECK (length(id) = 16),
+    tenant      TEXT    NOT NULL,
+    session     BLOB    NOT NULL REFERENCES sessions (id),
+    state       INTEGER NOT NULL,
+    parallel    INTEGER NOT NULL,
+    log_version INTEGER NOT NULL,
+    caller      BLOB    NOT NULL,
+    summary     BLOB    NOT NULL,
+    create_time INTEGER NOT NULL,
+    update_time INTEGER NOT NULL,
+    expire_time INTEGER NOT NULL
+) STRICT;
+CREATE INDEX runs_by_tenant ON runs (tenant, id);
+CREATE INDEX runs_by_session ON runs (session, id);
+-- States from 4 on have ended.
+CREATE INDEX runs_open ON runs (session) WHERE state < 4;
+
+-- One row per open run: who executes it.
+CREATE TABLE leases (
+    run         BLOB    PRIMARY KEY REFERENCES runs (id),
+    tenant      TEXT    NOT NULL,
+    session     BLOB    NOT NULL,
+    owner       TEXT    NOT NULL,
+    epoch       INTEGER NOT NULL,
+    log_version INTEGER NOT NULL,
+    wake_time   INTEGER
+) STRICT;
+
+-- The primary key is the fence: one writer gets a position.
+CREATE TABLE events (
+    run_id      BLOB    NOT NULL,
+    seq         INTEGER NOT NULL CHECK (seq >= 0),
+    tenant      TEXT    NOT NULL,
+    session     BLOB    NOT NULL,
+    prev_hash   BLOB    NOT NULL CHECK (length(prev_hash) = 32),
+    hash        BLOB    NOT NULL CHECK (length(hash) = 32),
+    leaf        BLOB    NOT NULL,
+    content     BLOB,
+    blob_sha256 BLOB    CHECK (length(blob_sha256) = 32),
+    CHECK (content IS NULL OR blob_sha256 IS NULL),
+    PRIMARY KEY (run_id, seq)
+) STRICT;
+
+-- Large contents, once per session.
+CREATE TABLE blobs (
+    tenant  TEXT NOT NULL,
+    session BLOB NOT NULL,
+    sha256  BLOB NOT NULL CHECK (length(sha256) = 32),
+    content BLOB NOT NULL,
+    PRIMARY KEY (tenant, session, sha256)
+) STRICT;
+
+-- What a caller's request id did.
+CREATE TABLE request_ids (
+    tenant      TEXT    NOT NULL,
+    principal   TEXT    NOT NULL,
+    method      TEXT    NOT NULL,
+    request_id  TEXT    NOT NULL,
+    digest      BLOB    NOT NULL CHECK (length(digest) = 32),
+    resource    BLOB    NOT NULL,
+    create_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
+    PRIMARY KEY (tenant, principal, method, request_id)
+) STRICT;

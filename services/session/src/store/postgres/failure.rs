@@ -1,0 +1,40 @@
+//! What Postgres's errors mean.
+
+use crate::store::{Error, fault};
+
+/// Whether a statement may be repeated at once: its connection died, or it lost a race.
+pub(super) fn may_repeat(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            // Connection errors, shutdowns, serialisation failures and deadlocks.
+            code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "40001" | "40P01")
+        }),
+        _ => false,
+    }
+}
+
+/// Whether an error passes by itself.
+pub(super) fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| code_passes(&code)),
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        _ => false,
+    }
+}
+
+/// What an error means to the caller.
+pub(super) fn classify(error: sqlx::Error) -> Error {
+    fault::classify(error, code_passes)
+}
+
+/// Whether a row with this key is there already.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+}
+
+/// Connections, resources, locks, timeouts, shutdowns and a standby in the place of the primary.
+fn code_passes(code: &str) -> bool {
+    ["08", "28", "3D", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        || matches!(code, "25006" | "25P03" | "55P03")
+}

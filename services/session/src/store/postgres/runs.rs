@@ -1,0 +1,163 @@
+//! Runs: admission, state changes, reads.
+
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::store::{
+    Admission, Error, EventRow, Page, RequestKey, RunChange, RunRow, SESSION_OPEN,
+    append::{self, Scope},
+    fault::Fault,
+    session_log::kind,
+};
+
+use super::{
+    Try, events,
+    requests::{Request, take_in_tx},
+    rows::{self, run_columns},
+    sessions::{lock_in_tx, log_append_in_tx},
+};
+
+pub(super) async fn admit(
+    pool: &PgPool,
+    key: &RequestKey,
+    run: &RunRow,
+    first: &EventRow,
+    owner: &str,
+) -> Result<Admission, Fault> {
+    append::check_first(first)?;
+    let mut tx = pool.begin().await?;
+    match take_in_tx(&mut tx, &run.tenant, key, run.id).await? {
+        Request::New => {}
+        Request::Reused => return Ok(Admission::Reused),
+        Request::Repeated(id) if id == run.id => return Ok(Admission::Admitted),
+        Request::Repeated(id) => {
+            let stored = read(&mut *tx, &run.tenant, id).await?;
+            return Ok(Admission::Repeated(stored.ok_or(Error::Corrupt("request id"))?));
+        }
+    }
+    match lock_in_tx(&mut tx, &run.tenant, run.session).await? {
+        Some(SESSION_OPEN) => {}
+        other => return Ok(Admission::NotOpen(other)),
+    }
+    if let Some(open) = busy_in_tx(&mut tx, run).await? {
+        return Ok(Admission::Busy(open));
+    }
+    insert_in_tx(&mut tx, run, owner).await?;
+    let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
+    events::insert_first_in_tx(&mut tx, scope, first).await?;
+    log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    tx.commit().await?;
+    Ok(Admission::Admitted)
+}
+
+/// An open run of the session that lets no other be open, or any open one where this run lets none.
+async fn busy_in_tx(tx: &mut PgConnection, run: &RunRow) -> Result<Option<Uuid>, Fault> {
+    Ok(sqlx::query_scalar(
+        "SELECT id FROM session.runs WHERE session = $1 AND state < 4 AND NOT ($2 AND parallel) ORDER BY id LIMIT 1",
+    )
+    .bind(run.session)
+    .bind(run.parallel)
+    .fetch_optional(tx)
+    .await?)
+}
+
+async fn insert_in_tx(tx: &mut PgConnection, run: &RunRow, owner: &str) -> Result<(), Fault> {
+    sqlx::query(
+        "WITH run AS ( \
+           INSERT INTO session.runs \
+             (id, tenant, session, state, parallel, log_version, caller, summary, create_time, update_time, expire_time) \
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)) \
+         INSERT INTO session.leases (run, tenant, session, owner, epoch, log_version) VALUES ($1, $2, $3, $12, 1, $6)",
+    )
+    .bind(run.id)
+    .bind(&run.tenant)
+    .bind(run.session)
+    .bind(run.state)
+    .bind(run.parallel)
+    .bind(run.log_version)
+    .bind(&run.caller[..])
+    .bind(&run.summary[..])
+    .bind(run.create_time)
+    .bind(run.update_time)
+    .bind(run.expire_time)
+    .bind(owner)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn read(db: impl PgExecutor<'_>, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Fault> {
+    let row = sqlx::query(concat!("SELECT ", run_columns!(), " FROM session.runs r WHERE id = $1 AND tenant = $2"))
+        .bind(id)
+        .bind(tenant)
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(rows::run).transpose()
+}
+
+pub(super) async fn list(pool: &PgPool, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Fault> {
+    // Two texts, so that each has the plan of its index.
+    let query = match session {
+        Some(_) => {
+            concat!(
+                "SELECT ",
+                run_columns!(),
+                " FROM session.runs r WHERE tenant = $1 AND session = $2 \
+             AND ($3::uuid IS NULL OR id < $3) AND ($4::smallint IS NULL OR state = $4) ORDER BY id DESC LIMIT $5"
+            )
+        }
+        None => {
+            concat!(
+                "SELECT ",
+                run_columns!(),
+                " FROM session.runs r WHERE tenant = $1 AND $2::uuid IS NULL \
+             AND ($3::uuid IS NULL OR id < $3) AND ($4::smallint IS NULL OR state = $4) ORDER BY id DESC LIMIT $5"
+            )
+        }
+    };
+    let rows = sqlx::query(query)
+        .bind(tenant)
+        .bind(session)
+        .bind(page.before)
+        .bind(page.state)
+        .bind(page.limit.max(0))
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(rows::run).collect()
+}
+
+pub(super) async fn change(
+    pool: &PgPool,
+    tenant: &str,
+    id: Uuid,
+    change: &RunChange,
+    which: Try,
+) -> Result<bool, Fault> {
+    let head = change.ends()?;
+    let mut tx = pool.begin().await?;
+    let session: Option<Uuid> = sqlx::query_scalar(
+        "UPDATE session.runs SET state = $3, summary = $4, update_time = $5 \
+         WHERE id = $1 AND tenant = $2 AND state < 4 RETURNING session",
+    )
+    .bind(id)
+    .bind(tenant)
+    .bind(change.state)
+    .bind(&change.summary[..])
+    .bind(change.time)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(session) = session else {
+        let stored = read(&mut *tx, tenant, id).await?;
+        // The first try may have been the one that ended it.
+        return Ok(
+            which == Try::Again && stored.is_some_and(|run| run.state == change.state && run.summary == change.summary)
+        );
+    };
+    if let Some(head) = head {
+        sqlx::query("DELETE FROM session.leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        lock_in_tx(&mut tx, tenant, session).await?;
+        log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}

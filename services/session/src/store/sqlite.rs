@@ -1,0 +1,233 @@
+//! The store in one SQLite file: one writer, several readers, one process.
+//!
+//! Every commit is synced before it is acknowledged (`synchronous = FULL`). A lock file keeps a second process out:
+//! SQLite itself would let both write, and each would think that it alone executes the runs.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{
+    SqlSafeStr, SqlitePool,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use uuid::Uuid;
+
+use super::{
+    Admission, Append, Error, EventRow, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow,
+    SessionRow, Store, append::Scope, fault::Fault,
+};
+
+mod claims;
+mod events;
+mod failure;
+mod requests;
+mod rows;
+mod runs;
+mod sessions;
+
+/// How long a call may wait for the writer, or for one of the readers.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long SQLite waits for its own locks: a reader that checkpoints, or another program that looks into the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const READERS: u32 = 4;
+
+/// Sessions, runs and events in a file.
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    path: PathBuf,
+    /// Held as long as the store is; the system drops it with the process, however that ends.
+    _lock: File,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens or creates the file (its directory too) and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] while another store holds the file; else when it cannot be opened or its schema is newer than this
+    /// version.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_owned();
+        let lock = lock(&path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let store = Self {
+            writer: pool(1).connect_lazy_with(options.clone()),
+            readers: pool(READERS).connect_lazy_with(options.pragma("query_only", "on")),
+            path,
+            _lock: lock,
+        };
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// When the file cannot be written or its schema is newer than this version.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        migrator().run(&self.writer).await.map_err(|error| match error {
+            MigrateError::Execute(error) if failure::passes(&error) => OpenError::Unavailable(error),
+            error => OpenError::Migration(error),
+        })
+    }
+
+    /// Closes the file: readers first, so that the writer's last connection writes the log back into it.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Takes the advisory lock beside the file.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock = PathBuf::from(name);
+    let failed = |source| OpenError::File { path: lock.clone(), source };
+    if let Some(directory) = lock.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+const LATEST: i64 = 1;
+
+fn migrator() -> Migrator {
+    let mut migrator = Migrator::with_migrations(vec![Migration::new(
+        LATEST,
+        "sessions".into(),
+        MigrationType::Simple,
+        include_str!("../../migrations/sqlite/0001_sessions.sql").into_sql_str(),
+        false,
+    )]);
+    migrator.dangerous_set_table_name("migrations");
+    migrator
+}
+
+/// What became of a call; nothing is repeated, as no commit's answer is ever lost.
+fn answer<T>(result: Result<T, Fault>) -> Result<T, Error> {
+    result.map_err(|fault| match fault {
+        Fault::Store(error) => error,
+        Fault::Sql(error) => failure::classify(error),
+    })
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<(), Error> {
+        let current: Result<Option<i64>, _> =
+            sqlx::query_scalar("SELECT max(version) FROM migrations WHERE success").fetch_one(&self.readers).await;
+        match answer(current.map_err(Fault::from))? {
+            Some(version) if version >= LATEST => Ok(()),
+            _ => Err(Error::Corrupt("schema")),
+        }
+    }
+
+    async fn session_start(&self, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Error> {
+        answer(sessions::start(&self.writer, key, session).await)
+    }
+
+    async fn session_get(&self, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Error> {
+        answer(sessions::read(&self.readers, tenant, id).await)
+    }
+
+    async fn session_list(&self, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Error> {
+        answer(sessions::list(&self.readers, tenant, page).await)
+    }
+
+    async fn session_change(
+        &self,
+        key: Option<&RequestKey>,
+        session: &SessionRow,
+    ) -> Result<Option<Outcome<SessionRow>>, Error> {
+        answer(sessions::change(&self.writer, key, session).await)
+    }
+
+    async fn session_log(&self, tenant: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Error> {
+        answer(sessions::log(&self.readers, tenant, id).await)
+    }
+
+    async fn run_admit(
+        &self,
+        key: &RequestKey,
+        run: &RunRow,
+        first: &EventRow,
+        owner: &str,
+    ) -> Result<Admission, Error> {
+        answer(runs::admit(&self.writer, key, run, first, owner).await)
+    }
+
+    async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error> {
+        answer(runs::read(&self.readers, tenant, id).await)
+    }
+
+    async fn run_list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error> {
+        answer(runs::list(&self.readers, tenant, session, page).await)
+    }
+
+    async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error> {
+        answer(runs::change(&self.writer, tenant, id, change).await)
+    }
+
+    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error> {
+        answer(claims::claim(&self.writer, owner, log_version, limit).await)
+    }
+
+    async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error> {
+        let Some((first, last)) = super::append::check(events)? else {
+            return Ok(Append::Done);
+        };
+        let scope = Scope { tenant, session, run };
+        answer(events::append(&self.writer, scope, events, (first, last)).await)
+    }
+
+    async fn event_read(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<EventRow>, Error> {
+        answer(events::read(&self.readers, tenant, run, from_seq, limit, max_bytes).await)
+    }
+}
