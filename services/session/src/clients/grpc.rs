@@ -1,0 +1,175 @@
+//! The other services over generated clients, in this process or over TCP.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use mar_proto::agent::agent_generator_service_client::AgentGeneratorServiceClient;
+use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
+use mar_proto::router::router_service_client::RouterServiceClient;
+use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
+use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
+use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse};
+use mar_proto::types::{ErrorReason, SealedDescriptor};
+use mar_runtime::ServiceName;
+use mar_runtime::auth::{RunGrant, RunTokenCache};
+use mar_runtime::peer::Peer;
+use mar_runtime::status::{self, Reason};
+use tonic::{Code, Request, Status};
+
+use super::{Peers, Refusal, RunContext, TurnStream};
+
+/// Peers over gRPC.
+#[derive(Debug)]
+pub struct GrpcPeers {
+    generator: AgentGeneratorServiceClient<Peer>,
+    router: RouterServiceClient<Peer>,
+    tools: ToolGatewayServiceClient<Peer>,
+    tokens: RunTokenCache,
+}
+
+impl GrpcPeers {
+    /// Clients over three peers, with tokens signed by session.
+    pub fn new(generator: Peer, router: Peer, tools: Peer, tokens: RunTokenCache) -> Self {
+        let limit = router.max_message();
+        Self {
+            generator: AgentGeneratorServiceClient::new(generator)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+            router: RouterServiceClient::new(router)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+            tools: ToolGatewayServiceClient::new(tools)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+            tokens,
+        }
+    }
+
+    /// A request with the run's token and a deadline.
+    fn request<T>(
+        &self,
+        context: &RunContext,
+        message: T,
+        audience: &[ServiceName],
+        deadline: Duration,
+    ) -> Result<Request<T>, Refusal> {
+        let grant = RunGrant {
+            session: context.session.to_string(),
+            run: context.run.to_string(),
+            descriptor_hash: context.descriptor.as_ref().map(|sealed| sealed.hash.clone()),
+            epoch: u64::try_from(context.epoch).unwrap_or_default(),
+        };
+        let mut request = Request::new(message);
+        request.set_timeout(deadline);
+        self.tokens.authorize(&mut request, &context.caller, &grant, audience).map_err(|error| Refusal {
+            reason: "INTERNAL".to_owned(),
+            message: error.to_string(),
+            transient: false,
+            retry_after: None,
+        })?;
+        Ok(request)
+    }
+}
+
+/// The descriptor, where the peer may not hold it yet.
+fn introduce(context: &RunContext, introduced: &AtomicBool) -> Option<SealedDescriptor> {
+    if introduced.load(Ordering::Relaxed) { None } else { context.descriptor.clone() }
+}
+
+/// Whether the peer asks for the descriptor that the call left out.
+fn wants_descriptor(status: &Status) -> bool {
+    Reason::of(status) == Some(ErrorReason::DescriptorRequired)
+}
+
+/// A status as a refusal.
+fn refusal(status: &Status) -> Refusal {
+    let reason = Reason::of(status).map_or_else(|| code_reason(status.code()), status::reason_name);
+    let transient = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unknown)
+        && !matches!(reason, "BUDGET_EXCEEDED" | "MESSAGE_TOO_LARGE");
+    Refusal {
+        reason: reason.to_owned(),
+        message: status.message().to_owned(),
+        transient,
+        retry_after: status::retry_after(status),
+    }
+}
+
+/// The reason of a status without details: only a proxy between the services makes one.
+fn code_reason(code: Code) -> &'static str {
+    match code {
+        Code::Unavailable | Code::Unknown => "PEER_UNAVAILABLE",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::Cancelled => "CANCELLED",
+        _ => "INTERNAL",
+    }
+}
+
+/// For how long an agent may take to be synthesised.
+const SYNTHESIS_DEADLINE: Duration = Duration::from_secs(20);
+
+#[async_trait]
+impl Peers for GrpcPeers {
+    async fn generate_agent(
+        &self,
+        context: &RunContext,
+        request: GenerateAgentRequest,
+    ) -> Result<GenerateAgentResponse, Refusal> {
+        // The generator passes the token on to the two peers that it asks.
+        let audience = [ServiceName::AgentGenerator, ServiceName::Router, ServiceName::ToolGateway];
+        let request = self.request(context, request, &audience, SYNTHESIS_DEADLINE)?;
+        let response = self.generator.clone().generate_agent(request).await;
+        response.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
+    }
+
+    async fn stream_generate(
+        &self,
+        context: &RunContext,
+        mut request: StreamGenerateRequest,
+        deadline: Duration,
+    ) -> Result<TurnStream, Refusal> {
+        let introduced = &context.introduced.router;
+        request.descriptor = introduce(context, introduced);
+        let mut call = self.request(context, request.clone(), &[ServiceName::Router], deadline)?;
+        let mut response = self.router.clone().stream_generate(call).await;
+        if let Err(status) = &response
+            && wants_descriptor(status)
+        {
+            request.descriptor.clone_from(&context.descriptor);
+            call = self.request(context, request, &[ServiceName::Router], deadline)?;
+            response = self.router.clone().stream_generate(call).await;
+        }
+        let stream = response.map_err(|status| refusal(&status))?.into_inner();
+        introduced.store(true, Ordering::Relaxed);
+        Ok(stream
+            .map(|frame: Result<StreamGenerateResponse, Status>| frame.map_err(|status| refusal(&status)))
+            .boxed())
+    }
+
+    async fn invoke_tool(
+        &self,
+        context: &RunContext,
+        mut request: InvokeToolRequest,
+        deadline: Duration,
+    ) -> Result<InvokeToolResponse, Refusal> {
+        let introduced = &context.introduced.tool_gateway;
+        request.descriptor = introduce(context, introduced);
+        let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
+        let mut response = self.tools.clone().invoke_tool(call).await;
+        if let Err(status) = &response
+            && wants_descriptor(status)
+        {
+            request.descriptor.clone_from(&context.descriptor);
+            let call = self.request(context, request, &[ServiceName::ToolGateway], deadline)?;
+            response = self.tools.clone().invoke_tool(call).await;
+        }
+        let response = response.map_err(|status| refusal(&status))?.into_inner();
+        introduced.store(true, Ordering::Relaxed);
+        Ok(response)
+    }
+
+    fn forget(&self, context: &RunContext) {
+        self.tokens.forget(&context.caller.tenant, &context.run.to_string());
+    }
+}

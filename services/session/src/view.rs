@@ -1,0 +1,78 @@
+//! A run as callers see it.
+
+use mar_proto::session::{AttemptStarted, Run, RunSeal, RunState};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::log::stamp;
+use crate::run::{Ending, Phase, State};
+
+/// `sessions/{session}/runs/{run}`
+pub fn run_name(session: Uuid, run: Uuid) -> String {
+    format!("sessions/{session}/runs/{run}")
+}
+
+/// The number and state of a phase.
+pub fn run_state(phase: Phase) -> RunState {
+    match phase {
+        Phase::Pending(_) => RunState::Pending,
+        Phase::Running => RunState::Running,
+        Phase::Waiting(_) => RunState::Waiting,
+        Phase::Ended(state) => state,
+    }
+}
+
+/// The try that is open.
+pub fn open_attempt(state: &State) -> Option<AttemptStarted> {
+    state.generation.as_ref().map(|generation| AttemptStarted {
+        step: generation.step,
+        epoch: state.epoch,
+        attempt: generation.attempt,
+        model: String::new(),
+    })
+}
+
+/// The run as its state says, with the seal where it has one.
+pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
+    let mut run = Run {
+        name: run_name(state.session, state.run),
+        state: run_state(state.phase).into(),
+        task: Some((*state.task).clone()),
+        limits: Some(state.limits.clone()),
+        totals: Some(state.totals(if state.ended() { state.changed_at } else { now })),
+        descriptor_hash: descriptor_hash(state),
+        seal,
+        epoch: state.epoch,
+        next_seq: state.next_seq,
+        create_time: Some(stamp(state.admitted_at)),
+        update_time: Some(stamp(state.changed_at)),
+        end_time: state.ended().then(|| stamp(state.changed_at)),
+        expire_time: Some(stamp(state.expires_at)),
+        ..Run::default()
+    };
+    if let Phase::Waiting(reason) = state.phase {
+        run.wait_reason = reason.into();
+    }
+    match &state.ending {
+        None => {}
+        Some(Ending::Answered(answer)) => run.answer = Some((**answer).clone()),
+        Some(Ending::Halted(reason)) => run.halt_reason = (*reason).into(),
+        Some(Ending::Failed(failure)) => run.failure = Some(failure.clone()),
+    }
+    run
+}
+
+/// The sealed agent's hash; empty where none is sealed.
+pub fn descriptor_hash(state: &State) -> String {
+    let sealed = state.agent.as_ref().and_then(|agent| agent.descriptor.as_ref());
+    sealed.map(|sealed| sealed.hash.clone()).unwrap_or_default()
+}
+
+/// The run without its task's input, as lists and stored summaries have it.
+pub fn summary(mut run: Run) -> Run {
+    if let Some(task) = &mut run.task {
+        task.input.clear();
+        task.parameters.clear();
+    }
+    run
+}
