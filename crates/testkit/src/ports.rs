@@ -8,9 +8,7 @@ use std::net::{Ipv4Addr, TcpListener};
 /// # Errors
 /// When no port can be bound.
 pub fn free() -> io::Result<u16> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()
-        .map(|address| address.port())
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port())
 }
 
 /// Different free loopback ports, as [`free`].
@@ -20,9 +18,7 @@ pub fn free() -> io::Result<u16> {
 pub fn free_many(count: usize) -> io::Result<Vec<u16>> {
     let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let held = (0..count).map(bind).collect::<io::Result<Vec<_>>>()?;
-    held.iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect()
+    held.iter().map(|listener| listener.local_addr().map(|address| address.port())).collect()
 }
 
 #[cfg(test)]

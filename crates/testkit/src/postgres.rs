@@ -88,10 +88,7 @@ impl Postgres {
     fn create(wanted: &Builder) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
         let account = Account::find()?;
-        let home = tempfile::Builder::new()
-            .prefix("mar-postgres-")
-            .tempdir()
-            .context("cannot make a directory")?;
+        let home = tempfile::Builder::new().prefix("mar-postgres-").tempdir().context("cannot make a directory")?;
         account.own(home.path())?;
         cluster::init(&binaries, &account, home.path())?;
         let mut settings = cluster::settings(wanted.durable);
@@ -116,9 +113,7 @@ impl Postgres {
             self.port = crate::ports::free()?;
             match self.resume() {
                 Ok(()) => return Ok(()),
-                Err(error) if supervisor::tail(&self.log()).contains("could not bind") => {
-                    last = Some(error)
-                }
+                Err(error) if supervisor::tail(&self.log()).contains("could not bind") => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -197,11 +192,7 @@ impl Postgres {
     /// # Errors
     /// When the server does not run or refuses.
     pub fn database(&self) -> anyhow::Result<String> {
-        let name = format!(
-            "test_{}_{}",
-            std::process::id(),
-            DATABASES.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         self.execute(&format!("create database {name}"))?;
         Ok(self.url_of(&name))
     }
@@ -228,9 +219,7 @@ impl Postgres {
         if !output.status.success() {
             bail!("psql: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
     /// Where `psql`, `pgbench` and the others of this version are.

@@ -60,13 +60,8 @@ impl Process {
     /// When it cannot be started.
     pub fn spawn(name: impl Into<String>, mut command: Command) -> anyhow::Result<Self> {
         let name = name.into();
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let (counted, lines) = watch::channel(0);
         let counted = Arc::new(counted);
@@ -77,13 +72,7 @@ impl Process {
         if let Some(errors) = child.stderr.take() {
             readers.spawn(capture(errors, Arc::clone(&log), counted));
         }
-        Ok(Self {
-            name,
-            child,
-            log,
-            lines,
-            _readers: readers,
-        })
+        Ok(Self { name, child, log, lines, _readers: readers })
     }
 
     /// The process id; none once its end was seen by [`Process::wait`].
@@ -95,10 +84,7 @@ impl Process {
     /// All lines so far, of standard output and error as they came.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a line that contains `part`, earlier lines included; answers it.
@@ -126,16 +112,8 @@ impl Process {
         };
         match tokio::time::timeout(within, waiting).await {
             Ok(Some(line)) => Ok(line),
-            Ok(None) => bail!(
-                "{} ended its output without `{part}`:\n{}",
-                self.name,
-                self.tail()
-            ),
-            Err(_) => bail!(
-                "{} has not said `{part}` within {within:?}:\n{}",
-                self.name,
-                self.tail()
-            ),
+            Ok(None) => bail!("{} ended its output without `{part}`:\n{}", self.name, self.tail()),
+            Err(_) => bail!("{} has not said `{part}` within {within:?}:\n{}", self.name, self.tail()),
         }
     }
 
@@ -143,33 +121,21 @@ impl Process {
     ///
     /// # Errors
     /// When the child ends or the time is over before; with the last lines.
-    pub async fn wait_for_port(
-        &mut self,
-        address: SocketAddr,
-        within: Duration,
-    ) -> anyhow::Result<()> {
+    pub async fn wait_for_port(&mut self, address: SocketAddr, within: Duration) -> anyhow::Result<()> {
         let waiting = async {
             loop {
                 if TcpStream::connect(address).await.is_ok() {
                     return Ok(());
                 }
                 if let Some(status) = self.child.try_wait()? {
-                    bail!(
-                        "{} ended with {status} and no listener:\n{}",
-                        self.name,
-                        self.tail()
-                    );
+                    bail!("{} ended with {status} and no listener:\n{}", self.name, self.tail());
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         match tokio::time::timeout(within, waiting).await {
             Ok(done) => done,
-            Err(_) => bail!(
-                "{} does not listen on {address} within {within:?}:\n{}",
-                self.name,
-                self.tail()
-            ),
+            Err(_) => bail!("{} does not listen on {address} within {within:?}:\n{}", self.name, self.tail()),
         }
     }
 
@@ -178,11 +144,8 @@ impl Process {
     /// # Errors
     /// When the child has ended.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = self
-            .pid()
-            .with_context(|| format!("{} has ended", self.name))?;
-        supervisor::signal(pid, signal.name())
-            .with_context(|| format!("cannot signal {}", self.name))
+        let pid = self.pid().with_context(|| format!("{} has ended", self.name))?;
+        supervisor::signal(pid, signal.name()).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Waits for the child's end.
@@ -192,11 +155,7 @@ impl Process {
     pub async fn wait(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         match tokio::time::timeout(within, self.child.wait()).await {
             Ok(status) => Ok(status?),
-            Err(_) => bail!(
-                "{} has not ended within {within:?}:\n{}",
-                self.name,
-                self.tail()
-            ),
+            Err(_) => bail!("{} has not ended within {within:?}:\n{}", self.name, self.tail()),
         }
     }
 
@@ -205,10 +164,7 @@ impl Process {
     /// # Errors
     /// When the system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.child
-            .kill()
-            .await
-            .with_context(|| format!("cannot kill {}", self.name))
+        self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))
     }
 
     fn tail(&self) -> String {
@@ -217,11 +173,7 @@ impl Process {
     }
 }
 
-async fn capture(
-    output: impl AsyncRead + Unpin,
-    log: Arc<Mutex<Vec<String>>>,
-    counted: Arc<watch::Sender<usize>>,
-) {
+async fn capture(output: impl AsyncRead + Unpin, log: Arc<Mutex<Vec<String>>>, counted: Arc<watch::Sender<usize>>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
     loop {
@@ -230,9 +182,7 @@ async fn capture(
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let text = String::from_utf8_lossy(&line)
-            .trim_end_matches(['\r', '\n'])
-            .to_owned();
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
         let count = {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             log.push(text);
@@ -250,10 +200,5 @@ pub fn built_binary(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("the running program has no path")?;
     let mut folders = test.ancestors().skip(1).take(2);
     let found = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()));
-    found.with_context(|| {
-        format!(
-            "{name} is not beside {}: run `cargo build --bin {name}`",
-            test.display()
-        )
-    })
+    found.with_context(|| format!("{name} is not beside {}: run `cargo build --bin {name}`", test.display()))
 }

@@ -41,13 +41,9 @@ impl Redis {
     /// When Redis is not installed (Debian: `redis-server`), or does not start; with the end of its log.
     pub fn start() -> anyhow::Result<Self> {
         let program = supervisor::find("redis-server", &[]);
-        let program = program.context(
-            "redis-server is not to be found: install Redis (Debian package `redis-server`)",
-        )?;
-        let home = tempfile::Builder::new()
-            .prefix("mar-redis-")
-            .tempdir()
-            .context("cannot make a directory")?;
+        let program =
+            program.context("redis-server is not to be found: install Redis (Debian package `redis-server`)")?;
+        let home = tempfile::Builder::new().prefix("mar-redis-").tempdir().context("cannot make a directory")?;
         let directory = home.path().to_owned();
         let mut redis = Self {
             program,
@@ -63,9 +59,7 @@ impl Redis {
             redis.port = crate::ports::free()?;
             match redis.resume() {
                 Ok(()) => return Ok(redis),
-                Err(error) if supervisor::tail(&redis.log()).contains("in use") => {
-                    last = Some(error)
-                }
+                Err(error) if supervisor::tail(&redis.log()).contains("in use") => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -148,11 +142,7 @@ impl Redis {
     /// When the server does not run.
     pub fn flush(&self) -> anyhow::Result<()> {
         let said = self.command("FLUSHALL")?;
-        if said == "+OK" {
-            Ok(())
-        } else {
-            bail!("FLUSHALL: {said}")
-        }
+        if said == "+OK" { Ok(()) } else { bail!("FLUSHALL: {said}") }
     }
 
     /// Sends one command in the inline form (no spaces inside an argument); answers the first line of the reply as the
@@ -162,17 +152,14 @@ impl Redis {
     /// When the server does not run or does not answer within five seconds.
     pub fn command(&self, command: &str) -> anyhow::Result<String> {
         let address = (Ipv4Addr::LOCALHOST, self.port).into();
-        let mut stream =
-            TcpStream::connect_timeout(&address, PATIENCE).context("redis does not run")?;
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("redis does not run")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(command.as_bytes())?;
         stream.write_all(b"\r\n")?;
         let mut line = Vec::new();
         let mut byte = [0];
         while !line.ends_with(b"\r\n") {
-            stream
-                .read_exact(&mut byte)
-                .context("redis does not answer")?;
+            stream.read_exact(&mut byte).context("redis does not answer")?;
             line.push(byte[0]);
         }
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
@@ -212,9 +199,7 @@ impl Redis {
         for _ in 0..LOOKS {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             // Before its own log says so, whoever answers on the port may be someone else.
-            if log.contains("eady to accept connections")
-                && self.command("PING").is_ok_and(|said| said == "+PONG")
-            {
+            if log.contains("eady to accept connections") && self.command("PING").is_ok_and(|said| said == "+PONG") {
                 return Ok(());
             }
             if log.contains("in use") || log.contains("FATAL") {
@@ -222,10 +207,7 @@ impl Redis {
             }
             thread::sleep(PAUSE);
         }
-        bail!(
-            "redis is not ready after 10 s:\n{}",
-            supervisor::tail(&self.log())
-        )
+        bail!("redis is not ready after 10 s:\n{}", supervisor::tail(&self.log()))
     }
 
     fn log(&self) -> PathBuf {

@@ -69,11 +69,7 @@ impl Rehearsal {
             }
         });
         tasks.close();
-        Ok(Self {
-            address,
-            stage,
-            tasks,
-        })
+        Ok(Self { address, stage, tasks })
     }
 
     /// Serves `script` until `shutdown` completes; then hangs and delays end, and open connections get two seconds.

@@ -43,15 +43,8 @@ impl Supervised {
     pub(crate) fn spawn(job: &Job<'_>) -> io::Result<Self> {
         let shell = ["sh", "-c", SUPERVISE, "sh", job.signal].map(str::to_owned);
         let paths = [job.directory, job.log].map(|path| path.display().to_string());
-        let mut words = job
-            .identity
-            .iter()
-            .chain(&shell)
-            .chain(&paths)
-            .chain(job.command);
-        let program = words
-            .next()
-            .ok_or_else(|| io::Error::other("nothing to run"))?;
+        let mut words = job.identity.iter().chain(&shell).chain(&paths).chain(job.command);
+        let program = words.next().ok_or_else(|| io::Error::other("nothing to run"))?;
         let shell = Command::new(program)
             .args(words)
             .current_dir(job.directory)
@@ -84,29 +77,14 @@ impl Drop for Supervised {
 
 /// Sends a signal to a process by its id.
 pub(crate) fn signal(pid: u32, name: &str) -> io::Result<()> {
-    let status = Command::new("sh")
-        .args([
-            "-c",
-            "kill -s \"$1\" \"$2\" 2> /dev/null",
-            "sh",
-            name,
-            &pid.to_string(),
-        ])
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!(
-            "process {pid} does not take SIG{name}"
-        )))
-    }
+    let status =
+        Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\" 2> /dev/null", "sh", name, &pid.to_string()]).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("process {pid} does not take SIG{name}"))) }
 }
 
 /// The last lines of a log, for an error text.
 pub(crate) fn tail(log: &Path) -> String {
-    let text = fs::read(log)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(8).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
@@ -115,10 +93,6 @@ pub(crate) fn tail(log: &Path) -> String {
 pub(crate) fn find(program: &str, more: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut folders = more
-        .iter()
-        .cloned()
-        .chain(std::env::split_paths(&path))
-        .chain(usual);
+    let mut folders = more.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);
     folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
 }

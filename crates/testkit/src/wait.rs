@@ -47,9 +47,7 @@ where
             tokio::time::sleep(PAUSE).await;
         }
     };
-    tokio::time::timeout(within, looking)
-        .await
-        .map_err(|_| Overdue { within })
+    tokio::time::timeout(within, looking).await.map_err(|_| Overdue { within })
 }
 
 #[cfg(test)]
@@ -70,13 +68,7 @@ mod tests {
     #[tokio::test]
     async fn gives_up_in_time() {
         let within = Duration::from_millis(30);
-        assert_eq!(
-            until(within, || async { false }).await,
-            Err(Overdue { within })
-        );
-        assert_eq!(
-            until(within, std::future::pending::<bool>).await,
-            Err(Overdue { within })
-        );
+        assert_eq!(until(within, || async { false }).await, Err(Overdue { within }));
+        assert_eq!(until(within, std::future::pending::<bool>).await, Err(Overdue { within }));
     }
 }

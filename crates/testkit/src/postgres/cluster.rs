@@ -25,31 +25,18 @@ impl Binaries {
     pub(super) fn find() -> anyhow::Result<Self> {
         let versions = fs::read_dir(DEBIAN).into_iter().flatten().flatten();
         let mut versions: Vec<(u32, PathBuf)> = versions
-            .filter_map(|entry| {
-                Some((
-                    entry.file_name().to_str()?.parse().ok()?,
-                    entry.path().join("bin"),
-                ))
-            })
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
             .collect();
         versions.sort();
-        let folders: Vec<PathBuf> = versions
-            .into_iter()
-            .rev()
-            .map(|(_, folder)| folder)
-            .collect();
+        let folders: Vec<PathBuf> = versions.into_iter().rev().map(|(_, folder)| folder).collect();
         let initdb = find("initdb", &folders);
-        let initdb = initdb
-            .context("initdb is not to be found: install Postgres (Debian package `postgresql`)")?;
+        let initdb = initdb.context("initdb is not to be found: install Postgres (Debian package `postgresql`)")?;
         // On PATH it may be a link; its siblings are beside the file itself.
         let initdb = fs::canonicalize(&initdb).unwrap_or(initdb);
         let folder = initdb.parent().context("initdb has no folder")?.to_owned();
         for sibling in ["postgres", "psql"] {
             if !folder.join(sibling).is_file() {
-                bail!(
-                    "{} has no {sibling}: install Postgres (Debian package `postgresql`)",
-                    folder.display()
-                );
+                bail!("{} has no {sibling}: install Postgres (Debian package `postgresql`)", folder.display());
             }
         }
         Ok(Self(folder))
@@ -77,41 +64,25 @@ impl Account {
             return Ok(Self::default());
         }
         let id = |option: &str| -> anyhow::Result<u32> {
-            let output = Command::new("id")
-                .args([option, "postgres"])
-                .output()
-                .context("cannot run id")?;
+            let output = Command::new("id").args([option, "postgres"]).output().context("cannot run id")?;
             let said = String::from_utf8_lossy(&output.stdout);
-            said.trim()
-                .parse()
-                .context("there is no user `postgres` (Debian package `postgresql` creates it)")
+            said.trim().parse().context("there is no user `postgres` (Debian package `postgresql` creates it)")
         };
         let ids = Some((id("-u")?, id("-g")?));
         let ways: [(&str, &[&str]); 3] = [
-            (
-                "setpriv",
-                &["--reuid=postgres", "--regid=postgres", "--init-groups"],
-            ),
+            ("setpriv", &["--reuid=postgres", "--regid=postgres", "--init-groups"]),
             ("runuser", &["-u", "postgres", "--"]),
             // Takes the words after it as arguments of a shell, whose script runs them.
-            (
-                "su",
-                &["-s", "/bin/sh", "postgres", "-c", "exec \"$0\" \"$@\""],
-            ),
+            ("su", &["-s", "/bin/sh", "-c", "exec \"$0\" \"$@\"", "--", "postgres"]),
         ];
         for (program, arguments) in ways {
             if let Some(path) = find(program, &[]) {
-                let words = std::iter::once(path.display().to_string())
-                    .chain(arguments.iter().map(ToString::to_string));
-                return Ok(Self {
-                    words: words.collect(),
-                    ids,
-                });
+                let words =
+                    std::iter::once(path.display().to_string()).chain(arguments.iter().map(ToString::to_string));
+                return Ok(Self { words: words.collect(), ids });
             }
         }
-        bail!(
-            "root cannot run Postgres, and setpriv, runuser and su are missing (Debian package `util-linux`)"
-        )
+        bail!("root cannot run Postgres, and setpriv, runuser and su are missing (Debian package `util-linux`)")
     }
 
     /// Command words that take on the identity.
@@ -124,8 +95,7 @@ impl Account {
         let Some((user, group)) = self.ids else {
             return Ok(());
         };
-        chown(directory, Some(user), Some(group))
-            .context("cannot give the directory to the user `postgres`")
+        chown(directory, Some(user), Some(group)).context("cannot give the directory to the user `postgres`")
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -144,14 +114,7 @@ impl Account {
 pub(super) fn init(binaries: &Binaries, account: &Account, home: &Path) -> anyhow::Result<()> {
     let output = account
         .command(&binaries.path("initdb"))
-        .args([
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-            "--pgdata",
-        ])
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"])
         .arg(home.join("data"))
         .current_dir(home)
         .output()
@@ -168,36 +131,18 @@ pub(super) fn settings(durable: bool) -> Vec<(String, String)> {
         // synchronous_commit stays on: without it a killed server forgets what it has acknowledged.
         settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
     }
-    settings
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-pub(super) fn command(
-    binaries: &Binaries,
-    data: &Path,
-    port: u16,
-    settings: &[(String, String)],
-) -> Vec<String> {
-    let mut words = vec![
-        binaries.path("postgres").display().to_string(),
-        "-D".into(),
-        data.display().to_string(),
-    ];
+pub(super) fn command(binaries: &Binaries, data: &Path, port: u16, settings: &[(String, String)]) -> Vec<String> {
+    let mut words = vec![binaries.path("postgres").display().to_string(), "-D".into(), data.display().to_string()];
     let own = [
         ("listen_addresses", "127.0.0.1".to_owned()),
         ("port", port.to_string()),
         ("unix_socket_directories", String::new()),
     ];
-    let own = own
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"));
-    for setting in settings
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .chain(own)
-    {
+    let own = own.into_iter().map(|(name, value)| format!("{name}={value}"));
+    for setting in settings.iter().map(|(name, value)| format!("{name}={value}")).chain(own) {
         words.extend(["-c".to_owned(), setting]);
     }
     words
@@ -205,13 +150,7 @@ pub(super) fn command(
 
 /// The main process, from the first line of `postmaster.pid`.
 pub(super) fn pid(data: &Path) -> Option<u32> {
-    fs::read_to_string(data.join("postmaster.pid"))
-        .ok()?
-        .lines()
-        .next()?
-        .trim()
-        .parse()
-        .ok()
+    fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
 /// Waits until the eighth line of `postmaster.pid` says `ready` for a process that is alive.
@@ -219,18 +158,10 @@ pub(super) fn wait_until_ready(data: &Path, log: &Path) -> anyhow::Result<()> {
     for _ in 0..LOOKS {
         let status = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
         let said_ready = tail(log).contains("ready to accept connections");
-        if said_ready
-            && status
-                .lines()
-                .nth(7)
-                .is_some_and(|line| line.trim() == "ready")
-        {
+        if said_ready && status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
             return Ok(());
         }
-        if fs::read_to_string(log)
-            .unwrap_or_default()
-            .contains("FATAL:")
-        {
+        if fs::read_to_string(log).unwrap_or_default().contains("FATAL:") {
             bail!("postgres does not start:\n{}", tail(log));
         }
         thread::sleep(PAUSE);

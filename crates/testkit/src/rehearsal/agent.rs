@@ -19,25 +19,11 @@ pub(super) fn play(conversation: &Conversation) -> (Option<String>, Vec<ToolCall
     if received.is_none()
         && let Some(tool) = search_tool(&conversation.tools)
     {
-        let hints = Hints {
-            query: query(conversation),
-            ..Hints::default()
-        };
+        let hints = Hints { query: query(conversation), ..Hints::default() };
         let arguments = instance(&tool.parameters, &hints);
-        let arguments = if arguments.is_object() {
-            arguments
-        } else {
-            serde_json::json!({ "query": hints.query })
-        };
+        let arguments = if arguments.is_object() { arguments } else { serde_json::json!({ "query": hints.query }) };
         let id = call_id(conversation, 0);
-        return (
-            None,
-            vec![ToolCall {
-                id,
-                name: tool.name.clone(),
-                arguments: arguments.to_string(),
-            }],
-        );
+        return (None, vec![ToolCall { id, name: tool.name.clone(), arguments: arguments.to_string() }]);
     }
     let hints = answer_hints(conversation, received);
     let content = match &conversation.schema {
@@ -61,29 +47,18 @@ fn fill(schema: &Value, mut hints: Hints, nothing_received: bool) -> Value {
 fn received_result(conversation: &Conversation) -> Option<&str> {
     let (last, before) = conversation.messages.split_last()?;
     if last.role == "tool" {
-        let results = conversation
-            .messages
-            .iter()
-            .rev()
-            .take_while(|message| message.role == "tool");
-        let cited = results
-            .map(|message| message.text.as_str())
-            .find(|text| !passages::find(text).is_empty());
+        let results = conversation.messages.iter().rev().take_while(|message| message.role == "tool");
+        let cited = results.map(|message| message.text.as_str()).find(|text| !passages::find(text).is_empty());
         return Some(cited.unwrap_or(&last.text));
     }
     let asked = before.iter().rfind(|message| message.role == "assistant");
-    asked
-        .filter(|message| chose_search(message))
-        .map(|_| last.text.as_str())
+    asked.filter(|message| chose_search(message)).map(|_| last.text.as_str())
 }
 
 fn chose_search(message: &Message) -> bool {
     let turn: Option<Value> = serde_json::from_str(&message.text).ok();
     let fields = turn.as_ref().and_then(Value::as_object);
-    let mut names = fields
-        .into_iter()
-        .flat_map(|fields| fields.values())
-        .filter_map(Value::as_str);
+    let mut names = fields.into_iter().flat_map(|fields| fields.values()).filter_map(Value::as_str);
     names.next().is_some_and(is_search) || names.any(is_search)
 }
 
@@ -93,23 +68,12 @@ fn is_search(name: &str) -> bool {
 }
 
 fn search_tool(tools: &[OfferedTool]) -> Option<&OfferedTool> {
-    let named = tools
-        .iter()
-        .find(|tool| tool.name.to_lowercase().contains("search"));
-    named.or_else(|| {
-        tools
-            .iter()
-            .find(|tool| tool.description.to_lowercase().contains("search"))
-    })
+    let named = tools.iter().find(|tool| tool.name.to_lowercase().contains("search"));
+    named.or_else(|| tools.iter().find(|tool| tool.description.to_lowercase().contains("search")))
 }
 
 fn query(conversation: &Conversation) -> String {
-    conversation
-        .last_user()
-        .trim()
-        .chars()
-        .take(QUERY_LIMIT)
-        .collect()
+    conversation.last_user().trim().chars().take(QUERY_LIMIT).collect()
 }
 
 fn answer_hints(conversation: &Conversation, received: Option<&str>) -> Hints {
@@ -120,28 +84,15 @@ fn answer_hints(conversation: &Conversation, received: Option<&str>) -> Hints {
         (None, Some(_)) => "No source was found for this question.".to_owned(),
         (None, None) => format!("This is a rehearsed answer to: {}", query(conversation)),
     };
-    Hints {
-        wish: None,
-        answer,
-        query: query(conversation),
-        passages: found,
-    }
+    Hints { wish: None, answer, query: query(conversation), passages: found }
 }
 
 fn quote(passage: &Passage) -> String {
-    let text = if passage.text.trim().is_empty() {
-        &passage.title
-    } else {
-        &passage.text
-    };
+    let text = if passage.text.trim().is_empty() { &passage.title } else { &passage.text };
     text.trim().chars().take(QUOTE_LIMIT).collect()
 }
 
 fn cited_text(hints: &Hints) -> String {
-    let cited: String = hints
-        .passages
-        .iter()
-        .map(|passage| format!(" [{}]", passage.id))
-        .collect();
+    let cited: String = hints.passages.iter().map(|passage| format!(" [{}]", passage.id)).collect();
     format!("{}{cited}", hints.answer)
 }

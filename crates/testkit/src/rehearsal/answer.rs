@@ -39,12 +39,7 @@ pub(super) fn tokens(bytes: usize) -> u64 {
 impl Answer {
     pub(super) fn compose(reply: &Reply, conversation: &Conversation) -> Self {
         let (content, tool_calls) = said(reply, conversation);
-        let mut answer = Self {
-            content,
-            tool_calls,
-            finish_reason: String::new(),
-            usage: None,
-        };
+        let mut answer = Self { content, tool_calls, finish_reason: String::new(), usage: None };
         let whole = answer.shorten(conversation.max_tokens);
         answer.finish_reason = match &reply.finish_reason {
             Some(scripted) => scripted.clone(),
@@ -71,19 +66,12 @@ impl Answer {
     }
 
     fn count(&self, reply: &Reply, conversation: &Conversation) -> Usage {
-        let calls = self
-            .tool_calls
-            .iter()
-            .map(|call| call.name.len() + call.arguments.len());
+        let calls = self.tool_calls.iter().map(|call| call.name.len() + call.arguments.len());
         let written = self.content.as_ref().map_or(0, String::len) + calls.sum::<usize>();
         let scripted = reply.usage.as_ref();
         Usage {
-            input: scripted
-                .and_then(|usage| usage.input)
-                .unwrap_or_else(|| tokens(conversation.input_bytes())),
-            output: scripted
-                .and_then(|usage| usage.output)
-                .unwrap_or_else(|| tokens(written)),
+            input: scripted.and_then(|usage| usage.input).unwrap_or_else(|| tokens(conversation.input_bytes())),
+            output: scripted.and_then(|usage| usage.output).unwrap_or_else(|| tokens(written)),
         }
     }
 }
@@ -105,12 +93,7 @@ fn said(reply: &Reply, conversation: &Conversation) -> (Option<String>, Vec<Tool
         reply.text.clone()
     };
     let calls = reply.tool_calls.iter().enumerate();
-    (
-        content,
-        calls
-            .map(|(at, call)| scripted_call(call, at, conversation))
-            .collect(),
-    )
+    (content, calls.map(|(at, call)| scripted_call(call, at, conversation)).collect())
 }
 
 fn scripted_call(call: &ScriptedCall, at: usize, conversation: &Conversation) -> ToolCall {
@@ -120,11 +103,7 @@ fn scripted_call(call: &ScriptedCall, at: usize, conversation: &Conversation) ->
         table => render_json(table, conversation).to_string(),
     };
     let id = call.id.clone().unwrap_or_else(|| call_id(conversation, at));
-    ToolCall {
-        id,
-        name: call.name.clone(),
-        arguments,
-    }
+    ToolCall { id, name: call.name.clone(), arguments }
 }
 
 /// Unique within the conversation, and the same each time.

@@ -8,13 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// Headers whose values are never kept.
-const SECRET: [&str; 5] = [
-    "authorization",
-    "proxy-authorization",
-    "x-api-key",
-    "api-key",
-    "cookie",
-];
+const SECRET: [&str; 5] = ["authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"];
 
 /// A chat request as it was received.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,10 +38,7 @@ struct Kept {
 impl Journal {
     /// Keeps the newest `keep` requests.
     pub(super) fn new(keep: usize) -> Self {
-        Self {
-            keep,
-            kept: Mutex::default(),
-        }
+        Self { keep, kept: Mutex::default() }
     }
 
     /// Counts and keeps a request; answers its number.
@@ -60,12 +51,7 @@ impl Journal {
                 kept.entries.pop_front();
             }
             let rule = rule.map(str::to_owned);
-            kept.entries.push_back(Recorded {
-                number,
-                headers: readable(headers),
-                body,
-                rule,
-            });
+            kept.entries.push_back(Recorded { number, headers: readable(headers), body, rule });
         }
         number
     }
@@ -76,23 +62,13 @@ impl Journal {
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .count
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 }
 
 fn readable(headers: &HeaderMap) -> BTreeMap<String, String> {
     let shown = |name: &str, value: &[u8]| {
-        if SECRET.contains(&name) {
-            "***".to_owned()
-        } else {
-            String::from_utf8_lossy(value).into_owned()
-        }
+        if SECRET.contains(&name) { "***".to_owned() } else { String::from_utf8_lossy(value).into_owned() }
     };
-    headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), shown(name.as_str(), value.as_bytes())))
-        .collect()
+    headers.iter().map(|(name, value)| (name.to_string(), shown(name.as_str(), value.as_bytes()))).collect()
 }

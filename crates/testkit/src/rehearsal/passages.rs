@@ -26,10 +26,7 @@ pub(super) fn find(text: &str) -> Vec<Passage> {
 }
 
 fn collect_from_text(text: &str, found: &mut Vec<Passage>, depth: usize) {
-    let starts = text
-        .char_indices()
-        .filter(|(_, c)| matches!(c, '[' | '{'))
-        .map(|(at, _)| at);
+    let starts = text.char_indices().filter(|(_, c)| matches!(c, '[' | '{')).map(|(at, _)| at);
     for start in starts.take(ATTEMPTS) {
         let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
         if let Some(Ok(value)) = values.next() {
@@ -47,27 +44,16 @@ fn collect(value: &Value, found: &mut Vec<Passage>, depth: usize) {
         return;
     }
     match value {
-        Value::Array(items) => items
-            .iter()
-            .for_each(|item| collect(item, found, depth + 1)),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, found, depth + 1)),
         Value::Object(fields) => {
-            let id = fields
-                .get("id")
-                .and_then(Value::as_str)
-                .filter(|id| is_passage_id(id));
+            let id = fields.get("id").and_then(Value::as_str).filter(|id| is_passage_id(id));
             match id {
                 Some(id) if !found.iter().any(|known| known.id == id) => {
                     let text = |key: &str| value[key].as_str().unwrap_or("").to_owned();
-                    found.push(Passage {
-                        id: id.to_owned(),
-                        title: text("title"),
-                        text: text("text"),
-                    });
+                    found.push(Passage { id: id.to_owned(), title: text("title"), text: text("text") });
                 }
                 Some(_) => {}
-                None => fields
-                    .values()
-                    .for_each(|field| collect(field, found, depth + 1)),
+                None => fields.values().for_each(|field| collect(field, found, depth + 1)),
             }
         }
         Value::String(text) if text.contains('#') => collect_from_text(text, found, depth + 1),
@@ -77,9 +63,7 @@ fn collect(value: &Value, found: &mut Vec<Passage>, depth: usize) {
 
 fn is_passage_id(id: &str) -> bool {
     id.rsplit_once('#').is_some_and(|(document, number)| {
-        !document.is_empty()
-            && !number.is_empty()
-            && number.bytes().all(|byte| byte.is_ascii_digit())
+        !document.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 
@@ -93,14 +77,8 @@ mod tests {
 
     #[test]
     fn finds_passages_however_they_are_wrapped() {
-        assert_eq!(
-            ids(r#"[{"id":"a.md#1","text":"x"},{"id":"b.md#12"},{"id":"a.md#1"}]"#),
-            ["a.md#1", "b.md#12"]
-        );
-        assert_eq!(
-            ids(r#"Tool result: {"passages":[{"id":"a#1"}]} end"#),
-            ["a#1"]
-        );
+        assert_eq!(ids(r#"[{"id":"a.md#1","text":"x"},{"id":"b.md#12"},{"id":"a.md#1"}]"#), ["a.md#1", "b.md#12"]);
+        assert_eq!(ids(r#"Tool result: {"passages":[{"id":"a#1"}]} end"#), ["a#1"]);
         let inner = r#"[{"id":"a#1"}]"#;
         let wrapped = serde_json::json!({"content": [{"type": "text", "text": inner}]});
         assert_eq!(ids(&wrapped.to_string()), ["a#1"]);

@@ -5,11 +5,12 @@
 //! and lookaround in patterns. Fills what is required, and optional properties whose name a hint knows.
 
 mod pattern;
+mod scalar;
 mod text;
 
 use std::cell::Cell;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::passages::Passage;
 
@@ -75,9 +76,7 @@ pub(super) fn choice(schema: &Value) -> Choice {
     if !answer || names.len() < 2 {
         return Choice::None;
     }
-    Choice::Of {
-        search: names.iter().any(|name| Wish::Search.names(name)),
-    }
+    Choice::Of { search: names.iter().any(|name| Wish::Search.names(name)) }
 }
 
 /// An instance of `schema`, as far as the supported keywords describe it.
@@ -101,11 +100,7 @@ struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     fn new(root: &'a Value, hints: &'a Hints) -> Self {
-        Self {
-            root,
-            hints,
-            left: Cell::new(VALUES),
-        }
+        Self { root, hints, left: Cell::new(VALUES) }
     }
 
     fn value(&self, schema: &Value, place: Place<'_>, depth: usize) -> Value {
@@ -126,34 +121,26 @@ impl<'a> Generator<'a> {
         match kind(schema) {
             "object" => self.object(schema, place, depth),
             "array" => self.array(schema, place, depth),
-            "boolean" => {
-                Value::Bool(place.name.contains("found") && !self.hints.passages.is_empty())
-            }
-            "integer" => number(schema, true),
-            "number" => number(schema, false),
+            "boolean" => Value::Bool(place.name.contains("found") && !self.hints.passages.is_empty()),
+            "integer" => scalar::number(schema, scalar::Number::Integer),
+            "number" => scalar::number(schema, scalar::Number::Real),
             "null" => Value::Null,
             _ => Value::String(text::string(schema, place, self.hints)),
         }
     }
 
     fn pick_value(&self, values: &[Value]) -> Value {
-        let wished = self.hints.wish.and_then(|wish| {
-            values
-                .iter()
-                .find(|value| value.as_str().is_some_and(|name| wish.names(name)))
-        });
+        let wished = self
+            .hints
+            .wish
+            .and_then(|wish| values.iter().find(|value| value.as_str().is_some_and(|name| wish.names(name))));
         wished.or(values.first()).cloned().unwrap_or(Value::Null)
     }
 
     /// One step towards a schema without references and combinations; none when it is one already.
     fn flatten(&self, schema: &Value) -> Option<Value> {
         let fields = schema.as_object()?;
-        for (keyword, parts) in [
-            ("$ref", false),
-            ("allOf", true),
-            ("oneOf", false),
-            ("anyOf", false),
-        ] {
+        for (keyword, parts) in [("$ref", false), ("allOf", true), ("oneOf", false), ("anyOf", false)] {
             let Some(found) = fields.get(keyword) else {
                 continue;
             };
@@ -184,9 +171,7 @@ impl<'a> Generator<'a> {
                 names.iter().any(|name| wish.names(name))
             })
         });
-        wished
-            .or_else(|| branches.iter().find(|branch| branch["type"] != "null"))
-            .or(branches.first())
+        wished.or_else(|| branches.iter().find(|branch| branch["type"] != "null")).or(branches.first())
     }
 
     /// The strings that name a branch: const and enum values of it, of its properties and of its combinations.
@@ -194,10 +179,7 @@ impl<'a> Generator<'a> {
         if depth > 4 {
             return;
         }
-        if let Some(target) = schema
-            .get("$ref")
-            .and_then(|reference| self.reference(reference))
-        {
+        if let Some(target) = schema.get("$ref").and_then(|reference| self.reference(reference)) {
             self.constants(target, names, depth + 1);
         }
         names.extend(schema["const"].as_str().map(str::to_owned));
@@ -208,11 +190,7 @@ impl<'a> Generator<'a> {
                 self.constants(part, names, depth + 1);
             }
         }
-        for property in schema["properties"]
-            .as_object()
-            .into_iter()
-            .flat_map(Map::values)
-        {
+        for property in schema["properties"].as_object().into_iter().flat_map(Map::values) {
             self.constants(property, names, depth + 1);
         }
     }
@@ -220,58 +198,33 @@ impl<'a> Generator<'a> {
     fn object(&self, schema: &Value, place: Place<'_>, depth: usize) -> Value {
         let empty = Map::new();
         let properties = schema["properties"].as_object().unwrap_or(&empty);
-        let required: Vec<&str> = schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let wanted = |name: &str| required.contains(&name) || text::knows(name, place, self.hints);
         let mut made = Map::new();
         for (name, property) in properties.iter().filter(|(name, _)| wanted(name)) {
-            let inner = Place {
-                name,
-                cited: place.cited,
-            };
+            let inner = Place { name, cited: place.cited };
             made.insert(name.clone(), self.value(property, inner, depth + 1));
         }
         let open = &schema["additionalProperties"];
         for name in required {
             if !made.contains_key(name) {
-                made.insert(
-                    name.to_owned(),
-                    self.value(
-                        open,
-                        Place {
-                            name,
-                            cited: place.cited,
-                        },
-                        depth + 1,
-                    ),
-                );
+                made.insert(name.to_owned(), self.value(open, Place { name, cited: place.cited }, depth + 1));
             }
         }
-        let fewest =
-            usize::try_from(schema["minProperties"].as_u64().unwrap_or(0).min(ITEMS)).unwrap_or(0);
+        let fewest = usize::try_from(schema["minProperties"].as_u64().unwrap_or(0).min(ITEMS)).unwrap_or(0);
         for (name, property) in properties {
             if made.len() >= fewest {
                 break;
             }
-            let inner = Place {
-                name,
-                cited: place.cited,
-            };
-            made.entry(name.clone())
-                .or_insert_with(|| self.value(property, inner, depth + 1));
+            let inner = Place { name, cited: place.cited };
+            made.entry(name.clone()).or_insert_with(|| self.value(property, inner, depth + 1));
         }
         for number in 1.. {
             if made.len() >= fewest || self.left.get() == 0 {
                 break;
             }
-            made.insert(
-                format!("key{number}"),
-                self.value(open, Place::default(), depth + 1),
-            );
+            made.insert(format!("key{number}"), self.value(open, Place::default(), depth + 1));
         }
         Value::Object(made)
     }
@@ -284,32 +237,16 @@ impl<'a> Generator<'a> {
             made.push(self.value(part, place, depth + 1));
         }
         if text::cites(place.name) {
-            let room = usize::try_from(most)
-                .unwrap_or(usize::MAX)
-                .saturating_sub(made.len());
+            let room = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(made.len());
             for passage in self.hints.passages.iter().take(room) {
-                let cited = Place {
-                    name: "id",
-                    cited: Some(passage),
-                };
+                let cited = Place { name: "id", cited: Some(passage) };
                 made.push(self.value(&schema["items"], cited, depth + 1));
             }
         }
         while (made.len() as u64) < fewest && self.left.get() > 0 {
-            let item = self.value(
-                &schema["items"],
-                Place {
-                    name: "",
-                    cited: None,
-                },
-                depth + 1,
-            );
+            let item = self.value(&schema["items"], Place { name: "", cited: None }, depth + 1);
             let unique = schema["uniqueItems"] == Value::Bool(true);
-            let item = if unique {
-                distinct(item, &made, &schema["items"])
-            } else {
-                item
-            };
+            let item = if unique { scalar::distinct(item, &made, &schema["items"]) } else { item };
             made.push(item);
         }
         Value::Array(made)
@@ -321,10 +258,7 @@ fn kind(schema: &Value) -> &str {
         Value::String(name) => Some(name.as_str()),
         Value::Array(names) => {
             let mut names = names.iter().filter_map(Value::as_str);
-            names
-                .clone()
-                .find(|name| *name != "null")
-                .or_else(|| names.next())
+            names.clone().find(|name| *name != "null").or_else(|| names.next())
         }
         _ => None,
     };
@@ -356,69 +290,6 @@ fn merge(base: &mut Map<String, Value>, part: &Value) {
             }
             _ => drop(base.insert(key.clone(), value.clone())),
         }
-    }
-}
-
-fn number(schema: &Value, integer: bool) -> Value {
-    let bound = |key: &str| schema[key].as_f64();
-    let unit = if integer { 1.0 } else { 0.5 };
-    let step = bound("multipleOf").filter(|step| *step > 0.0);
-    let lowest = bound("minimum").or_else(|| bound("exclusiveMinimum"));
-    let highest = bound("maximum").or_else(|| bound("exclusiveMaximum"));
-    let mut made = match (lowest, highest) {
-        (Some(low), _) if low > 0.0 => low,
-        (low, Some(high)) if high < 0.0 => low.unwrap_or(high),
-        _ => 0.0,
-    };
-    if let Some(step) = step {
-        made = (made / step).ceil() * step;
-    } else if integer {
-        made = made.ceil();
-    }
-    if bound("exclusiveMinimum").is_some_and(|low| made <= low) {
-        made += step.unwrap_or(unit);
-    }
-    if bound("exclusiveMaximum").is_some_and(|high| made >= high) {
-        let middle = lowest
-            .zip(highest)
-            .map(|(low, high)| f64::midpoint(low, high));
-        made = if integer || step.is_some() {
-            made - step.unwrap_or(unit)
-        } else {
-            middle.unwrap_or(made - unit)
-        };
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "checked to be whole and far inside the range"
-    )]
-    if made.fract() == 0.0 && made.abs() < 9.0e15 {
-        json!(made as i64)
-    } else {
-        json!(made)
-    }
-}
-
-/// Makes an item differ from those before it, for `uniqueItems`, where strings, numbers and enums allow it.
-fn distinct(item: Value, before: &[Value], schema: &Value) -> Value {
-    if !before.contains(&item) {
-        return item;
-    }
-    let values = schema["enum"].as_array().into_iter().flatten();
-    if let Some(other) = values.into_iter().find(|value| !before.contains(value)) {
-        return other.clone();
-    }
-    let count = before.len();
-    match item {
-        Value::String(text) => Value::String(format!("{text}{count}")),
-        Value::Number(number) => number.as_i64().map_or(Value::Number(number), |whole| {
-            let step = schema["multipleOf"].as_i64().unwrap_or(1);
-            json!(
-                whole.saturating_add(step.saturating_mul(i64::try_from(count).unwrap_or(i64::MAX)))
-            )
-        }),
-        Value::Bool(state) => Value::Bool(!state),
-        other => other,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The script file: an ordered list of rules, each with what it matches and what it replies.
 
+mod check;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,8 +9,6 @@ use std::time::Duration;
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
-
-use super::template;
 
 /// Why a script is refused. Every text names the rule and the key.
 #[derive(Debug, thiserror::Error)]
@@ -50,46 +50,29 @@ impl Script {
     /// # Errors
     /// Unknown keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work.
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
-        let file: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
-        let (rules, head): (toml::Table, toml::Table) =
-            file.into_iter().partition(|(key, _)| key == "rule");
+        let file: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
+        let (rules, head): (toml::Table, toml::Table) = file.into_iter().partition(|(key, _)| key == "rule");
         let head: Head = read(toml::Value::Table(head), "script", "")?;
         let rules = match rules.into_iter().next() {
             None => Vec::new(),
             Some((_, toml::Value::Array(rules))) => rules,
             Some(_) => {
-                return Err(refused(
-                    "script (rule)",
-                    "must be a list of tables, as in [[rule]]",
-                ));
+                return Err(refused("script (rule)", "must be a list of tables, as in [[rule]]"));
             }
         };
         if rules.is_empty() {
             return Err(refused("script (rule)", "at least one [[rule]] is needed"));
         }
         let read_rule = |(at, rule)| Rule::read(at, rule, &head.defaults);
-        let rules = rules
-            .into_iter()
-            .enumerate()
-            .map(read_rule)
-            .collect::<Result<Vec<_>, _>>()?;
+        let rules = rules.into_iter().enumerate().map(read_rule).collect::<Result<Vec<_>, _>>()?;
         let mut names = HashSet::new();
         for rule in &rules {
             if !names.insert(rule.name.as_str()) {
-                return Err(refused(
-                    "script (rule)",
-                    format!("two rules are named `{}`", rule.name),
-                ));
+                return Err(refused("script (rule)", format!("two rules are named `{}`", rule.name)));
             }
         }
-        Ok(Self {
-            models: head.models,
-            api_key: head.api_key,
-            journal: head.journal,
-            rules,
-        })
+        Ok(Self { models: head.models, api_key: head.api_key, journal: head.journal, rules })
     }
 
     /// Reads a script file.
@@ -97,10 +80,8 @@ impl Script {
     /// # Errors
     /// As [`Script::parse`], and when the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, ScriptError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ScriptError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScriptError::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text)
     }
 
@@ -114,20 +95,13 @@ impl Script {
     /// The models that the server lists.
     #[must_use]
     pub fn models(&self) -> Vec<String> {
-        if self.models.is_empty() {
-            vec!["rehearsal".to_owned()]
-        } else {
-            self.models.clone()
-        }
+        if self.models.is_empty() { vec!["rehearsal".to_owned()] } else { self.models.clone() }
     }
 }
 
 impl Default for Script {
     fn default() -> Self {
-        let reply = Reply {
-            agent: true,
-            ..Reply::default()
-        };
+        let reply = Reply { agent: true, ..Reply::default() };
         let rule = Rule {
             name: "agent".into(),
             matches: Match::default(),
@@ -136,12 +110,7 @@ impl Default for Script {
             times_per_conversation: None,
             reply,
         };
-        Self {
-            models: Vec::new(),
-            api_key: None,
-            journal: default_journal(),
-            rules: vec![rule],
-        }
+        Self { models: Vec::new(), api_key: None, journal: default_journal(), rules: vec![rule] }
     }
 }
 
@@ -300,16 +269,10 @@ impl Rule {
         let path = format!("rule[{at}]");
         let raw: RawRule = read(rule, &label, &path)?;
         let refuse = |key: &str, reason: String| refused(format!("{label} ({path}.{key})"), reason);
-        check_reply(&raw.reply).map_err(|(key, reason)| refuse(&format!("reply{key}"), reason))?;
-        for (key, times) in [
-            ("times", raw.times),
-            ("times_per_conversation", raw.times_per_conversation),
-        ] {
+        check::reply(&raw.reply).map_err(|(key, reason)| refuse(&format!("reply{key}"), reason))?;
+        for (key, times) in [("times", raw.times), ("times_per_conversation", raw.times_per_conversation)] {
             if times == Some(0) {
-                return Err(refuse(
-                    key,
-                    "must be 1 or more; leave it out for a rule without end".into(),
-                ));
+                return Err(refuse(key, "must be 1 or more; leave it out for a rule without end".into()));
             }
         }
         let regex = raw.matches.regex.as_deref().map(Regex::new).transpose();
@@ -332,138 +295,12 @@ impl Rule {
 impl Reply {
     /// The bytes of `garbage` or `garbage_hex`.
     pub(super) fn garbage(&self) -> Option<Vec<u8>> {
-        let hex = self.garbage_hex.as_deref().and_then(decode_hex);
-        self.garbage
-            .as_ref()
-            .map(|text| text.clone().into_bytes())
-            .or(hex)
-    }
-
-    fn contents(&self) -> Vec<&'static str> {
-        let given = [
-            (
-                "text or tool_calls",
-                self.text.is_some() || !self.tool_calls.is_empty(),
-            ),
-            ("json", self.json.is_some()),
-            ("echo", self.echo),
-            ("from_tool_result", self.from_tool_result.is_some()),
-            ("from_schema", self.from_schema),
-            ("agent", self.agent),
-            ("error", self.error.is_some()),
-            ("hang", self.hang),
-            (
-                "garbage or garbage_hex",
-                self.garbage.is_some() || self.garbage_hex.is_some(),
-            ),
-        ];
-        given
-            .into_iter()
-            .filter(|(_, given)| *given)
-            .map(|(name, _)| name)
-            .collect()
+        let hex = self.garbage_hex.as_deref().and_then(check::decode_hex);
+        self.garbage.as_ref().map(|text| text.clone().into_bytes()).or(hex)
     }
 }
 
-/// Refuses what the types cannot: the key below `reply`, and why.
-fn check_reply(reply: &Reply) -> Result<(), (String, String)> {
-    let refuse = |key: &str, reason: &str| Err((key.to_owned(), reason.to_owned()));
-    let contents = reply.contents();
-    if contents.len() != 1 {
-        let given = if contents.is_empty() {
-            "none".to_owned()
-        } else {
-            contents.join(", ")
-        };
-        let known = "text and tool_calls, json, echo, from_tool_result, from_schema, agent, error, hang, garbage";
-        return Err((
-            String::new(),
-            format!("exactly one content is needed of {known}; given: {given}"),
-        ));
-    }
-    if let Some(error) = &reply.error
-        && !(400..=599).contains(&error.status)
-    {
-        return refuse(".error.status", "must be 400 to 599");
-    }
-    if reply.garbage.is_some() && reply.garbage_hex.is_some() {
-        return refuse(".garbage_hex", "excludes garbage");
-    }
-    if reply
-        .garbage_hex
-        .as_deref()
-        .is_some_and(|hex| decode_hex(hex).is_none())
-    {
-        return refuse(
-            ".garbage_hex",
-            "must be pairs of hexadecimal digits, spaces allowed",
-        );
-    }
-    if reply.chunk_size == Some(0) {
-        return refuse(".chunk_size", "must be 1 or more characters");
-    }
-    if reply.cut_after.is_some() && reply.hang_after.is_some() {
-        return refuse(".hang_after", "excludes cut_after");
-    }
-    if reply.no_usage && reply.usage.is_some() {
-        return refuse(".no_usage", "excludes usage");
-    }
-    check_placeholders(reply)
-}
-
-fn check_placeholders(reply: &Reply) -> Result<(), (String, String)> {
-    let mut templates: Vec<(String, String)> = Vec::new();
-    if let Some(template) = &reply.from_tool_result {
-        templates.push((".from_tool_result".into(), template.clone()));
-    }
-    if let Some(json) = &reply.json {
-        strings(json, ".json".into(), &mut templates);
-    }
-    for (at, call) in reply.tool_calls.iter().enumerate() {
-        if call.name.is_empty() {
-            return Err((
-                format!(".tool_calls[{at}].name"),
-                "must not be empty".into(),
-            ));
-        }
-        strings(
-            &call.arguments,
-            format!(".tool_calls[{at}].arguments"),
-            &mut templates,
-        );
-    }
-    for (key, text) in templates {
-        if let Some(name) = template::unknown_placeholder(&text) {
-            let known = "last_user, last_tool_result, model, turn";
-            return Err((key, format!("unknown placeholder `{name}`; known: {known}")));
-        }
-    }
-    Ok(())
-}
-
-fn strings(value: &Value, path: String, found: &mut Vec<(String, String)>) {
-    match value {
-        Value::String(text) => found.push((path, text.clone())),
-        Value::Array(items) => {
-            items
-                .iter()
-                .enumerate()
-                .for_each(|(at, item)| strings(item, format!("{path}[{at}]"), found));
-        }
-        Value::Object(fields) => {
-            fields
-                .iter()
-                .for_each(|(key, field)| strings(field, format!("{path}.{key}"), found));
-        }
-        _ => {}
-    }
-}
-
-fn read<T: serde::de::DeserializeOwned>(
-    value: toml::Value,
-    label: &str,
-    prefix: &str,
-) -> Result<T, ScriptError> {
+fn read<T: serde::de::DeserializeOwned>(value: toml::Value, label: &str, prefix: &str) -> Result<T, ScriptError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let path = match (prefix, path.as_str()) {
@@ -477,25 +314,7 @@ fn read<T: serde::de::DeserializeOwned>(
 }
 
 fn refused(place: impl Into<String>, reason: impl Into<String>) -> ScriptError {
-    ScriptError::Invalid {
-        place: place.into(),
-        reason: reason.into(),
-    }
-}
-
-fn decode_hex(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair[0] << 4 | pair[1])
-            .collect(),
-    )
+    ScriptError::Invalid { place: place.into(), reason: reason.into() }
 }
 
 #[cfg(test)]

@@ -37,13 +37,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(script: Script) -> Self {
         let journal = Journal::new(script.journal);
-        Self {
-            script,
-            uses: Uses::default(),
-            journal,
-            flights: Arc::default(),
-            closing: CancellationToken::new(),
-        }
+        Self { script, uses: Uses::default(), journal, flights: Arc::default(), closing: CancellationToken::new() }
     }
 
     pub(super) fn closing(&self) -> &CancellationToken {
@@ -70,9 +64,7 @@ impl Stage {
         let Some(key) = &self.script.api_key else {
             return true;
         };
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key)
     }
 
@@ -120,28 +112,16 @@ async fn complete(State(stage): State<Arc<Stage>>, headers: HeaderMap, body: Byt
         Ok(conversation) => conversation,
         Err(invalid) => {
             stage.journal.record(&headers, parsed, None);
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                "invalid_value",
-                &invalid.message,
-                invalid.param,
-            );
+            return refuse(StatusCode::BAD_REQUEST, "invalid_value", &invalid.message, invalid.param);
         }
     };
     if !stage.knows_model(&conversation.model) {
         stage.journal.record(&headers, parsed, None);
         let said = format!("the model `{}` does not exist", conversation.model);
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "model_not_found",
-            &said,
-            Some("model"),
-        );
+        return refuse(StatusCode::NOT_FOUND, "model_not_found", &said, Some("model"));
     }
     let rule = stage.uses.take(&stage.script.rules, &conversation);
-    let number = stage
-        .journal
-        .record(&headers, parsed, rule.map(|rule| rule.name.as_str()));
+    let number = stage.journal.record(&headers, parsed, rule.map(|rule| rule.name.as_str()));
     let Some(rule) = rule else {
         let said = "no rule of the script matches this request (or those that do are used up)";
         return refuse(StatusCode::BAD_REQUEST, "no_rule_matches", said, None);
@@ -166,11 +146,7 @@ async fn perform(stage: &Stage, rule: &Rule, conversation: &Conversation, number
         return scripted_error(error, &rule.name);
     }
     let pieces = pieces(reply, conversation, number);
-    let kind = if conversation.stream {
-        "text/event-stream; charset=utf-8"
-    } else {
-        "application/json"
-    };
+    let kind = if conversation.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     let manner = Manner::of(reply);
     let whole = !conversation.stream && manner.end == End::Whole;
     let body = if whole {
@@ -179,14 +155,7 @@ async fn perform(stage: &Stage, rule: &Rule, conversation: &Conversation, number
     } else {
         stream::body(pieces, manner, stage.closing.clone(), flight)
     };
-    (
-        [
-            (header::CONTENT_TYPE, kind),
-            (header::CACHE_CONTROL, "no-cache"),
-        ],
-        body,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
 /// The body in the pieces in which it is sent: server-sent events, or, so that a cut has somewhere to cut, a JSON body
@@ -195,29 +164,16 @@ fn pieces(reply: &Reply, conversation: &Conversation, number: u64) -> Vec<Bytes>
     if let Some(garbage) = reply.garbage() {
         return vec![Bytes::from(garbage)];
     }
-    let heading = Heading {
-        number,
-        model: conversation.model.clone(),
-    };
+    let heading = Heading { number, model: conversation.model.clone() };
     let answer = Answer::compose(reply, conversation);
     if !conversation.stream {
         let body = Bytes::from(wire::completion(&heading, &answer).to_string());
         let starts = (0..body.len()).step_by(64);
-        return starts
-            .map(|start| body.slice(start..body.len().min(start + 64)))
-            .collect();
+        return starts.map(|start| body.slice(start..body.len().min(start + 64))).collect();
     }
-    let chunks = wire::chunks(
-        &heading,
-        &answer,
-        reply.chunk_size,
-        conversation.include_usage,
-    );
+    let chunks = wire::chunks(&heading, &answer, reply.chunk_size, conversation.include_usage);
     let events = chunks.iter().map(|chunk| format!("data: {chunk}\n\n"));
-    events
-        .chain(["data: [DONE]\n\n".to_owned()])
-        .map(Bytes::from)
-        .collect()
+    events.chain(["data: [DONE]\n\n".to_owned()]).map(Bytes::from).collect()
 }
 
 fn scripted_error(error: &ScriptedError, rule: &str) -> Response {
@@ -225,17 +181,10 @@ fn scripted_error(error: &ScriptedError, rule: &str) -> Response {
     let mut response = match &error.body {
         Some(Value::String(text)) => (status, text.clone()).into_response(),
         Some(body) => (status, Json(body)).into_response(),
-        None => refuse(
-            status,
-            "scripted_error",
-            &format!("error of the script, {rule}"),
-            None,
-        ),
+        None => refuse(status, "scripted_error", &format!("error of the script, {rule}"), None),
     };
     if let Some(after) = error.retry_after {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, whole_seconds(after).into());
+        response.headers_mut().insert(header::RETRY_AFTER, whole_seconds(after).into());
     }
     response
 }
@@ -246,35 +195,17 @@ fn whole_seconds(duration: Duration) -> u64 {
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str, param: Option<&str>) -> Response {
-    let kind = if status.is_server_error() {
-        "server_error"
-    } else {
-        "invalid_request_error"
-    };
+    let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
     (status, Json(wire::error(kind, code, message, param))).into_response()
 }
 
 fn unauthorized() -> Response {
     let said = "a valid API key is needed as bearer token";
-    (
-        StatusCode::UNAUTHORIZED,
-        Json(wire::error(
-            "authentication_error",
-            "invalid_api_key",
-            said,
-            None,
-        )),
-    )
-        .into_response()
+    (StatusCode::UNAUTHORIZED, Json(wire::error("authentication_error", "invalid_api_key", said, None))).into_response()
 }
 
 fn stopping() -> Response {
-    refuse(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "stopping",
-        "the server is stopping",
-        None,
-    )
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping", None)
 }
 
 fn readable(body: &Bytes) -> Value {

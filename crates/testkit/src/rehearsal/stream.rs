@@ -37,10 +37,7 @@ impl Manner {
             (None, Some(pieces)) => End::Hang(pieces),
             (None, None) => End::Whole,
         };
-        Self {
-            chunk_delay: reply.chunk_delay,
-            end,
-        }
+        Self { chunk_delay: reply.chunk_delay, end }
     }
 }
 
@@ -71,10 +68,7 @@ pub(super) struct Flight {
 impl Flight {
     pub(super) fn start(flights: &Arc<Flights>) -> Self {
         flights.open.fetch_add(1, Ordering::Relaxed);
-        Self {
-            flights: Arc::clone(flights),
-            landed: false,
-        }
+        Self { flights: Arc::clone(flights), landed: false }
     }
 
     pub(super) fn land(mut self) {
@@ -92,12 +86,7 @@ impl Drop for Flight {
 }
 
 /// A body that sends `pieces` in the given manner, until done or `closing`.
-pub(super) fn body(
-    pieces: Vec<Bytes>,
-    manner: Manner,
-    closing: CancellationToken,
-    flight: Flight,
-) -> Body {
+pub(super) fn body(pieces: Vec<Bytes>, manner: Manner, closing: CancellationToken, flight: Flight) -> Body {
     Body::from_stream(async_stream::stream! {
         let end = match manner.end {
             End::Whole => pieces.len(),

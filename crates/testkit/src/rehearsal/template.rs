@@ -34,14 +34,10 @@ pub(super) fn render(template: &str, conversation: &Conversation) -> String {
 pub(super) fn render_json(value: &Value, conversation: &Conversation) -> Value {
     match value {
         Value::String(text) => Value::String(render(text, conversation)),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| render_json(item, conversation))
-            .collect(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(key, field)| (key.clone(), render_json(field, conversation)))
-            .collect(),
+        Value::Array(items) => items.iter().map(|item| render_json(item, conversation)).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, field)| (key.clone(), render_json(field, conversation))).collect()
+        }
         other => other.clone(),
     }
 }

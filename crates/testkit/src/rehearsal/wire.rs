@@ -41,41 +41,31 @@ pub(super) fn completion(heading: &Heading, answer: &Answer) -> Value {
 }
 
 /// The data of each server-sent event of a streamed answer, `[DONE]` left out.
-pub(super) fn chunks(
-    heading: &Heading,
-    answer: &Answer,
-    size: Option<usize>,
-    include_usage: bool,
-) -> Vec<Value> {
+pub(super) fn chunks(heading: &Heading, answer: &Answer, size: Option<usize>, include_usage: bool) -> Vec<Value> {
     let size = size.unwrap_or(CHUNK_SIZE);
-    let mut deltas = vec![
-        json!({ "role": "assistant", "content": if answer.content.is_some() { json!("") } else { Value::Null } }),
-    ];
+    let mut deltas =
+        vec![json!({ "role": "assistant", "content": if answer.content.is_some() { json!("") } else { Value::Null } })];
     for piece in pieces(answer.content.as_deref().unwrap_or(""), size) {
         deltas.push(json!({ "content": piece }));
     }
     for (index, call) in answer.tool_calls.iter().enumerate() {
         let opening = json!({ "name": call.name, "arguments": "" });
-        deltas.push(json!({ "tool_calls": [{ "index": index, "id": call.id, "type": "function", "function": opening }] }));
+        deltas.push(
+            json!({ "tool_calls": [{ "index": index, "id": call.id, "type": "function", "function": opening }] }),
+        );
         for piece in pieces(&call.arguments, size) {
-            deltas.push(
-                json!({ "tool_calls": [{ "index": index, "function": { "arguments": piece } }] }),
-            );
+            deltas.push(json!({ "tool_calls": [{ "index": index, "function": { "arguments": piece } }] }));
         }
     }
     let chunk = |delta: Value, finish: Value| {
-        let choice =
-            json!({ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish });
+        let choice = json!({ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish });
         let mut body = heading.body("chat.completion.chunk", json!([choice]));
         if include_usage && answer.usage.is_some() {
             body["usage"] = Value::Null;
         }
         body
     };
-    let mut made: Vec<Value> = deltas
-        .into_iter()
-        .map(|delta| chunk(delta, Value::Null))
-        .collect();
+    let mut made: Vec<Value> = deltas.into_iter().map(|delta| chunk(delta, Value::Null)).collect();
     made.push(chunk(json!({}), json!(answer.finish_reason)));
     if let Some(usage) = answer.usage.filter(|_| include_usage) {
         let mut last = heading.body("chat.completion.chunk", json!([]));
@@ -105,10 +95,7 @@ fn usage_body(usage: Usage) -> Value {
 fn pieces(text: &str, size: usize) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let end = rest
-            .char_indices()
-            .nth(size)
-            .map_or(rest.len(), |(at, _)| at);
+        let end = rest.char_indices().nth(size).map_or(rest.len(), |(at, _)| at);
         let (piece, tail) = rest.split_at(end);
         rest = tail;
         (!piece.is_empty()).then_some(piece)

@@ -39,21 +39,11 @@ fn postgres_keeps_its_data_over_a_stop_and_a_crash() {
 
 #[test]
 fn postgres_takes_settings_and_durability() {
-    let postgres = Postgres::builder()
-        .durable()
-        .setting("max_connections", "17")
-        .start()
-        .unwrap();
+    let postgres = Postgres::builder().durable().setting("max_connections", "17").start().unwrap();
     assert_eq!(postgres.execute("show fsync").unwrap(), "on");
     assert_eq!(postgres.execute("show max_connections").unwrap(), "17");
-    let refused = Postgres::builder()
-        .setting("no_such_setting", "1")
-        .start()
-        .unwrap_err();
-    assert!(
-        format!("{refused:#}").contains("no_such_setting"),
-        "{refused:#}"
-    );
+    let refused = Postgres::builder().setting("no_such_setting", "1").start().unwrap_err();
+    assert!(format!("{refused:#}").contains("no_such_setting"), "{refused:#}");
 }
 
 #[test]
@@ -100,46 +90,26 @@ async fn servers_do_not_outlive_a_killed_owner() {
     let home = tempfile::tempdir().unwrap();
     // The user postgres has to get at its own directory inside.
     command.env("TMPDIR", home.path());
-    std::fs::set_permissions(
-        home.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o1777),
-    )
-    .unwrap();
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     let mut owner = Process::spawn("owner", command).unwrap();
     let line = owner.wait_for_line("owns ", WITHIN).await.unwrap();
-    let ports: Vec<u16> = line
-        .split(' ')
-        .skip(1)
-        .map(|port| port.parse().unwrap())
-        .collect();
+    let ports: Vec<u16> = line.split(' ').skip(1).map(|port| port.parse().unwrap()).collect();
     assert_eq!(ports.len(), 2);
     assert!(ports.iter().all(|port| listens(*port)));
     owner.kill().await.unwrap();
-    wait::until(WITHIN, || async {
-        !ports.iter().any(|port| listens(*port))
-    })
-    .await
-    .unwrap();
+    wait::until(WITHIN, || async { !ports.iter().any(|port| listens(*port)) }).await.unwrap();
     let empty = |path: &Path| std::fs::read_dir(path).unwrap().next().is_none();
-    wait::until(WITHIN, || async { empty(home.path()) })
-        .await
-        .unwrap();
+    wait::until(WITHIN, || async { empty(home.path()) }).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_child_is_watched_and_signalled() {
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "echo one; echo two >&2; trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done",
-    ]);
+    command.args(["-c", "echo one; echo two >&2; trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done"]);
     let mut child = Process::spawn("child", command).unwrap();
     assert_eq!(child.wait_for_line("tw", WITHIN).await.unwrap(), "two");
     assert_eq!(child.wait_for_line("one", WITHIN).await.unwrap(), "one");
-    let late = child
-        .wait_for_line("three", Duration::from_millis(100))
-        .await
-        .unwrap_err();
+    let late = child.wait_for_line("three", Duration::from_millis(100)).await.unwrap_err();
     assert!(late.to_string().contains("has not said `three`"), "{late}");
     child.signal(Signal::Term).unwrap();
     assert_eq!(child.wait(WITHIN).await.unwrap().code(), Some(3));
@@ -153,20 +123,12 @@ async fn a_child_is_watched_and_signalled() {
 async fn a_childs_port_is_waited_for() {
     let port = ports::free().unwrap();
     let mut command = Command::new("python3");
-    command.args([
-        "-m",
-        "http.server",
-        "--bind",
-        "127.0.0.1",
-        &port.to_string(),
-    ]);
+    command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]);
     let mut child = Process::spawn("server", command).unwrap();
     let address = ([127, 0, 0, 1], port).into();
     child.wait_for_port(address, WITHIN).await.unwrap();
     drop(child);
-    wait::until(WITHIN, || async { !listens(port) })
-        .await
-        .unwrap();
+    wait::until(WITHIN, || async { !listens(port) }).await.unwrap();
     let mut child = Process::spawn("false", Command::new("false")).unwrap();
     let failed = child.wait_for_port(address, WITHIN).await.unwrap_err();
     assert!(failed.to_string().contains("ended with"), "{failed}");

@@ -45,24 +45,11 @@ fn push(c: char, out: &mut Vec<u8>) {
 /// A letter or digit of the class where it has one.
 fn readable(class: &Class) -> Option<char> {
     let ranges: Vec<(char, char)> = match class {
-        Class::Unicode(class) => class
-            .ranges()
-            .iter()
-            .map(|range| (range.start(), range.end()))
-            .collect(),
-        Class::Bytes(class) => class
-            .ranges()
-            .iter()
-            .map(|range| (char::from(range.start()), char::from(range.end())))
-            .collect(),
+        Class::Unicode(class) => class.ranges().iter().map(|range| (range.start(), range.end())).collect(),
+        Class::Bytes(class) => {
+            class.ranges().iter().map(|range| (char::from(range.start()), char::from(range.end()))).collect()
+        }
     };
-    let holds = |c: char| {
-        ranges
-            .iter()
-            .any(|(start, end)| (*start..=*end).contains(&c))
-    };
-    ['a', '1', 'A', 'x']
-        .into_iter()
-        .find(|c| holds(*c))
-        .or_else(|| ranges.first().map(|(start, _)| *start))
+    let holds = |c: char| ranges.iter().any(|(start, end)| (*start..=*end).contains(&c));
+    ['a', '1', 'A', 'x'].into_iter().find(|c| holds(*c)).or_else(|| ranges.first().map(|(start, _)| *start))
 }

@@ -3,11 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn found() -> Hints {
-    let passage = |id: &str| Passage {
-        id: id.into(),
-        title: "Guide".into(),
-        text: "Cats purr.".into(),
-    };
+    let passage = |id: &str| Passage { id: id.into(), title: "Guide".into(), text: "Cats purr.".into() };
     Hints {
         wish: None,
         answer: "Cats purr.".into(),
@@ -19,10 +15,7 @@ fn found() -> Hints {
 fn fits(schema: &Value, hints: &Hints) -> Value {
     let made = instance(schema, hints);
     let validator = jsonschema::validator_for(schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&made)
-        .map(|error| error.to_string())
-        .collect();
+    let errors: Vec<String> = validator.iter_errors(&made).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{schema}\n{made}\n{errors:?}");
     made
 }
@@ -65,18 +58,12 @@ fn hints_fill_answers_and_citations() {
     let schema = json!({"type": "object", "additionalProperties": false, "required": ["answer", "citations"], "properties": {
         "answer": {"type": "string", "maxLength": 8}, "citations": {"type": "array", "maxItems": 1, "items": {"type": "string"}},
         "confidence": {"type": "number"}}});
-    assert_eq!(
-        fits(&schema, &found()),
-        json!({"answer": "Cats pur", "citations": ["a.md#1"]})
-    );
+    assert_eq!(fits(&schema, &found()), json!({"answer": "Cats pur", "citations": ["a.md#1"]}));
     let schema = json!({"type": "object", "required": ["answer"], "properties": {"answer": {"type": "string"},
         "sources": {"type": "array", "items": {"type": "object", "required": ["id", "quote"],
             "properties": {"id": {"type": "string"}, "quote": {"type": "string"}}}}}});
     let made = fits(&schema, &found());
-    assert_eq!(
-        made["sources"][1],
-        json!({"id": "b.md#2", "quote": "Cats purr."})
-    );
+    assert_eq!(made["sources"][1], json!({"id": "b.md#2", "quote": "Cats purr."}));
 }
 
 #[test]
@@ -88,60 +75,28 @@ fn a_wish_takes_the_proper_branch() {
     let query = json!({"type": "object", "required": ["query"], "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}});
     let answer = json!({"type": "object", "required": ["text", "citations"], "properties": {
         "text": {"type": "string"}, "citations": {"type": "array", "items": {"type": "string"}}}});
-    let branches = json!([
-        branch("list", json!({"type": "object"})),
-        branch("docs.search", query),
-        branch("answer", answer)
-    ]);
+    let branches =
+        json!([branch("list", json!({"type": "object"})), branch("docs.search", query), branch("answer", answer)]);
     for schema in [
         json!({"oneOf": branches}),
         json!({"type": "object", "required": ["next"], "properties": {"next": {"anyOf": branches}}}),
     ] {
         assert_eq!(choice(&schema), Choice::Of { search: true });
-        let search = fits(
-            &schema,
-            &Hints {
-                wish: Some(Wish::Search),
-                ..found()
-            },
-        );
+        let search = fits(&schema, &Hints { wish: Some(Wish::Search), ..found() });
         let search = search.get("next").unwrap_or(&search);
-        assert_eq!(
-            *search,
-            json!({"tool": "docs.search", "arguments": {"query": "do cats purr?"}})
-        );
-        let answer = fits(
-            &schema,
-            &Hints {
-                wish: Some(Wish::Answer),
-                ..found()
-            },
-        );
+        assert_eq!(*search, json!({"tool": "docs.search", "arguments": {"query": "do cats purr?"}}));
+        let answer = fits(&schema, &Hints { wish: Some(Wish::Answer), ..found() });
         let answer = answer.get("next").unwrap_or(&answer);
-        assert_eq!(
-            answer["arguments"]["citations"],
-            json!(["a.md#1", "b.md#2"])
-        );
+        assert_eq!(answer["arguments"]["citations"], json!(["a.md#1", "b.md#2"]));
     }
-    let flat = json!({"type": "object", "required": ["action"], "properties": {"action": {"enum": ["search", "answer"]}}});
-    assert_eq!(
-        fits(
-            &flat,
-            &Hints {
-                wish: Some(Wish::Answer),
-                ..found()
-            }
-        )["action"],
-        "answer"
-    );
+    let flat =
+        json!({"type": "object", "required": ["action"], "properties": {"action": {"enum": ["search", "answer"]}}});
+    assert_eq!(fits(&flat, &Hints { wish: Some(Wish::Answer), ..found() })["action"], "answer");
 }
 
 #[test]
 fn an_ordinary_schema_is_no_choice() {
-    assert_eq!(
-        choice(&json!({"type": "object", "properties": {"answer": {"type": "string"}}})),
-        Choice::None
-    );
+    assert_eq!(choice(&json!({"type": "object", "properties": {"answer": {"type": "string"}}})), Choice::None);
     assert_eq!(choice(&json!({"enum": ["red", "green"]})), Choice::None);
 }
 
@@ -162,9 +117,6 @@ fn absurd_schemas_end() {
         json!(3),
     ];
     for schema in schemas {
-        assert!(
-            instance(&schema, &Hints::default()).to_string().len() < 4 << 20,
-            "{schema}"
-        );
+        assert!(instance(&schema, &Hints::default()).to_string().len() < 4 << 20, "{schema}");
     }
 }

@@ -8,47 +8,12 @@ use super::{Hints, Place, pattern};
 /// Strings are padded to at most this many characters.
 const LONGEST: usize = 1 << 20;
 
-const ANSWERS: [&str; 9] = [
-    "answer",
-    "final_answer",
-    "text",
-    "content",
-    "summary",
-    "message",
-    "response",
-    "reply",
-    "result",
-];
-const QUERIES: [&str; 7] = [
-    "query",
-    "q",
-    "search",
-    "search_query",
-    "question",
-    "keywords",
-    "input",
-];
-const CITATIONS: [&str; 9] = [
-    "citations",
-    "citation",
-    "sources",
-    "references",
-    "passages",
-    "passage_ids",
-    "citation_ids",
-    "cited",
-    "evidence",
-];
-const IDS: [&str; 8] = [
-    "id",
-    "passage",
-    "passage_id",
-    "source",
-    "source_id",
-    "citation",
-    "reference",
-    "document",
-];
+const ANSWERS: [&str; 9] =
+    ["answer", "final_answer", "text", "content", "summary", "message", "response", "reply", "result"];
+const QUERIES: [&str; 7] = ["query", "q", "search", "search_query", "question", "keywords", "input"];
+const CITATIONS: [&str; 9] =
+    ["citations", "citation", "sources", "references", "passages", "passage_ids", "citation_ids", "cited", "evidence"];
+const IDS: [&str; 8] = ["id", "passage", "passage_id", "source", "source_id", "citation", "reference", "document"];
 const QUOTES: [&str; 4] = ["quote", "text", "excerpt", "snippet"];
 
 /// An array of this name holds citations.
@@ -64,8 +29,7 @@ pub(super) fn knows(name: &str, place: Place<'_>, hints: &Hints) -> bool {
 pub(super) fn string(schema: &Value, place: Place<'_>, hints: &Hints) -> String {
     let hinted = hinted(place, hints).unwrap_or_default();
     if let Some(expression) = schema["pattern"].as_str() {
-        let fits =
-            |text: &str| regex::Regex::new(expression).is_ok_and(|regex| regex.is_match(text));
+        let fits = |text: &str| regex::Regex::new(expression).is_ok_and(|regex| regex.is_match(text));
         let fitted = fit(schema, hinted);
         if fits(&fitted) {
             return fitted;
@@ -89,11 +53,7 @@ pub(super) fn string(schema: &Value, place: Place<'_>, hints: &Hints) -> String 
 
 /// Cuts and pads to the schema's lengths, which count characters.
 fn fit(schema: &Value, text: String) -> String {
-    let length = |key: &str| {
-        schema[key]
-            .as_u64()
-            .and_then(|length| usize::try_from(length).ok())
-    };
+    let length = |key: &str| schema[key].as_u64().and_then(|length| usize::try_from(length).ok());
     let mut text = match length("maxLength") {
         Some(most) if text.chars().count() > most => text.chars().take(most).collect(),
         _ => text,

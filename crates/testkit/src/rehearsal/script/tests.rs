@@ -25,10 +25,7 @@ fn an_unknown_key_is_refused_with_rule_and_path() {
     let said = refusal(
         "[[rule]]\nreply = { text = \"a\" }\n[[rule]]\nname = \"b\"\nmatch = { lst_role = \"tool\" }\nreply = { echo = true }",
     );
-    assert!(
-        said.starts_with("rule 2 `b` (rule[1].match.lst_role): unknown field `lst_role`"),
-        "{said}"
-    );
+    assert!(said.starts_with("rule 2 `b` (rule[1].match.lst_role): unknown field `lst_role`"), "{said}");
     let said = refusal("modles = []\n[[rule]]\nreply = { echo = true }");
     assert!(said.starts_with("script (modles): unknown field"), "{said}");
 }
@@ -36,54 +33,18 @@ fn an_unknown_key_is_refused_with_rule_and_path() {
 #[test]
 fn wrong_values_are_refused_with_their_path() {
     for (rule, expected) in [
-        (
-            "match = { regex = \"(\" }\nreply = { echo = true }",
-            "rule 1 (rule[0].match.regex)",
-        ),
-        (
-            "reply = { delay = \"1ms\" }",
-            "rule 1 (rule[0].reply): exactly one content",
-        ),
-        (
-            "reply = { text = \"a\", echo = true }",
-            "given: text or tool_calls, echo",
-        ),
-        (
-            "reply = { error = { status = 200 } }",
-            "rule 1 (rule[0].reply.error.status)",
-        ),
-        (
-            "reply = { text = \"a\", delay = \"soon\" }",
-            "rule 1 (rule[0].reply.delay)",
-        ),
-        (
-            "reply = { text = \"a\", chunk_size = 0 }",
-            "rule 1 (rule[0].reply.chunk_size)",
-        ),
-        (
-            "reply = { garbage_hex = \"f\" }",
-            "rule 1 (rule[0].reply.garbage_hex)",
-        ),
-        (
-            "times = 0\nreply = { echo = true }",
-            "rule 1 (rule[0].times)",
-        ),
-        (
-            "times = -1\nreply = { echo = true }",
-            "rule 1 (rule[0].times)",
-        ),
-        (
-            "reply = { from_tool_result = \"{{nope}}\" }",
-            "unknown placeholder `nope`",
-        ),
-        (
-            "reply = { json = { a = [\"{{nope}}\"] } }",
-            "rule 1 (rule[0].reply.json.a[0])",
-        ),
-        (
-            "match = { last_role = \"robot\" }\nreply = { echo = true }",
-            "rule 1 (rule[0].match.last_role)",
-        ),
+        ("match = { regex = \"(\" }\nreply = { echo = true }", "rule 1 (rule[0].match.regex)"),
+        ("reply = { delay = \"1ms\" }", "rule 1 (rule[0].reply): exactly one content"),
+        ("reply = { text = \"a\", echo = true }", "given: text or tool_calls, echo"),
+        ("reply = { error = { status = 200 } }", "rule 1 (rule[0].reply.error.status)"),
+        ("reply = { text = \"a\", delay = \"soon\" }", "rule 1 (rule[0].reply.delay)"),
+        ("reply = { text = \"a\", chunk_size = 0 }", "rule 1 (rule[0].reply.chunk_size)"),
+        ("reply = { garbage_hex = \"f\" }", "rule 1 (rule[0].reply.garbage_hex)"),
+        ("times = 0\nreply = { echo = true }", "rule 1 (rule[0].times)"),
+        ("times = -1\nreply = { echo = true }", "rule 1 (rule[0].times)"),
+        ("reply = { from_tool_result = \"{{nope}}\" }", "unknown placeholder `nope`"),
+        ("reply = { json = { a = [\"{{nope}}\"] } }", "rule 1 (rule[0].reply.json.a[0])"),
+        ("match = { last_role = \"robot\" }\nreply = { echo = true }", "rule 1 (rule[0].match.last_role)"),
         ("reply = \"hello\"", "rule 1 (rule[0].reply)"),
         ("times = 1", "rule 1 (rule[0]): missing field `reply`"),
     ] {

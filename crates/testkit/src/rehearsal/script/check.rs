@@ -1,0 +1,101 @@
+//! What a reply may not be, beyond what its types say.
+
+use serde_json::Value;
+
+use super::super::template;
+use super::Reply;
+
+/// Refuses what the types cannot: the key below `reply`, and why.
+pub(super) fn reply(reply: &Reply) -> Result<(), (String, String)> {
+    let refuse = |key: &str, reason: &str| Err((key.to_owned(), reason.to_owned()));
+    let contents = contents(reply);
+    if contents.len() != 1 {
+        let given = if contents.is_empty() { "none".to_owned() } else { contents.join(", ") };
+        let known = "text and tool_calls, json, echo, from_tool_result, from_schema, agent, error, hang, garbage";
+        return Err((String::new(), format!("exactly one content is needed of {known}; given: {given}")));
+    }
+    if let Some(error) = &reply.error
+        && !(400..=599).contains(&error.status)
+    {
+        return refuse(".error.status", "must be 400 to 599");
+    }
+    if reply.garbage.is_some() && reply.garbage_hex.is_some() {
+        return refuse(".garbage_hex", "excludes garbage");
+    }
+    if reply.garbage_hex.as_deref().is_some_and(|hex| decode_hex(hex).is_none()) {
+        return refuse(".garbage_hex", "must be pairs of hexadecimal digits, spaces allowed");
+    }
+    if reply.chunk_size == Some(0) {
+        return refuse(".chunk_size", "must be 1 or more characters");
+    }
+    if reply.cut_after.is_some() && reply.hang_after.is_some() {
+        return refuse(".hang_after", "excludes cut_after");
+    }
+    if reply.no_usage && reply.usage.is_some() {
+        return refuse(".no_usage", "excludes usage");
+    }
+    placeholders(reply)
+}
+
+fn placeholders(reply: &Reply) -> Result<(), (String, String)> {
+    let mut templates: Vec<(String, String)> = Vec::new();
+    if let Some(template) = &reply.from_tool_result {
+        templates.push((".from_tool_result".into(), template.clone()));
+    }
+    if let Some(json) = &reply.json {
+        strings(json, ".json".into(), &mut templates);
+    }
+    for (at, call) in reply.tool_calls.iter().enumerate() {
+        if call.name.is_empty() {
+            return Err((format!(".tool_calls[{at}].name"), "must not be empty".into()));
+        }
+        strings(&call.arguments, format!(".tool_calls[{at}].arguments"), &mut templates);
+    }
+    for (key, text) in templates {
+        if let Some(name) = template::unknown_placeholder(&text) {
+            let known = "last_user, last_tool_result, model, turn";
+            return Err((key, format!("unknown placeholder `{name}`; known: {known}")));
+        }
+    }
+    Ok(())
+}
+
+fn strings(value: &Value, path: String, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::String(text) => found.push((path, text.clone())),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, item)| strings(item, format!("{path}[{at}]"), found));
+        }
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, field)| strings(field, format!("{path}.{key}"), found));
+        }
+        _ => {}
+    }
+}
+
+/// The kinds of content that a reply has.
+fn contents(reply: &Reply) -> Vec<&'static str> {
+    let given = [
+        ("text or tool_calls", reply.text.is_some() || !reply.tool_calls.is_empty()),
+        ("json", reply.json.is_some()),
+        ("echo", reply.echo),
+        ("from_tool_result", reply.from_tool_result.is_some()),
+        ("from_schema", reply.from_schema),
+        ("agent", reply.agent),
+        ("error", reply.error.is_some()),
+        ("hang", reply.hang),
+        ("garbage or garbage_hex", reply.garbage.is_some() || reply.garbage_hex.is_some()),
+    ];
+    given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+}
+
+/// Bytes from pairs of hexadecimal digits; white space is skipped.
+pub(super) fn decode_hex(hex: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = hex
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
