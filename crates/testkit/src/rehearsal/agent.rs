@@ -42,17 +42,17 @@ fn fill(schema: &Value, mut hints: Hints, nothing_received: bool) -> Value {
     instance(schema, &hints)
 }
 
-/// The result that the agent has just received: a tool message, or, where tool choice is expressed as constrained JSON,
-/// whatever follows the assistant's own search.
+/// The result that the agent has just received: tool messages, or, where tool choice is expressed as constrained JSON,
+/// whatever follows the assistant's own search. Of several, the one with passages.
 fn received_result(conversation: &Conversation) -> Option<&str> {
-    let (last, before) = conversation.messages.split_last()?;
-    if last.role == "tool" {
-        let results = conversation.messages.iter().rev().take_while(|message| message.role == "tool");
-        let cited = results.map(|message| message.text.as_str()).find(|text| !passages::find(text).is_empty());
-        return Some(cited.unwrap_or(&last.text));
+    let messages = &conversation.messages;
+    let asked = messages.iter().rposition(|message| message.role == "assistant")?;
+    let (last, _) = messages[asked + 1..].split_last()?;
+    if last.role != "tool" && !chose_search(&messages[asked]) {
+        return None;
     }
-    let asked = before.iter().rfind(|message| message.role == "assistant");
-    asked.filter(|message| chose_search(message)).map(|_| last.text.as_str())
+    let mut texts = messages[asked + 1..].iter().map(|message| message.text.as_str());
+    texts.find(|text| !passages::find(text).is_empty()).or(Some(&last.text))
 }
 
 fn chose_search(message: &Message) -> bool {
