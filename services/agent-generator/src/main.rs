@@ -1,0 +1,7 @@
+//! The agent generator as a process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mar_runtime::process::main(mar_agent_generator::start)
+}

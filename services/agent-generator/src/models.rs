@@ -1,0 +1,139 @@
+//! Which models may act: the static requirement, and what the router admits under it.
+
+use mar_descriptor::{AdmittedModel, ModelRole, ModelSection, PolicyRef, Requirement, Sampling, TrustTier};
+use mar_proto::router::{self, Candidate, RejectionReason, SelectModelRequest, SelectModelResponse};
+use mar_proto::session::ReservationPrice;
+use mar_proto::types;
+use mar_runtime::ServiceName;
+
+use crate::error::Error;
+use crate::media;
+use crate::order::Order;
+use crate::recipe;
+
+/// The only role that models play so far.
+pub const REASON: &str = "reason";
+
+/// What the agent's models have to be, from the order alone: nothing of the input but its modalities.
+#[derive(Clone, Debug)]
+pub struct Wish<'a> {
+    order: &'a Order,
+    requirement: Requirement,
+    sampling: Sampling,
+}
+
+impl<'a> Wish<'a> {
+    /// The requirement of an agent with or without tools and output schema.
+    #[must_use]
+    pub fn new(order: &'a Order, defaults: &recipe::Sampling, tools: bool, structured_output: bool) -> Self {
+        let wish = &order.model;
+        let requirement = Requirement {
+            tools,
+            structured_output,
+            streaming: true,
+            input_modalities: media::modalities(&order.brief.input).into_iter().map(str::to_owned).collect(),
+            min_trust_tier: wish.min_trust_tier.as_str().to_owned(),
+            residency: wish.residency.clone(),
+            providers: wish.providers.clone(),
+            min_context_tokens: 0,
+        };
+        let max_output_tokens = wish.max_output_tokens.unwrap_or(defaults.max_output_tokens);
+        let sampling = Sampling {
+            temperature: wish.temperature.clone().or_else(|| defaults.temperature.clone()),
+            top_p: None,
+            seed: None,
+            // A generation that may write more than the whole run could never be reserved.
+            max_output_tokens: max_output_tokens.min(order.limits.max_output_tokens),
+        };
+        Self { order, requirement, sampling }
+    }
+
+    /// The question to the router.
+    #[must_use]
+    pub fn request(&self) -> SelectModelRequest {
+        let requirement = router::Requirement {
+            tools: self.requirement.tools,
+            structured_output: self.requirement.structured_output,
+            streaming: self.requirement.streaming,
+            input_modalities: self.requirement.input_modalities.clone(),
+            min_trust_tier: tier_to_proto(self.order.model.min_trust_tier).into(),
+            residency: self.requirement.residency.clone(),
+            providers: self.requirement.providers.clone(),
+            models: self.order.model.models.clone(),
+            input_tokens: 0,
+            output_tokens: self.sampling.max_output_tokens,
+            max_cost_nano_usd: Some(self.order.limits.max_cost_nano_usd),
+            max_retention_days: None,
+            allow_rehearsal: false,
+        };
+        SelectModelRequest {
+            requirement: Some(requirement),
+            routing_policy: self.order.model.routing_policy.clone(),
+            task_type: self.order.brief.task_type.clone(),
+        }
+    }
+
+    /// What the descriptor says of models.
+    ///
+    /// # Errors
+    /// [`Error::NoModelAdmitted`], and [`Error::PeerBroken`] for hashes that are none.
+    pub fn section(self, answer: &SelectModelResponse) -> Result<ModelSection, Error> {
+        let mut admitted = Vec::new();
+        for candidate in answer.candidates.iter().filter(|candidate| candidate.admitted) {
+            let spec_hash = candidate.spec_hash.parse().map_err(|_| broken("a spec hash that is none"))?;
+            admitted.push(AdmittedModel { model: candidate.model.clone(), spec_hash });
+        }
+        if admitted.is_empty() {
+            return Err(Error::NoModelAdmitted { rejections: rejections(&answer.candidates) });
+        }
+        let routing_policy = PolicyRef {
+            name: answer.routing_policy.clone(),
+            version: answer.routing_policy_version,
+            hash: answer.routing_policy_hash.parse().map_err(|_| broken("a routing policy hash that is none"))?,
+        };
+        let role = ModelRole { requirement: self.requirement, admitted, sampling: self.sampling };
+        Ok(ModelSection { roles: [(REASON.to_owned(), role)].into(), routing_policy })
+    }
+}
+
+/// The dearest admitted prices, each class by itself: an upper bound whichever model acts.
+#[must_use]
+pub fn dearest(candidates: &[Candidate]) -> ReservationPrice {
+    let prices = || candidates.iter().filter(|one| one.admitted).filter_map(|one| one.price.as_ref());
+    ReservationPrice {
+        input_per_million: prices().map(|price| price.input_per_million).max().unwrap_or(0),
+        output_per_million: prices().map(|price| price.output_per_million).max().unwrap_or(0),
+    }
+}
+
+fn rejections(candidates: &[Candidate]) -> Vec<(String, String)> {
+    let mut rejections: Vec<_> = candidates
+        .iter()
+        .map(|candidate| {
+            let why: Vec<String> = candidate.rejections.iter().map(describe).collect();
+            let model = candidate.model.strip_prefix("models/").unwrap_or(&candidate.model);
+            (model.to_owned(), why.join("; "))
+        })
+        .collect();
+    rejections.sort();
+    rejections
+}
+
+fn describe(rejection: &router::Rejection) -> String {
+    let name = RejectionReason::try_from(rejection.reason).unwrap_or_default().as_str_name();
+    let name = name.strip_prefix("REJECTION_REASON_").unwrap_or(name);
+    if rejection.detail.is_empty() { name.to_owned() } else { format!("{name}: {}", rejection.detail) }
+}
+
+fn broken(what: &str) -> Error {
+    Error::PeerBroken { peer: ServiceName::Router, what: what.to_owned() }
+}
+
+fn tier_to_proto(tier: TrustTier) -> types::TrustTier {
+    match tier {
+        TrustTier::Unverified => types::TrustTier::Unverified,
+        TrustTier::Experimental => types::TrustTier::Experimental,
+        TrustTier::Aligned => types::TrustTier::Aligned,
+        TrustTier::Production => types::TrustTier::Production,
+    }
+}

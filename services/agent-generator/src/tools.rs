@@ -1,0 +1,199 @@
+//! The tools of an agent: picked by the task's selectors, let through by policy, named for providers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mar_alignment::{Agent, Decision, Question, Request, Stack, Verdict};
+use mar_descriptor::SealedTool;
+use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
+use mar_proto::types::ToolDefinition;
+use mar_runtime::ServiceName;
+use mar_runtime::violations::Violations;
+
+use crate::alias;
+use crate::error::Error;
+use crate::peers::{Call, ToolRegistry};
+use crate::prompt::OfferedTool;
+use crate::selector::Selector;
+
+const PREFIX: &str = "tools/";
+const PAGE_SIZE: i32 = 500;
+/// A catalogue that does not end by then is broken.
+const MAX_PAGES: usize = 100;
+
+/// What the gateway's catalogue holds for a task.
+#[derive(Debug, Default)]
+pub struct Found {
+    tools: BTreeMap<String, Tool>,
+    unavailable: BTreeSet<String>,
+}
+
+/// The tools of one agent, by name.
+#[derive(Debug, Default)]
+pub struct Toolbox {
+    tools: Vec<(SealedTool, ToolDefinition)>,
+}
+
+/// Reads every page of what the selectors pick. Without selectors nobody is asked.
+///
+/// # Errors
+/// [`Error::Peer`], and [`Error::PeerBroken`] for pages that never end.
+pub async fn find(registry: &dyn ToolRegistry, call: &Call, selectors: &[Selector]) -> Result<Found, Error> {
+    let mut found = Found::default();
+    if selectors.is_empty() {
+        return Ok(found);
+    }
+    let patterns: Vec<String> = selectors.iter().map(Selector::to_string).collect();
+    let mut page_token = String::new();
+    for _ in 0..MAX_PAGES {
+        let request = ListToolsRequest { page_size: PAGE_SIZE, page_token, patterns: patterns.clone() };
+        let page = registry
+            .list_tools(call, request)
+            .await
+            .map_err(|status| Error::Peer { peer: ServiceName::ToolGateway, status: Box::new(status) })?;
+        page_token = page.next_page_token.clone();
+        found.take(page, selectors);
+        if page_token.is_empty() {
+            return Ok(found);
+        }
+    }
+    Err(broken("a list of tools that does not end"))
+}
+
+impl Found {
+    fn take(&mut self, page: ListToolsResponse, selectors: &[Selector]) {
+        self.unavailable.extend(page.unavailable.into_iter().map(|upstream| upstream.upstream));
+        for tool in page.tools {
+            let name = tool.name.strip_prefix(PREFIX).unwrap_or(&tool.name).to_owned();
+            if selectors.iter().any(|selector| selector.picks(&name)) {
+                self.tools.insert(name, tool);
+            }
+        }
+    }
+
+    /// What the policies let the agent have. A tool that a selector names is not silently left out.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Upstream`] for named tools that are missing, [`Error::PolicyDenied`] for named
+    /// tools that are denied, [`Error::Invalid`] for more than `max` tools, [`Error::PeerBroken`] for a broken entry.
+    pub fn choose(
+        mut self,
+        selectors: &[Selector],
+        policy: &Stack,
+        agent: &Agent,
+        max: usize,
+    ) -> Result<Toolbox, Error> {
+        let named: BTreeSet<&str> = selectors.iter().filter_map(Selector::named).collect();
+        self.require(&named)?;
+        let mut denied = Vec::new();
+        self.tools.retain(|name, tool| {
+            let decision = decide(policy, agent, name, tool);
+            let allowed = decision.verdict != Verdict::Deny;
+            if !allowed {
+                tracing::debug!(tool.name = name, "policy leaves a tool out");
+                denied.push((name.clone(), decision));
+            }
+            allowed
+        });
+        denied.retain(|(name, _)| named.contains(name.as_str()));
+        if !denied.is_empty() {
+            return Err(denial(&denied));
+        }
+        if self.tools.len() > max {
+            let mut found = Violations::new();
+            found.field("task.tools", format!("picks {} tools, at most {max} are allowed", self.tools.len()));
+            return Err(Error::Invalid(found));
+        }
+        Toolbox::try_new(self.tools)
+    }
+
+    fn require(&self, named: &BTreeSet<&str>) -> Result<(), Error> {
+        let missing: Vec<&str> = named.iter().copied().filter(|name| !self.tools.contains_key(*name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let upstream = |name: &&str| name.split_once('.').map(|(upstream, _)| upstream.to_owned());
+        let down: BTreeSet<String> =
+            missing.iter().filter_map(upstream).filter(|upstream| self.unavailable.contains(upstream)).collect();
+        if down.is_empty() {
+            let names = missing.iter().map(|name| format!("{PREFIX}{name}")).collect();
+            Err(Error::NotFound { kind: "agentruntime.tool.v1.Tool", names })
+        } else {
+            Err(Error::Upstream { upstreams: down.into_iter().collect() })
+        }
+    }
+}
+
+impl Toolbox {
+    fn try_new(tools: BTreeMap<String, Tool>) -> Result<Self, Error> {
+        let aliases = alias::assign(tools.keys().map(String::as_str));
+        let mut kept = Vec::with_capacity(tools.len());
+        for (name, tool) in &tools {
+            let definition = tool.definition.clone().ok_or_else(|| broken("a tool without definition"))?;
+            let hash = definition.definition_hash.parse().map_err(|_| broken("a definition hash that is none"))?;
+            let alias = aliases.get(name.as_str()).cloned().unwrap_or_default();
+            let sealed = SealedTool {
+                name: name.clone(),
+                alias: alias.clone(),
+                definition_hash: hash,
+                idempotent: definition.idempotent,
+                read_only: definition.read_only,
+            };
+            kept.push((sealed, ToolDefinition { alias, name: format!("{PREFIX}{name}"), ..definition }));
+        }
+        Ok(Self { tools: kept })
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    /// As a prompt speaks of them.
+    #[must_use]
+    pub fn offered(&self) -> Vec<OfferedTool<'_>> {
+        self.tools
+            .iter()
+            .map(|(sealed, definition)| OfferedTool {
+                name: &sealed.name,
+                alias: &sealed.alias,
+                input_schema: &definition.input_schema_json,
+            })
+            .collect()
+    }
+
+    /// As the descriptor pins them, and as models are told of them.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<SealedTool>, Vec<ToolDefinition>) {
+        self.tools.into_iter().unzip()
+    }
+}
+
+fn decide(policy: &Stack, agent: &Agent, name: &str, tool: &Tool) -> Decision {
+    let definition = tool.definition.as_ref();
+    let tool = mar_alignment::Tool {
+        name: name.to_owned(),
+        upstream: name.split_once('.').map(|(upstream, _)| upstream.to_owned()).unwrap_or_default(),
+        read_only: definition.is_some_and(|one| one.read_only),
+        idempotent: definition.is_some_and(|one| one.idempotent),
+        trust_tier: mar_alignment::TrustTier::default(),
+    };
+    policy.decide(&Request::new(Question::ListTool { agent: agent.clone(), tool }))
+}
+
+/// Names what denied: rules, policies that permit nothing, or failures.
+fn denial(denied: &[(String, Decision)]) -> Error {
+    let mut policies = BTreeSet::new();
+    for (_, decision) in denied {
+        policies.extend(decision.determining.iter().map(|rule| format!("{}/{}", rule.policy, rule.rule)));
+        policies.extend(decision.unpermitted.iter().map(|policy| policy.policy.clone()));
+    }
+    Error::PolicyDenied {
+        tools: denied.iter().map(|(name, _)| format!("{PREFIX}{name}")).collect(),
+        policies: policies.into_iter().collect(),
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::PeerBroken { peer: ServiceName::ToolGateway, what: what.to_owned() }
+}
