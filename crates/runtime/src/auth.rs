@@ -75,11 +75,7 @@ impl Caller {
             return Ok(());
         }
         let message = format!("the credential lacks the scope {scope}");
-        Err(
-            Fault::new(Code::PermissionDenied, ErrorReason::ScopeMissing, message)
-                .metadata("scope", scope)
-                .into(),
-        )
+        Err(Fault::new(Code::PermissionDenied, ErrorReason::ScopeMissing, message).metadata("scope", scope).into())
     }
 }
 
@@ -96,11 +92,7 @@ pub struct Identity {
 impl Identity {
     /// An identity without a credential to pass on: for tests and for work that a service starts itself.
     pub fn new(caller: Caller, run: Option<RunGrant>) -> Self {
-        Self {
-            caller,
-            run,
-            credential: None,
-        }
+        Self { caller, run, credential: None }
     }
 
     /// The identity of a call.
@@ -108,10 +100,7 @@ impl Identity {
     /// # Errors
     /// UNAUTHENTICATED when the call did not pass the auth layer.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Status> {
-        request
-            .extensions()
-            .get()
-            .ok_or_else(|| unauthenticated("the call has no identity"))
+        request.extensions().get().ok_or_else(|| unauthenticated("the call has no identity"))
     }
 
     /// The grant of the run token.
@@ -121,12 +110,7 @@ impl Identity {
     pub fn require_run(&self) -> Result<&RunGrant, Status> {
         self.run.as_ref().ok_or_else(|| {
             let message = "the call has no run token and its key has no standing descriptor";
-            Fault::new(
-                Code::PermissionDenied,
-                ErrorReason::NoStandingDescriptor,
-                message,
-            )
-            .into()
+            Fault::new(Code::PermissionDenied, ErrorReason::NoStandingDescriptor, message).into()
         })
     }
 
@@ -170,13 +154,7 @@ impl Authenticator {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, crate::violations::Violations> {
         let keys = api_key::Ring::try_new(&config.api_keys)?;
-        Ok(Self {
-            mode: config.mode,
-            keys,
-            tokens,
-            epochs: EpochGuard::default(),
-            clock,
-        })
+        Ok(Self { mode: config.mode, keys, tokens, epochs: EpochGuard::default(), clock })
     }
 
     /// Who makes the call to `path` with these headers.
@@ -188,27 +166,18 @@ impl Authenticator {
         let Some(header) = headers.get(AUTHORIZATION) else {
             return match self.mode {
                 Mode::Dev => Ok(Identity::new(Caller::dev(), None)),
-                Mode::ApiKeys => Err(unauthenticated(
-                    "the call has no credential; send authorization: Bearer <key>",
-                )),
+                Mode::ApiKeys => Err(unauthenticated("the call has no credential; send authorization: Bearer <key>")),
             };
         };
-        let value = header
-            .to_str()
-            .map_err(|_| unauthenticated("the authorization header is not ASCII"))?;
-        let bearer = bearer(value)
-            .ok_or_else(|| unauthenticated("the authorization header is not Bearer <key>"))?;
+        let value = header.to_str().map_err(|_| unauthenticated("the authorization header is not ASCII"))?;
+        let bearer = bearer(value).ok_or_else(|| unauthenticated("the authorization header is not Bearer <key>"))?;
         let (caller, run) = if api_key::looks_like_one(bearer) {
             (self.keys.caller(bearer, self.clock.now())?, None)
         } else {
             let (caller, grant) = self.open_token(path, bearer)?;
             (caller, Some(grant))
         };
-        Ok(Identity {
-            caller,
-            run,
-            credential: Some(Credential(value.into())),
-        })
+        Ok(Identity { caller, run, credential: Some(Credential(value.into())) })
     }
 
     fn open_token(&self, path: &str, token: &str) -> Result<(Caller, RunGrant), Status> {
@@ -227,10 +196,7 @@ impl Authenticator {
 
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim())
-        .filter(|token| !token.is_empty())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
 /// A status UNAUTHENTICATED.

@@ -58,10 +58,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock whose monotonic time starts now.
     pub fn new() -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the adapter of the system's clock"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's clock")]
         let start = tokio::time::Instant::now();
         Self { start }
     }
@@ -75,10 +72,7 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> OffsetDateTime {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the adapter of the system's clock"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's clock")]
         let now = OffsetDateTime::now_utc();
         cut_to_micros(now)
     }
@@ -89,9 +83,7 @@ impl Clock for SystemClock {
 
     fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
         // Beyond a month the exact end does not matter, and adding it cannot overflow.
-        let span = at
-            .saturating_sub(self.start.elapsed())
-            .min(Duration::from_secs(30 * 24 * 3600));
+        let span = at.saturating_sub(self.start.elapsed()).min(Duration::from_secs(30 * 24 * 3600));
         Box::pin(tokio::time::sleep(span))
     }
 }
@@ -102,10 +94,7 @@ pub struct SystemIds;
 
 impl Ids for SystemIds {
     fn uuid_v7(&self) -> Uuid {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the adapter of the system's ids"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's ids")]
         let id = Uuid::now_v7();
         id
     }
@@ -125,16 +114,12 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that stands at `origin`.
     pub fn new(origin: OffsetDateTime) -> Self {
-        Self {
-            origin: cut_to_micros(origin),
-            elapsed: watch::Sender::new(Duration::ZERO),
-        }
+        Self { origin: cut_to_micros(origin), elapsed: watch::Sender::new(Duration::ZERO) }
     }
 
     /// Moves the clock on and wakes the sleepers whose time has come.
     pub fn advance(&self, span: Duration) {
-        self.elapsed
-            .send_modify(|elapsed| *elapsed = elapsed.saturating_add(span));
+        self.elapsed.send_modify(|elapsed| *elapsed = elapsed.saturating_add(span));
     }
 }
 
@@ -172,10 +157,7 @@ pub struct SequentialIds {
 
 impl SequentialIds {
     fn next(&self) -> u64 {
-        let mut last = self
-            .last
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last += 1;
         *last
     }
@@ -215,10 +197,7 @@ mod tests {
 
     #[test]
     fn system_time_is_cut_to_microseconds() {
-        assert_eq!(
-            cut_to_micros(OffsetDateTime::UNIX_EPOCH + Duration::from_nanos(1_999)).nanosecond(),
-            1_000
-        );
+        assert_eq!(cut_to_micros(OffsetDateTime::UNIX_EPOCH + Duration::from_nanos(1_999)).nanosecond(), 1_000);
     }
 
     #[test]

@@ -52,10 +52,7 @@ impl Error {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Unreadable(text) => vec![text.clone()],
-            Self::Invalid(found) => found
-                .iter()
-                .map(|one| format!("{}: {}", one.field, one.description))
-                .collect(),
+            Self::Invalid(found) => found.iter().map(|one| format!("{}: {}", one.field, one.description)).collect(),
         }
     }
 }

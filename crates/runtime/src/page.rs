@@ -63,20 +63,13 @@ pub fn encode<T: Serialize>(cursor: &T, scope: &Scope) -> String {
 }
 
 /// Reads `page_token`: none for the first page; a token that is not of this list is a violation.
-pub fn decode<T: DeserializeOwned>(
-    token: &str,
-    scope: &Scope,
-    violations: &mut Violations,
-) -> Option<T> {
+pub fn decode<T: DeserializeOwned>(token: &str, scope: &Scope, violations: &mut Violations) -> Option<T> {
     if token.is_empty() {
         return None;
     }
     let cursor = open(token, scope);
     if cursor.is_none() {
-        violations.field(
-            "page_token",
-            "is not a token of this list; start again without one",
-        );
+        violations.field("page_token", "is not a token of this list; start again without one");
     }
     cursor
 }
@@ -108,10 +101,7 @@ mod tests {
     fn refused(token: &str, scope: &Scope) -> bool {
         let mut violations = Violations::new();
         let cursor: Option<(i64, String)> = decode(token, scope, &mut violations);
-        cursor.is_none()
-            && violations
-                .iter()
-                .any(|violation| violation.field == "page_token")
+        cursor.is_none() && violations.iter().any(|violation| violation.field == "page_token")
     }
 
     #[test]
@@ -123,22 +113,10 @@ mod tests {
         assert_eq!(decode(&token, &scope, &mut violations), Some(cursor));
         assert!(violations.is_empty());
 
-        assert!(refused(
-            &token,
-            &Scope::new("other", "ListRuns", &["state=RUNNING"])
-        ));
-        assert!(refused(
-            &token,
-            &Scope::new("acme", "ListSessions", &["state=RUNNING"])
-        ));
-        assert!(refused(
-            &token,
-            &Scope::new("acme", "ListRuns", &["state=FAILED"])
-        ));
-        assert!(refused(
-            &token,
-            &Scope::new("acmeListRuns", "", &["state=RUNNING"])
-        ));
+        assert!(refused(&token, &Scope::new("other", "ListRuns", &["state=RUNNING"])));
+        assert!(refused(&token, &Scope::new("acme", "ListSessions", &["state=RUNNING"])));
+        assert!(refused(&token, &Scope::new("acme", "ListRuns", &["state=FAILED"])));
+        assert!(refused(&token, &Scope::new("acmeListRuns", "", &["state=RUNNING"])));
     }
 
     #[test]
@@ -148,10 +126,7 @@ mod tests {
         let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
         for at in 0..bytes.len() {
             bytes[at] ^= 1;
-            assert!(
-                refused(&URL_SAFE_NO_PAD.encode(&bytes), &scope),
-                "byte {at}"
-            );
+            assert!(refused(&URL_SAFE_NO_PAD.encode(&bytes), &scope), "byte {at}");
             bytes[at] ^= 1;
         }
         for junk in ["x", "%%%", "AAAA", &token[..token.len() - 2]] {
@@ -162,10 +137,7 @@ mod tests {
     #[test]
     fn sizes_are_clamped() {
         let mut violations = Violations::new();
-        assert_eq!(
-            [0, 7, 9_999].map(|wish| size(wish, &mut violations)),
-            [DEFAULT_SIZE, 7, MAX_SIZE]
-        );
+        assert_eq!([0, 7, 9_999].map(|wish| size(wish, &mut violations)), [DEFAULT_SIZE, 7, MAX_SIZE]);
         assert!(violations.is_empty());
         size(-1, &mut violations);
         assert!(!violations.is_empty());

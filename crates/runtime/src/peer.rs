@@ -24,9 +24,7 @@ use tracing::{Instrument as _, Span};
 use crate::ServiceName;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LimitsConfig, PeersConfig};
-use crate::server::{
-    Routed, TIMEOUT_HEADER, deadline_passed, encode_timeout, is_unary, read_timeout,
-};
+use crate::server::{Routed, TIMEOUT_HEADER, deadline_passed, encode_timeout, is_unary, read_timeout};
 use crate::status::{Fault, chain, complete};
 use crate::telemetry::propagation;
 
@@ -83,11 +81,7 @@ struct Settings {
 impl Settings {
     fn new(limits: &LimitsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
         let max_message = limits.max_message.as_len();
-        Arc::new(Self {
-            default_deadline: limits.default_deadline,
-            max_message,
-            clock,
-        })
+        Arc::new(Self { default_deadline: limits.default_deadline, max_message, clock })
     }
 }
 
@@ -98,8 +92,7 @@ impl Peer {
     /// # Errors
     /// [`Error::Url`]. Must be called inside a tokio runtime.
     pub fn tcp(name: ServiceName, url: &str, limits: &LimitsConfig) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|source| Error::Url { peer: name, source })?;
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| Error::Url { peer: name, source })?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -110,38 +103,22 @@ impl Peer {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_lazy();
         let settings = Settings::new(limits, Arc::new(SystemClock::new()));
-        Ok(Self {
-            name,
-            transport: Transport::Tcp(channel),
-            settings,
-        })
+        Ok(Self { name, transport: Transport::Tcp(channel), settings })
     }
 
     /// The peer that `[runtime.peers]` names.
     ///
     /// # Errors
     /// [`Error::NotConfigured`] and [`Error::Url`].
-    pub fn configured(
-        name: ServiceName,
-        peers: &PeersConfig,
-        limits: &LimitsConfig,
-    ) -> Result<Self, Error> {
-        Self::tcp(
-            name,
-            peers.url(name).ok_or(Error::NotConfigured(name.table()))?,
-            limits,
-        )
+    pub fn configured(name: ServiceName, peers: &PeersConfig, limits: &LimitsConfig) -> Result<Self, Error> {
+        Self::tcp(name, peers.url(name).ok_or(Error::NotConfigured(name.table()))?, limits)
     }
 
     /// A peer in this process. Dropping a call or its stream drops the handler, as it does over TCP.
     pub fn local(routed: Routed) -> Self {
         let stack = routed.stack();
         let settings = Settings::new(stack.limits(), Arc::new(SystemClock::new()));
-        Self {
-            name: stack.service(),
-            transport: Transport::Local(routed),
-            settings,
-        }
+        Self { name: stack.service(), transport: Transport::Local(routed), settings }
     }
 
     /// Which service it is.
@@ -189,13 +166,7 @@ impl Peer {
             }
             timeout = Some(default);
         }
-        Ok(timeout.map(|span| {
-            self.settings
-                .clock
-                .monotonic()
-                .saturating_add(span)
-                .saturating_add(DEADLINE_GRACE)
-        }))
+        Ok(timeout.map(|span| self.settings.clock.monotonic().saturating_add(span).saturating_add(DEADLINE_GRACE)))
     }
 }
 
@@ -214,17 +185,10 @@ impl Service<Request<Body>> for Peer {
 }
 
 impl Transport {
-    async fn call(
-        self,
-        peer: ServiceName,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Status> {
+    async fn call(self, peer: ServiceName, request: Request<Body>) -> Result<Response<Body>, Status> {
         let local = match self {
             Self::Tcp(channel) => {
-                return channel
-                    .oneshot(request)
-                    .await
-                    .map_err(|error| unreachable(peer, error));
+                return channel.oneshot(request).await.map_err(|error| unreachable(peer, error));
             }
             Self::Local(routed) => routed,
             Self::Mesh(mesh) => mesh.find(peer).ok_or_else(|| unavailable(peer))?,
@@ -248,14 +212,10 @@ fn unreachable(peer: ServiceName, error: tonic::transport::Error) -> Status {
 }
 
 fn unavailable(peer: ServiceName) -> Status {
-    Fault::new(
-        Code::Unavailable,
-        ErrorReason::PeerUnavailable,
-        format!("the service {peer} cannot be reached"),
-    )
-    .metadata("peer", peer.as_str())
-    .retry_after(RETRY)
-    .into()
+    Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, format!("the service {peer} cannot be reached"))
+        .metadata("peer", peer.as_str())
+        .retry_after(RETRY)
+        .into()
 }
 
 fn client_span(peer: ServiceName, request: &Request<Body>) -> Span {

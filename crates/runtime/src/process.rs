@@ -47,16 +47,8 @@ impl ServiceArgs {
     /// Where the configuration of the service with this table comes from, the process's environment included.
     pub fn sources(&self, table: &str) -> Sources {
         let mut set = self.set.clone();
-        set.extend(
-            self.listen
-                .map(|listen| format!("{table}.listen=\"{listen}\"")),
-        );
-        Sources {
-            file: self.config.clone(),
-            env: Vec::new(),
-            set,
-        }
-        .with_process_env()
+        set.extend(self.listen.map(|listen| format!("{table}.listen=\"{listen}\"")));
+        Sources { file: self.config.clone(), env: Vec::new(), set }.with_process_env()
     }
 }
 
@@ -82,14 +74,8 @@ pub enum Failure {
 
 impl Failure {
     /// Something needed is not there.
-    pub fn unavailable(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::Unavailable {
-            what: what.into(),
-            source: source.into(),
-        }
+    pub fn unavailable(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable { what: what.into(), source: source.into() }
     }
 
     /// A fault of the program.
@@ -170,13 +156,8 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let name = C::SERVICE.as_str();
-    let command = ServiceArgs::command()
-        .name(name)
-        .version(env!("CARGO_PKG_VERSION"));
-    let args = match command
-        .try_get_matches_from(args)
-        .and_then(|found| ServiceArgs::from_arg_matches(&found))
-    {
+    let command = ServiceArgs::command().name(name).version(env!("CARGO_PKG_VERSION"));
+    let args = match command.try_get_matches_from(args).and_then(|found| ServiceArgs::from_arg_matches(&found)) {
         Ok(args) => args,
         Err(error) => {
             let asked = !error.use_stderr();
@@ -206,17 +187,12 @@ where
     let loaded: Loaded<C> = config::load(&args.sources(C::SERVICE.table()))?;
     if args.dump_config {
         let text = config::dump(&loaded)?;
-        return std::io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(Failure::internal);
+        return std::io::stdout().write_all(text.as_bytes()).map_err(Failure::internal);
     }
     if args.check_config {
         return Ok(());
     }
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::internal)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
     tokio.block_on(serve(loaded, start))
 }
 
@@ -235,13 +211,7 @@ where
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| Failure::unavailable(format!("the address {address}"), source))?;
-        start(Start {
-            config: loaded.service,
-            runtime: loaded.runtime,
-            listener,
-            shutdown,
-        })
-        .await
+        start(Start { config: loaded.service, runtime: loaded.runtime, listener, shutdown }).await
     }
     .await;
     if let Err(failure) = &result {

@@ -24,9 +24,7 @@ use tonic_health::server::HealthReporter;
 
 pub(crate) use body::{code_name, trailers};
 pub use deadline::Deadline;
-pub(crate) use deadline::{
-    TIMEOUT_HEADER, encode as encode_timeout, passed as deadline_passed, read as read_timeout,
-};
+pub(crate) use deadline::{TIMEOUT_HEADER, encode as encode_timeout, passed as deadline_passed, read as read_timeout};
 pub use drain::Drain;
 pub(crate) use frame::FrameMeter;
 pub(crate) use method::is_unary;
@@ -54,25 +52,16 @@ impl Server {
     ///
     /// # Errors
     /// The descriptors of the API are not readable, which a build of this workspace rules out.
-    pub async fn try_new(
-        stack: Stack,
-        routes: Routes,
-    ) -> Result<Self, tonic_reflection::server::Error> {
+    pub async fn try_new(stack: Stack, routes: Routes) -> Result<Self, tonic_reflection::server::Error> {
         let (health, health_service) = tonic_health::server::health_reporter();
         let grpc = stack.service().grpc();
-        health
-            .set_service_status(grpc, ServingStatus::Serving)
-            .await;
+        health.set_service_status(grpc, ServingStatus::Serving).await;
         let routes = routes
             .add_service(health_service)
             .add_service(reflection(grpc).build_v1()?)
             .add_service(reflection(grpc).build_v1alpha()?);
         let routed = stack.wrap(routes);
-        Ok(Self {
-            stack,
-            routed,
-            health,
-        })
+        Ok(Self { stack, routed, health })
     }
 
     /// What answers, for a peer in the same process.
@@ -85,15 +74,10 @@ impl Server {
     ///
     /// # Errors
     /// The listener's address cannot be read. Failing connections end alone.
-    pub async fn serve(
-        &self,
-        listener: TcpListener,
-        shutdown: CancellationToken,
-    ) -> io::Result<()> {
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let address = listener.local_addr()?;
         tracing::info!(agentruntime.service = %self.stack.service(), server.address = %address, "serving");
-        let connections =
-            listen::Connections::accept(listener, self.routed.clone(), shutdown).await;
+        let connections = listen::Connections::accept(listener, self.routed.clone(), shutdown).await;
         self.drain().await;
         connections.close().await;
         tracing::info!(agentruntime.service = %self.stack.service(), "stopped");
@@ -104,14 +88,9 @@ impl Server {
     /// host that serves in process only; [`Server::serve`] does it by itself.
     pub async fn drain(&self) {
         for name in ["", self.stack.service().grpc()] {
-            self.health
-                .set_service_status(name, ServingStatus::NotServing)
-                .await;
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
         }
-        self.stack
-            .drain()
-            .run(self.stack.clock(), self.stack.limits().drain)
-            .await;
+        self.stack.drain().run(self.stack.clock(), self.stack.limits().drain).await;
     }
 }
 

@@ -20,12 +20,7 @@ pub enum ServiceName {
 
 impl ServiceName {
     /// All four.
-    pub const ALL: [Self; 4] = [
-        Self::Session,
-        Self::Router,
-        Self::AgentGenerator,
-        Self::ToolGateway,
-    ];
+    pub const ALL: [Self; 4] = [Self::Session, Self::Router, Self::AgentGenerator, Self::ToolGateway];
 
     /// The name of its binary, its audience and its telemetry: `agent-generator`.
     pub const fn as_str(self) -> &'static str {

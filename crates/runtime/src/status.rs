@@ -57,21 +57,12 @@ impl Fault {
 
     /// A resource that does not exist, or that belongs to another tenant: both are answered alike.
     pub fn not_found(kind: &str, name: &str) -> Self {
-        Self::new(
-            Code::NotFound,
-            ErrorReason::NotFound,
-            format!("{kind} not found"),
-        )
-        .resource(kind, name)
+        Self::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} not found")).resource(kind, name)
     }
 
     /// An RPC that this version declares and does not serve.
     pub fn not_implemented(rpc: &str) -> Self {
-        Self::new(
-            Code::Unimplemented,
-            ErrorReason::NotImplemented,
-            format!("{rpc} is not served by this version"),
-        )
+        Self::new(Code::Unimplemented, ErrorReason::NotImplemented, format!("{rpc} is not served by this version"))
     }
 
     /// Adds a key of `ErrorInfo.metadata`.
@@ -106,8 +97,7 @@ impl Fault {
     pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
         let subject = subject.into();
         if let Some(description) = self.take_room(subject.len(), description.into()) {
-            self.details
-                .add_quota_failure_violation(subject, description);
+            self.details.add_quota_failure_violation(subject, description);
         }
         self
     }
@@ -122,8 +112,7 @@ impl Fault {
     ) -> Self {
         let (kind, subject) = (kind.into(), subject.into());
         if let Some(description) = self.take_room(kind.len() + subject.len(), description.into()) {
-            self.details
-                .add_precondition_failure_violation(kind, subject, description);
+            self.details.add_precondition_failure_violation(kind, subject, description);
         }
         self
     }
@@ -136,8 +125,7 @@ impl Fault {
                 Some(description) => self.details.add_bad_request_violation(field, description),
                 None => {
                     // Beside the room: the caller has to know that there are more.
-                    self.metadata
-                        .insert("violations_cut".to_owned(), "true".to_owned());
+                    self.metadata.insert("violations_cut".to_owned(), "true".to_owned());
                     return self;
                 }
             };
@@ -162,14 +150,7 @@ impl Fault {
 
 impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
-        let Fault {
-            code,
-            reason,
-            message,
-            metadata,
-            mut details,
-            ..
-        } = fault;
+        let Fault { code, reason, message, metadata, mut details, .. } = fault;
         details.set_error_info(reason_name(reason), DOMAIN, metadata);
         Status::with_error_details(code, message, details)
     }
@@ -178,10 +159,7 @@ impl From<Fault> for Status {
 /// A fault of the runtime itself. The cause chain goes to the log, once, in the span of the request; the caller learns
 /// nothing but the request id, which the server layer adds.
 pub fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Status {
-    tracing::error!(
-        error.chain = chain(&*error.into()),
-        "request failed on a fault of the runtime"
-    );
+    tracing::error!(error.chain = chain(&*error.into()), "request failed on a fault of the runtime");
     Fault::new(Code::Internal, ErrorReason::Internal, "internal error").into()
 }
 
@@ -214,19 +192,14 @@ pub enum Reason {}
 impl Reason {
     /// The reason of a status of the runtime; none when it has no `ErrorInfo` of ours or a reason that is not known here.
     pub fn of(status: &Status) -> Option<ErrorReason> {
-        let found = status
-            .get_details_error_info()
-            .filter(|details| details.domain == DOMAIN)?;
+        let found = status.get_details_error_info().filter(|details| details.domain == DOMAIN)?;
         ErrorReason::from_str_name(&format!("{PREFIX}{}", found.reason))
     }
 }
 
 /// The metadata of the status's `ErrorInfo`.
 pub fn metadata(status: &Status) -> HashMap<String, String> {
-    status
-        .get_details_error_info()
-        .map(|details| details.metadata)
-        .unwrap_or_default()
+    status.get_details_error_info().map(|details| details.metadata).unwrap_or_default()
 }
 
 /// How long the caller is asked to wait before the next try.
@@ -236,17 +209,8 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
 
 /// What the status says is wrong with the request.
 pub fn violations(status: &Status) -> Vec<Violation> {
-    let listed = status
-        .get_details_bad_request()
-        .map(|details| details.field_violations)
-        .unwrap_or_default();
-    listed
-        .into_iter()
-        .map(|one| Violation {
-            field: one.field,
-            description: one.description,
-        })
-        .collect()
+    let listed = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    listed.into_iter().map(|one| Violation { field: one.field, description: one.description }).collect()
 }
 
 fn cut(mut text: String, max: usize) -> String {
@@ -267,42 +231,26 @@ mod tests {
     #[test]
     fn details_survive_the_way() {
         let status = Status::from(
-            Fault::new(
-                Code::Unavailable,
-                ErrorReason::StoreUnavailable,
-                "the store is away",
-            )
-            .metadata("store", "postgres")
-            .retry_after(Duration::from_millis(250))
-            .resource("run", "sessions/a/runs/b"),
+            Fault::new(Code::Unavailable, ErrorReason::StoreUnavailable, "the store is away")
+                .metadata("store", "postgres")
+                .retry_after(Duration::from_millis(250))
+                .resource("run", "sessions/a/runs/b"),
         );
         assert_eq!(Reason::of(&status), Some(ErrorReason::StoreUnavailable));
         assert_eq!(retry_after(&status), Some(Duration::from_millis(250)));
         assert_eq!(metadata(&status)["store"], "postgres");
-        assert_eq!(
-            status.get_details_error_info().unwrap().reason,
-            "STORE_UNAVAILABLE"
-        );
-        assert_eq!(
-            status.get_details_resource_info().unwrap().resource_name,
-            "sessions/a/runs/b"
-        );
+        assert_eq!(status.get_details_error_info().unwrap().reason, "STORE_UNAVAILABLE");
+        assert_eq!(status.get_details_resource_info().unwrap().resource_name, "sessions/a/runs/b");
     }
 
     #[test]
     fn details_fit_in_a_header() {
         let mut violations = Violations::new();
         for at in 0..1_000 {
-            violations.item("parts", at, |found| {
-                found.require(false, "text", "é".repeat(100)).is_empty()
-            });
+            violations.item("parts", at, |found| found.require(false, "text", "é".repeat(100)).is_empty());
         }
         let status = Status::from(violations);
-        assert!(
-            status.details().len() < 8 * 1024,
-            "{}",
-            status.details().len()
-        );
+        assert!(status.details().len() < 8 * 1024, "{}", status.details().len());
         assert!(super::violations(&status).len() > 10);
         assert_eq!(metadata(&status)["violations_cut"], "true");
     }
@@ -317,10 +265,7 @@ mod tests {
     #[test]
     fn a_foreign_domain_is_not_ours() {
         let details = ErrorDetails::with_error_info("NOT_FOUND", "other.example", HashMap::new());
-        assert_eq!(
-            Reason::of(&Status::with_error_details(Code::NotFound, "no", details)),
-            None
-        );
+        assert_eq!(Reason::of(&Status::with_error_details(Code::NotFound, "no", details)), None);
         assert_eq!(Reason::of(&Status::not_found("no")), None);
     }
 }

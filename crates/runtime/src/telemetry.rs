@@ -23,14 +23,7 @@ pub mod testing;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the exporter itself is made of: its spans would feed on themselves.
-const NOT_TRACED: [&str; 6] = [
-    "h2",
-    "hyper",
-    "hyper_util",
-    "tonic",
-    "tower",
-    "opentelemetry",
-];
+const NOT_TRACED: [&str; 6] = ["h2", "hyper", "hyper_util", "tonic", "tower", "opentelemetry"];
 
 /// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +53,7 @@ impl Guard {
             return;
         };
         // The provider waits for its thread, and that thread may need this runtime.
-        let ended =
-            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT))
-                .await;
+        let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).await;
         if !matches!(ended, Ok(Ok(()))) {
             tracing::warn!("the last spans were not exported");
         }
@@ -77,19 +68,11 @@ impl Guard {
 pub fn install(service: &str, config: &TelemetryConfig) -> Result<Guard, Error> {
     let provider = provider(service, config)?;
     let traces = provider.as_ref().map(|provider| trace_layer(provider));
-    let filter = EnvFilter::builder()
-        .parse(&config.log_filter)
-        .map_err(Error::Filter)?;
+    let filter = EnvFilter::builder().parse(&config.log_filter).map_err(Error::Filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match config.log_format {
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
-        LogFormat::Text => lines
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
     };
     tracing_subscriber::registry()
         .with(traces)
@@ -111,35 +94,19 @@ fn provider(service: &str, config: &TelemetryConfig) -> Result<Option<SdkTracerP
         .map_err(Error::Exporter)?;
     let resource = Resource::builder()
         .with_service_name(service.to_owned())
-        .with_attribute(opentelemetry::KeyValue::new(
-            "service.namespace",
-            config.service_namespace.clone(),
-        ))
-        .with_attribute(opentelemetry::KeyValue::new(
-            "service.version",
-            env!("CARGO_PKG_VERSION"),
-        ))
+        .with_attribute(opentelemetry::KeyValue::new("service.namespace", config.service_namespace.clone()))
+        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(Some(
-        SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_resource(resource)
-            .build(),
-    ))
+    Ok(Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build()))
 }
 
 /// Spans down to INFO, whatever the log shows.
 fn trace_layer<S>(provider: &SdkTracerProvider) -> Box<dyn Layer<S> + Send + Sync>
 where
-    S: tracing::Subscriber
-        + for<'span> tracing_subscriber::registry::LookupSpan<'span>
-        + Send
-        + Sync,
+    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span> + Send + Sync,
 {
     let targets = NOT_TRACED.map(|target| (target, LevelFilter::OFF));
-    let filter = Targets::new()
-        .with_default(LevelFilter::INFO)
-        .with_targets(targets);
+    let filter = Targets::new().with_default(LevelFilter::INFO).with_targets(targets);
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("agentruntime"))
         .with_location(false)

@@ -31,29 +31,18 @@ impl Violations {
 
     /// An empty list whose paths start with `prefix`.
     pub fn at(prefix: impl Into<String>) -> Self {
-        Self {
-            prefix: prefix.into(),
-            found: Vec::new(),
-        }
+        Self { prefix: prefix.into(), found: Vec::new() }
     }
 
     /// Records that `field`, relative to the current path, is wrong. An empty `field` means the current path itself.
     pub fn field(&mut self, field: &str, description: impl Into<String>) -> &mut Self {
         let field = join(&self.prefix, field);
-        self.found.push(Violation {
-            field,
-            description: description.into(),
-        });
+        self.found.push(Violation { field, description: description.into() });
         self
     }
 
     /// Records the violation unless `holds`.
-    pub fn require(
-        &mut self,
-        holds: bool,
-        field: &str,
-        description: impl Into<String>,
-    ) -> &mut Self {
+    pub fn require(&mut self, holds: bool, field: &str, description: impl Into<String>) -> &mut Self {
         if !holds {
             self.field(field, description);
         }
@@ -108,11 +97,7 @@ impl Violations {
     /// # Errors
     /// The list itself, which converts to a [`Status`] with `?`.
     pub fn into_result<T>(self, value: T) -> Result<T, Self> {
-        if self.is_empty() {
-            Ok(value)
-        } else {
-            Err(self)
-        }
+        if self.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
@@ -143,9 +128,7 @@ impl From<Violations> for Status {
             [only] => format!("{}: {}", only.field, only.description),
             many => format!("the request has {} violations", many.len()),
         };
-        Fault::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message)
-            .violations(&violations)
-            .into()
+        Fault::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message).violations(&violations).into()
     }
 }
 
@@ -158,15 +141,10 @@ mod tests {
         let mut found = Violations::new();
         found.within("task", |found| {
             found.field("input", "must not be empty");
-            found.item("parts", 2, |found| {
-                found.require(false, "text", "must be UTF-8").is_empty()
-            });
+            found.item("parts", 2, |found| found.require(false, "text", "must be UTF-8").is_empty());
         });
         found.field("page_size", "must not be negative");
-        let fields: Vec<_> = found
-            .iter()
-            .map(|violation| violation.field.as_str())
-            .collect();
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["task.input", "task.parts[2].text", "page_size"]);
         assert!(Violations::new().into_result(1).is_ok());
     }

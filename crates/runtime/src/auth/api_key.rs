@@ -66,10 +66,7 @@ impl Ring {
     /// # Errors
     /// UNAUTHENTICATED, with one text for every cause.
     pub fn caller(&self, key: &str, now: OffsetDateTime) -> Result<Caller, Status> {
-        let id = key
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split_once('_'))
-            .map(|(id, _)| id);
+        let id = key.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).map(|(id, _)| id);
         let found = id.and_then(|id| self.keys.get(id));
         let presented: [u8; 32] = Sha256::digest(key).into();
         // An unknown id costs as much as a wrong secret.
@@ -86,23 +83,16 @@ impl Key {
     fn try_new(config: &ApiKeyConfig, found: &mut Violations) -> Option<Self> {
         let id = &config.id;
         let fits = (1..=64).contains(&id.len())
-            && id
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         found.require(fits, "id", "must be 1 to 64 of a-z, 0-9 and -");
-        for (name, value) in [
-            ("tenant", &config.tenant),
-            ("principal", &config.principal),
-            ("environment", &config.environment),
-        ] {
+        for (name, value) in
+            [("tenant", &config.tenant), ("principal", &config.principal), ("environment", &config.environment)]
+        {
             found.require(!value.is_empty(), name, "must not be empty");
         }
         let mut hash = [0; 32];
         if hex::decode_to_slice(&config.sha256, &mut hash).is_err() {
-            found.field(
-                "sha256",
-                "must be 64 hexadecimal digits: the SHA-256 of the whole key",
-            );
+            found.field("sha256", "must be 64 hexadecimal digits: the SHA-256 of the whole key");
             return None;
         }
         let caller = Caller {
@@ -113,20 +103,13 @@ impl Key {
             scopes: config.scopes.iter().cloned().collect(),
             environment: config.environment.clone(),
         };
-        Some(Self {
-            hash,
-            caller,
-            not_after: config.not_after,
-        })
+        Some(Self { hash, caller, not_after: config.not_after })
     }
 }
 
 /// Compares without telling by its time where the first difference is.
 fn constant_time_eq(left: &[u8; 32], right: &[u8; 32]) -> bool {
-    let difference = left
-        .iter()
-        .zip(right)
-        .fold(0, |sum, (left, right)| black_box(sum | (left ^ right)));
+    let difference = left.iter().zip(right).fold(0, |sum, (left, right)| black_box(sum | (left ^ right)));
     black_box(difference) == 0
 }
 
@@ -153,10 +136,7 @@ mod tests {
         let (key, hash) = generate("ci", &SequentialIds::default());
         let ring = Ring::try_new(&[config("ci", hash)]).unwrap();
         let caller = ring.caller(&key, OffsetDateTime::UNIX_EPOCH).unwrap();
-        assert_eq!(
-            (caller.tenant.as_str(), caller.environment.as_str()),
-            ("acme", "prod")
-        );
+        assert_eq!((caller.tenant.as_str(), caller.environment.as_str()), ("acme", "prod"));
         assert!(caller.require_scope("runs.write").is_ok());
         let refused = caller.require_scope("policies.write").unwrap_err();
         assert_eq!(crate::status::metadata(&refused)["scope"], "policies.write");
@@ -170,19 +150,8 @@ mod tests {
         let (key, hash) = generate("ci", &SequentialIds::default());
         let ring = Ring::try_new(&[config("ci", hash)]).unwrap();
         let mut texts = std::collections::BTreeSet::new();
-        for wrong in [
-            format!("{key}0"),
-            "mar_ci_".into(),
-            "mar_".into(),
-            "mar_other_00".into(),
-            "mar_ci".into(),
-        ] {
-            texts.insert(
-                ring.caller(&wrong, OffsetDateTime::UNIX_EPOCH)
-                    .unwrap_err()
-                    .message()
-                    .to_owned(),
-            );
+        for wrong in [format!("{key}0"), "mar_ci_".into(), "mar_".into(), "mar_other_00".into(), "mar_ci".into()] {
+            texts.insert(ring.caller(&wrong, OffsetDateTime::UNIX_EPOCH).unwrap_err().message().to_owned());
         }
         assert_eq!(texts.len(), 1);
     }
@@ -190,24 +159,9 @@ mod tests {
     #[test]
     fn every_bad_entry_is_named() {
         let (_, hash) = generate("a", &SequentialIds::default());
-        let bad = ApiKeyConfig {
-            tenant: String::new(),
-            ..config("No_Good", "abc".into())
-        };
-        let found =
-            Ring::try_new(&[config("a", hash.clone()), config("a", hash), bad]).unwrap_err();
-        let fields: Vec<_> = found
-            .iter()
-            .map(|violation| violation.field.as_str())
-            .collect();
-        assert_eq!(
-            fields,
-            [
-                "api_keys[1].id",
-                "api_keys[2].id",
-                "api_keys[2].tenant",
-                "api_keys[2].sha256"
-            ]
-        );
+        let bad = ApiKeyConfig { tenant: String::new(), ..config("No_Good", "abc".into()) };
+        let found = Ring::try_new(&[config("a", hash.clone()), config("a", hash), bad]).unwrap_err();
+        let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["api_keys[1].id", "api_keys[2].id", "api_keys[2].tenant", "api_keys[2].sha256"]);
     }
 }

@@ -52,34 +52,22 @@ pub struct ApiKeyConfig {
     /// The caller's environment.
     pub environment: String,
     /// When the key ends, RFC 3339; never by default.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub not_after: Option<OffsetDateTime>,
 }
 
 impl AuthConfig {
     /// Refuses to listen beyond loopback without configured authentication. `listen_path` is the key that gave the
     /// address, such as `router.listen`.
-    pub fn validate_listen(
-        &self,
-        listen: SocketAddr,
-        listen_path: &str,
-        violations: &mut Violations,
-    ) {
+    pub fn validate_listen(&self, listen: SocketAddr, listen_path: &str, violations: &mut Violations) {
         if listen.ip().is_loopback() {
             return;
         }
         if self.mode == Mode::Dev {
-            let text = format!(
-                "must be \"api_keys\" because {listen_path} = \"{listen}\" is not loopback"
-            );
+            let text = format!("must be \"api_keys\" because {listen_path} = \"{listen}\" is not loopback");
             violations.field("runtime.auth.mode", text);
         } else if self.api_keys.is_empty() {
-            let text =
-                format!("must not be empty because {listen_path} = \"{listen}\" is not loopback");
+            let text = format!("must not be empty because {listen_path} = \"{listen}\" is not loopback");
             violations.field("runtime.auth.api_keys", text);
         }
     }
@@ -105,10 +93,6 @@ pub struct RunTokensConfig {
 impl Validate for RunTokensConfig {
     fn validate(&self, violations: &mut Violations) {
         let count = self.verification_key_files.len();
-        violations.require(
-            count <= 2,
-            "verification_key_files",
-            "must hold at most two files",
-        );
+        violations.require(count <= 2, "verification_key_files", "must hold at most two files");
     }
 }

@@ -29,10 +29,7 @@ struct Generations {
 impl EpochGuard {
     /// A guard that remembers up to `capacity` runs.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity: capacity.max(2),
-            generations: Mutex::default(),
-        }
+        Self { capacity: capacity.max(2), generations: Mutex::default() }
     }
 
     /// Lets a call of `epoch` pass and remembers it.
@@ -40,17 +37,9 @@ impl EpochGuard {
     /// # Errors
     /// FAILED_PRECONDITION, `EPOCH_STALE`, when a higher epoch of the run was seen.
     pub fn admit(&self, tenant: &str, run: &str, epoch: u64) -> Result<(), Status> {
-        let mut generations = self
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (tenant.to_owned(), run.to_owned());
-        let seen = generations
-            .young
-            .get(&key)
-            .or_else(|| generations.old.get(&key))
-            .copied()
-            .unwrap_or(0);
+        let seen = generations.young.get(&key).or_else(|| generations.old.get(&key)).copied().unwrap_or(0);
         if epoch < seen {
             return Err(stale(epoch, seen));
         }
@@ -69,14 +58,10 @@ impl Default for EpochGuard {
 }
 
 fn stale(epoch: u64, seen: u64) -> Status {
-    Fault::new(
-        Code::FailedPrecondition,
-        ErrorReason::EpochStale,
-        "another owner has taken the run over",
-    )
-    .metadata("epoch", epoch.to_string())
-    .metadata("epoch_seen", seen.to_string())
-    .into()
+    Fault::new(Code::FailedPrecondition, ErrorReason::EpochStale, "another owner has taken the run over")
+        .metadata("epoch", epoch.to_string())
+        .metadata("epoch_seen", seen.to_string())
+        .into()
 }
 
 #[cfg(test)]

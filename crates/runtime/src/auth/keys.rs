@@ -7,9 +7,7 @@ use std::path::Path;
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{
-    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
-};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
@@ -46,18 +44,9 @@ pub struct KeyPair {
 /// [`Error::Encoding`], which does not happen with well-formed keys.
 pub fn generate(ids: &dyn Ids) -> Result<KeyPair, Error> {
     let key = SigningKey::from_bytes(&random::<32>(ids));
-    let private = key
-        .to_pkcs8_pem(LineEnding::LF)
-        .map_err(|_| Error::Encoding)?;
-    let public_pem = key
-        .verifying_key()
-        .to_public_key_pem(LineEnding::LF)
-        .map_err(|_| Error::Encoding)?;
-    Ok(KeyPair {
-        private_pem: SecretString::from(private.as_str()),
-        public_pem,
-        kid: kid(&key.verifying_key()),
-    })
+    let private = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| Error::Encoding)?;
+    let public_pem = key.verifying_key().to_public_key_pem(LineEnding::LF).map_err(|_| Error::Encoding)?;
+    Ok(KeyPair { private_pem: SecretString::from(private.as_str()), public_pem, kid: kid(&key.verifying_key()) })
 }
 
 /// Writes the pair: the private file with mode 0600, neither over an existing file.
@@ -65,13 +54,7 @@ pub fn generate(ids: &dyn Ids) -> Result<KeyPair, Error> {
 /// # Errors
 /// What the file system says, such as that a file exists.
 pub fn write(pair: &KeyPair, private: &Path, public: &Path) -> io::Result<()> {
-    let create = |path, mode| {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)
-    };
+    let create = |path, mode| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     create(private, 0o600)?.write_all(pair.private_pem.expose_secret().as_bytes())?;
     create(public, 0o644)?.write_all(pair.public_pem.as_bytes())
 }
@@ -81,8 +64,7 @@ pub fn write(pair: &KeyPair, private: &Path, public: &Path) -> io::Result<()> {
 /// # Errors
 /// [`Error::Malformed`].
 pub fn kid_of_private(private_pem: &str) -> Result<String, Error> {
-    let key = SigningKey::from_pkcs8_pem(private_pem)
-        .map_err(|_| Error::Malformed { expected: "PKCS#8" })?;
+    let key = SigningKey::from_pkcs8_pem(private_pem).map_err(|_| Error::Malformed { expected: "PKCS#8" })?;
     Ok(kid(&key.verifying_key()))
 }
 
@@ -91,11 +73,8 @@ pub fn kid_of_private(private_pem: &str) -> Result<String, Error> {
 /// # Errors
 /// [`Error::Malformed`].
 pub fn kid_of_public(public_pem: &str) -> Result<String, Error> {
-    let key = ed25519_dalek::VerifyingKey::from_public_key_pem(public_pem).map_err(|_| {
-        Error::Malformed {
-            expected: "SubjectPublicKeyInfo",
-        }
-    })?;
+    let key = ed25519_dalek::VerifyingKey::from_public_key_pem(public_pem)
+        .map_err(|_| Error::Malformed { expected: "SubjectPublicKeyInfo" })?;
     Ok(kid(&key))
 }
 
@@ -113,26 +92,14 @@ mod tests {
     #[test]
     fn a_pair_has_one_id_and_a_private_mode() {
         let pair = generate(&SystemIds).unwrap();
-        assert_eq!(
-            kid_of_private(pair.private_pem.expose_secret()).unwrap(),
-            pair.kid
-        );
+        assert_eq!(kid_of_private(pair.private_pem.expose_secret()).unwrap(), pair.kid);
         assert_eq!(kid_of_public(&pair.public_pem).unwrap(), pair.kid);
         assert!(kid_of_private(&pair.public_pem).is_err());
 
         let folder = tempfile::tempdir().unwrap();
-        let (private, public) = (
-            folder.path().join("key.pem"),
-            folder.path().join("key.pub.pem"),
-        );
+        let (private, public) = (folder.path().join("key.pem"), folder.path().join("key.pub.pem"));
         write(&pair, &private, &public).unwrap();
-        assert_eq!(
-            std::fs::metadata(&private).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        assert_eq!(
-            write(&pair, &private, &public).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(std::fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(write(&pair, &private, &public).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }

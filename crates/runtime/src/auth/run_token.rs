@@ -62,12 +62,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Signing(_) => crate::status::internal(error),
-            refused => Fault::new(
-                Code::PermissionDenied,
-                ErrorReason::RunTokenInvalid,
-                refused.to_string(),
-            )
-            .into(),
+            refused => Fault::new(Code::PermissionDenied, ErrorReason::RunTokenInvalid, refused.to_string()).into(),
         }
     }
 }
@@ -102,11 +97,7 @@ impl RunGrant {
     /// [`Error::NeedsDescriptor`].
     pub fn opens(&self, path: &str) -> Result<(), Error> {
         let opens = self.descriptor_hash.is_some() || opens_without_descriptor(path);
-        if opens {
-            Ok(())
-        } else {
-            Err(Error::NeedsDescriptor)
-        }
+        if opens { Ok(()) } else { Err(Error::NeedsDescriptor) }
     }
 }
 
@@ -138,9 +129,7 @@ pub struct RunTokenSigner {
 
 impl fmt::Debug for RunTokenSigner {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("RunTokenSigner")
-            .field("kid", &self.header.kid)
-            .finish_non_exhaustive()
+        out.debug_struct("RunTokenSigner").field("kid", &self.header.kid).finish_non_exhaustive()
     }
 }
 
@@ -156,12 +145,7 @@ impl RunTokenSigner {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(TYPE.into());
         header.kid = Some(kid);
-        Ok(Self {
-            header,
-            key,
-            life: MAX_LIFE,
-            clock,
-        })
+        Ok(Self { header, key, life: MAX_LIFE, clock })
     }
 
     /// Shorter lives than [`MAX_LIFE`], for tests and cautious operators; at least one second.
@@ -185,12 +169,7 @@ impl RunTokenSigner {
     ///
     /// # Errors
     /// [`Error::Signing`].
-    pub fn sign(
-        &self,
-        caller: &Caller,
-        grant: &RunGrant,
-        audience: &[ServiceName],
-    ) -> Result<String, Error> {
+    pub fn sign(&self, caller: &Caller, grant: &RunGrant, audience: &[ServiceName]) -> Result<String, Error> {
         let iat = self.clock.now().unix_timestamp();
         let claims = Claims {
             tenant: caller.tenant.clone(),
@@ -203,10 +182,7 @@ impl RunTokenSigner {
             run: grant.run.clone(),
             descriptor_hash: grant.descriptor_hash.clone().unwrap_or_default(),
             epoch: grant.epoch,
-            aud: audience
-                .iter()
-                .map(|name| name.as_str().to_owned())
-                .collect(),
+            aud: audience.iter().map(|name| name.as_str().to_owned()).collect(),
             iat,
             exp: iat.saturating_add(self.life.as_secs().cast_signed()),
         };
@@ -245,11 +221,8 @@ impl RunTokenVerifier {
         let mut found = Vec::new();
         for pem in public_pems {
             let kid = keys::kid_of_public(pem.as_ref())?;
-            let key = DecodingKey::from_ed_pem(pem.as_ref().as_bytes()).map_err(|_| {
-                keys::Error::Malformed {
-                    expected: "SubjectPublicKeyInfo",
-                }
-            })?;
+            let key = DecodingKey::from_ed_pem(pem.as_ref().as_bytes())
+                .map_err(|_| keys::Error::Malformed { expected: "SubjectPublicKeyInfo" })?;
             found.push((kid, key));
         }
         // Times and audience are checked below, by the injected clock.
@@ -257,12 +230,7 @@ impl RunTokenVerifier {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        Ok(Self {
-            keys: found,
-            audience,
-            validation,
-            clock,
-        })
+        Ok(Self { keys: found, audience, validation, clock })
     }
 
     /// Who calls, and for what.
@@ -274,14 +242,8 @@ impl RunTokenVerifier {
         if header.typ.as_deref() != Some(TYPE) || header.alg != Algorithm::EdDSA {
             return Err(Error::Malformed);
         }
-        let (_, key) = self
-            .keys
-            .iter()
-            .find(|(kid, _)| header.kid.as_ref() == Some(kid))
-            .ok_or(Error::UnknownKey)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
-            .map_err(|_| Error::Malformed)?
-            .claims;
+        let (_, key) = self.keys.iter().find(|(kid, _)| header.kid.as_ref() == Some(kid)).ok_or(Error::UnknownKey)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation).map_err(|_| Error::Malformed)?.claims;
         self.check(&claims)?;
         let caller = Caller {
             tenant: claims.tenant,
@@ -292,15 +254,7 @@ impl RunTokenVerifier {
             environment: claims.environment,
         };
         let descriptor_hash = Some(claims.descriptor_hash).filter(|hash| !hash.is_empty());
-        Ok((
-            caller,
-            RunGrant {
-                session: claims.session,
-                run: claims.run,
-                descriptor_hash,
-                epoch: claims.epoch,
-            },
-        ))
+        Ok((caller, RunGrant { session: claims.session, run: claims.run, descriptor_hash, epoch: claims.epoch }))
     }
 
     fn check(&self, claims: &Claims) -> Result<(), Error> {

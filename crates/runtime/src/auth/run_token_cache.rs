@@ -36,11 +36,7 @@ struct Minted {
 impl RunTokenCache {
     /// A cache over `signer`.
     pub fn new(signer: RunTokenSigner) -> Self {
-        Self {
-            signer,
-            capacity: DEFAULT_CAPACITY,
-            runs: Mutex::default(),
-        }
+        Self { signer, capacity: DEFAULT_CAPACITY, runs: Mutex::default() }
     }
 
     /// Keeps at most `capacity` runs, at least one.
@@ -54,20 +50,12 @@ impl RunTokenCache {
     ///
     /// # Errors
     /// [`Error::Signing`].
-    pub fn token(
-        &self,
-        caller: &Caller,
-        grant: &RunGrant,
-        audience: &[ServiceName],
-    ) -> Result<String, Error> {
+    pub fn token(&self, caller: &Caller, grant: &RunGrant, audience: &[ServiceName]) -> Result<String, Error> {
         let now = self.signer.clock().monotonic();
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         let run = (caller.tenant.clone(), grant.run.clone());
-        let key = Key {
-            epoch: grant.epoch,
-            descriptor_hash: grant.descriptor_hash.clone(),
-            audience: audience.to_vec(),
-        };
+        let key =
+            Key { epoch: grant.epoch, descriptor_hash: grant.descriptor_hash.clone(), audience: audience.to_vec() };
         let kept = runs.get(&run).and_then(|tokens| tokens.get(&key));
         if let Some(kept) = kept.filter(|kept| now < kept.renew_at && kept.caller == *caller) {
             return Ok(kept.token.clone());
@@ -80,14 +68,7 @@ impl RunTokenCache {
         // What an earlier epoch or descriptor left behind goes with its time.
         tokens.retain(|_, minted| now < minted.renew_at);
         let renew_at = now.saturating_add(self.signer.life() / 2);
-        tokens.insert(
-            key,
-            Minted {
-                token: token.clone(),
-                renew_at,
-                caller: caller.clone(),
-            },
-        );
+        tokens.insert(key, Minted { token: token.clone(), renew_at, caller: caller.clone() });
         Ok(token)
     }
 
@@ -104,18 +85,13 @@ impl RunTokenCache {
     ) -> Result<(), Error> {
         let value = format!("Bearer {}", self.token(caller, grant, audience)?);
         let value = value.parse().map_err(|_| Error::Malformed)?;
-        request
-            .metadata_mut()
-            .insert(http::header::AUTHORIZATION.as_str(), value);
+        request.metadata_mut().insert(http::header::AUTHORIZATION.as_str(), value);
         Ok(())
     }
 
     /// Drops the tokens of a run.
     pub fn forget(&self, tenant: &str, run: &str) {
-        self.runs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(tenant.to_owned(), run.to_owned()));
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.to_owned(), run.to_owned()));
     }
 
     fn make_room(&self, runs: &mut HashMap<(String, String), HashMap<Key, Minted>>, now: Duration) {
@@ -125,11 +101,7 @@ impl RunTokenCache {
         runs.retain(|_, tokens| tokens.values().any(|minted| now < minted.renew_at));
         if runs.len() >= self.capacity {
             // A run that loses its tokens pays one signature at its next call.
-            let evicted = runs
-                .keys()
-                .take(runs.len() / 2 + 1)
-                .cloned()
-                .collect::<Vec<_>>();
+            let evicted = runs.keys().take(runs.len() / 2 + 1).cloned().collect::<Vec<_>>();
             for run in evicted {
                 runs.remove(&run);
             }
@@ -150,29 +122,18 @@ mod tests {
 
     fn cache(clock: &Arc<ManualClock>) -> RunTokenCache {
         let pair = keys::generate(&SystemIds).unwrap();
-        RunTokenCache::new(
-            RunTokenSigner::try_new(pair.private_pem.expose_secret(), clock.clone()).unwrap(),
-        )
+        RunTokenCache::new(RunTokenSigner::try_new(pair.private_pem.expose_secret(), clock.clone()).unwrap())
     }
 
     fn grant(run: &str, epoch: u64) -> RunGrant {
-        RunGrant {
-            session: "s".into(),
-            run: run.into(),
-            descriptor_hash: None,
-            epoch,
-        }
+        RunGrant { session: "s".into(), run: run.into(), descriptor_hash: None, epoch }
     }
 
     #[test]
     fn a_token_is_kept_for_half_its_life() {
         let clock = Arc::new(ManualClock::default());
         let cache = cache(&clock);
-        let token = |epoch| {
-            cache
-                .token(&Caller::dev(), &grant("r", epoch), &[ServiceName::Router])
-                .unwrap()
-        };
+        let token = |epoch| cache.token(&Caller::dev(), &grant("r", epoch), &[ServiceName::Router]).unwrap();
         let first = token(1);
         clock.advance(MAX_LIFE / 2 - Duration::from_secs(1));
         assert_eq!(token(1), first);
@@ -186,22 +147,10 @@ mod tests {
         let clock = Arc::new(ManualClock::default());
         let cache = cache(&clock).with_capacity(4);
         for at in 0..50 {
-            cache
-                .token(
-                    &Caller::dev(),
-                    &grant(&format!("r{at}"), 1),
-                    &[ServiceName::Router],
-                )
-                .unwrap();
+            cache.token(&Caller::dev(), &grant(&format!("r{at}"), 1), &[ServiceName::Router]).unwrap();
             assert!(cache.runs.lock().unwrap().len() <= 4);
         }
         cache.forget("dev", "r49");
-        assert!(
-            !cache
-                .runs
-                .lock()
-                .unwrap()
-                .contains_key(&("dev".into(), "r49".into()))
-        );
+        assert!(!cache.runs.lock().unwrap().contains_key(&("dev".into(), "r49".into())));
     }
 }

@@ -44,10 +44,8 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = UNITS[..3]
-            .iter()
-            .find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit))
-            .unwrap_or(&("B", 1));
+        let (name, unit) =
+            UNITS[..3].iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit)).unwrap_or(&("B", 1));
         write!(out, "{}{name}", self.0 / unit)
     }
 }
@@ -62,11 +60,7 @@ impl FromStr for ByteSize {
         let count: u64 = count.parse().map_err(|_| refused())?;
         let unit = match unit.trim() {
             "" => 1,
-            name => UNITS
-                .iter()
-                .find(|(unit, _)| *unit == name)
-                .map(|(_, bytes)| *bytes)
-                .ok_or_else(refused)?,
+            name => UNITS.iter().find(|(unit, _)| *unit == name).map(|(_, bytes)| *bytes).ok_or_else(refused)?,
         };
         count.checked_mul(unit).map(Self).ok_or_else(refused)
     }
@@ -93,10 +87,7 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
 
             fn visit_i64<E: de::Error>(self, count: i64) -> Result<ByteSize, E> {
-                count
-                    .try_into()
-                    .map(ByteSize)
-                    .map_err(|_| E::custom("must not be negative"))
+                count.try_into().map(ByteSize).map_err(|_| E::custom("must not be negative"))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
@@ -113,13 +104,7 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_written() {
-        for (text, bytes) in [
-            ("16MiB", 16 << 20),
-            ("500 kB", 500_000),
-            ("7", 7),
-            ("0B", 0),
-            ("4160KiB", 4160 << 10),
-        ] {
+        for (text, bytes) in [("16MiB", 16 << 20), ("500 kB", 500_000), ("7", 7), ("0B", 0), ("4160KiB", 4160 << 10)] {
             assert_eq!(text.parse::<ByteSize>().unwrap().bytes(), bytes, "{text}");
         }
         assert_eq!(ByteSize(4160 << 10).to_string(), "4160KiB");

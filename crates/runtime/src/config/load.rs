@@ -34,11 +34,9 @@ impl Sources {
     #[must_use]
     pub fn with_process_env(mut self) -> Self {
         // Names and values that are not UTF-8 cannot be ours.
-        self.env
-            .extend(std::env::vars_os().filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-                    .filter(|(name, _)| name.starts_with(ENV_PREFIX))
-            }));
+        self.env.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?)).filter(|(name, _)| name.starts_with(ENV_PREFIX))
+        }));
         self
     }
 
@@ -55,9 +53,7 @@ impl Sources {
         }
         for set in &self.set {
             match set.split_once('=') {
-                Some((key, value))
-                    if key.contains('.') && key.split('.').all(|part| !part.is_empty()) =>
-                {
+                Some((key, value)) if key.contains('.') && key.split('.').all(|part| !part.is_empty()) => {
                     figment = figment.merge((key.to_owned(), literal(value)));
                 }
                 _ => {
@@ -65,38 +61,24 @@ impl Sources {
                 }
             }
         }
-        let path = self
-            .file
-            .as_deref()
-            .map_or("the configuration".into(), |path| {
-                path.display().to_string()
-            });
-        figment
-            .extract()
-            .map_err(|error| Error::Unreadable(format!("{path}: {error}")))
+        let path = self.file.as_deref().map_or("the configuration".into(), |path| path.display().to_string());
+        figment.extract().map_err(|error| Error::Unreadable(format!("{path}: {error}")))
     }
 }
 
 fn read_file(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))
+    std::fs::read_to_string(path).map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))
 }
 
 /// `MAR_SESSION__STORE__URL` is `session.store.url`.
 fn env_key(name: &str) -> Option<String> {
-    let key = name
-        .strip_prefix(ENV_PREFIX)?
-        .to_ascii_lowercase()
-        .replace("__", ".");
+    let key = name.strip_prefix(ENV_PREFIX)?.to_ascii_lowercase().replace("__", ".");
     let table = key.split_once('.')?.0;
     is_table(table).then_some(key)
 }
 
 fn is_table(name: &str) -> bool {
-    name == RUNTIME
-        || ServiceName::ALL
-            .iter()
-            .any(|service| service.table() == name)
+    name == RUNTIME || ServiceName::ALL.iter().any(|service| service.table() == name)
 }
 
 /// A value as TOML would read it; what is no literal is a string.
@@ -135,12 +117,8 @@ pub fn load<C: ServiceConfig>(sources: &Sources) -> Result<Loaded<C>, Error> {
     match (service, runtime) {
         (Some(service), Some(runtime)) => {
             let path = format!("{}.listen", C::SERVICE.table());
-            runtime
-                .auth
-                .validate_listen(service.listen(), &path, &mut found);
-            found
-                .into_result(Loaded { service, runtime })
-                .map_err(Error::Invalid)
+            runtime.auth.validate_listen(service.listen(), &path, &mut found);
+            found.into_result(Loaded { service, runtime }).map_err(Error::Invalid)
         }
         _ => Err(Error::Invalid(found)),
     }
@@ -149,9 +127,7 @@ pub fn load<C: ServiceConfig>(sources: &Sources) -> Result<Loaded<C>, Error> {
 /// Reads one table. A key with a problem is recorded and taken out, so that the next problem is found too; what is
 /// left still goes through `validate`.
 fn table<T: DeserializeOwned>(tables: &mut Dict, name: &str, found: &mut Violations) -> Option<T> {
-    let mut value = tables
-        .remove(name)
-        .unwrap_or_else(|| Value::from(Dict::new()));
+    let mut value = tables.remove(name).unwrap_or_else(|| Value::from(Dict::new()));
     for _ in 0..MAX_PROBLEMS {
         let error = match value.deserialize::<T>() {
             Ok(read) => return Some(read),
@@ -189,11 +165,7 @@ fn describe(kind: &Kind, path: &mut Vec<String>) -> (String, bool) {
 }
 
 fn unknown_key(name: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|one| (distance(name, one), one))
-        .min()
-        .filter(|(far, _)| *far <= 2);
+    let near = known.iter().map(|one| (distance(name, one), one)).min().filter(|(far, _)| *far <= 2);
     match near {
         Some((_, near)) => format!("is not a known key; did you mean {near}?"),
         None => format!("is not a known key; known are {}", known.join(", ")),
@@ -223,15 +195,11 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     };
     match value {
         Value::Dict(_, dict) => {
-            let removed =
-                !rest.is_empty() && dict.get_mut(first).is_some_and(|inner| remove(inner, rest));
+            let removed = !rest.is_empty() && dict.get_mut(first).is_some_and(|inner| remove(inner, rest));
             removed || dict.remove(first).is_some()
         }
         Value::Array(_, items) if !rest.is_empty() => {
-            let item = first
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| items.get_mut(index));
+            let item = first.parse::<usize>().ok().and_then(|index| items.get_mut(index));
             item.is_some_and(|inner| remove(inner, rest))
         }
         _ => false,
@@ -245,14 +213,8 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
 pub fn dump<C: ServiceConfig>(loaded: &Loaded<C>) -> Result<String, Error> {
     let refuse = |error: toml::ser::Error| Error::Unreadable(error.to_string());
     let mut tables = toml::Table::new();
-    tables.insert(
-        C::SERVICE.table().to_owned(),
-        to_toml(&loaded.service).map_err(refuse)?,
-    );
-    tables.insert(
-        RUNTIME.to_owned(),
-        to_toml(&loaded.runtime).map_err(refuse)?,
-    );
+    tables.insert(C::SERVICE.table().to_owned(), to_toml(&loaded.service).map_err(refuse)?);
+    tables.insert(RUNTIME.to_owned(), to_toml(&loaded.runtime).map_err(refuse)?);
     let mut tables = toml::Value::Table(tables);
     redact(&mut tables);
     toml::to_string(&tables).map_err(refuse)

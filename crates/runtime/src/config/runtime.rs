@@ -109,16 +109,8 @@ impl Validate for LimitsConfig {
     fn validate(&self, violations: &mut Violations) {
         let fits = (ByteSize::kib(1)..=ByteSize::mib(1024)).contains(&self.max_message);
         violations.require(fits, "max_message", "must be 1KiB to 1GiB");
-        violations.require(
-            !self.default_deadline.is_zero(),
-            "default_deadline",
-            "must not be 0",
-        );
-        violations.require(
-            self.drain <= Duration::from_secs(3600),
-            "drain",
-            "must be at most 1h",
-        );
+        violations.require(!self.default_deadline.is_zero(), "default_deadline", "must not be 0");
+        violations.require(self.drain <= Duration::from_secs(3600), "drain", "must be at most 1h");
     }
 }
 
@@ -160,8 +152,7 @@ impl Validate for PeersConfig {
 
 fn validate_url(url: &str, field: &str, violations: &mut Violations) {
     let fits = url.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     });
     violations.require(fits, field, "must be a URL such as http://127.0.0.1:4317");
 }

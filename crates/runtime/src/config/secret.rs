@@ -46,18 +46,11 @@ impl SecretRef {
         let text = match self {
             Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?,
             Self::File(path) => std::fs::read_to_string(path)
-                .map_err(|source| SecretError::File {
-                    path: path.clone(),
-                    source,
-                })?
+                .map_err(|source| SecretError::File { path: path.clone(), source })?
                 .trim_end_matches(['\r', '\n'])
                 .to_owned(),
         };
-        if text.is_empty() {
-            Err(SecretError::Empty(self.to_string()))
-        } else {
-            Ok(text.into())
-        }
+        if text.is_empty() { Err(SecretError::Empty(self.to_string())) } else { Ok(text.into()) }
     }
 }
 
@@ -85,13 +78,7 @@ mod tests {
         assert_eq!(secret.expose_secret(), "hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
         std::fs::write(&path, "\n").unwrap();
-        assert!(matches!(
-            SecretRef::File(path).resolve(),
-            Err(SecretError::Empty(_))
-        ));
-        assert!(matches!(
-            SecretRef::Env("MAR_NO_SUCH_SECRET".into()).resolve(),
-            Err(SecretError::Env(_))
-        ));
+        assert!(matches!(SecretRef::File(path).resolve(), Err(SecretError::Empty(_))));
+        assert!(matches!(SecretRef::Env("MAR_NO_SUCH_SECRET".into()).resolve(), Err(SecretError::Env(_))));
     }
 }

@@ -32,11 +32,7 @@ impl Ending {
             Some(at) => settings.clock.sleep_until(at),
             None => futures::future::pending().boxed(),
         };
-        Self {
-            span,
-            settings,
-            expiry,
-        }
+        Self { span, settings, expiry }
     }
 
     pub(super) async fn expired(&mut self) {
@@ -44,8 +40,7 @@ impl Ending {
     }
 
     fn record(&self, code: Code) {
-        self.span
-            .record("rpc.response.status_code", code_name(code));
+        self.span.record("rpc.response.status_code", code_name(code));
         if code != Code::Ok {
             self.span.record("otel.status_code", "ERROR");
         }
@@ -66,21 +61,12 @@ impl Ending {
             return Response::from_parts(parts, body);
         }
         let meter = FrameMeter::new(self.settings.max_message);
-        Response::from_parts(
-            parts,
-            Body::new(PeerBody {
-                inner: Some(body),
-                meter,
-                ending: self,
-            }),
-        )
+        Response::from_parts(parts, Body::new(PeerBody { inner: Some(body), meter, ending: self }))
     }
 }
 
 fn code_of(headers: &HeaderMap) -> Option<Code> {
-    headers
-        .get(Status::GRPC_STATUS)
-        .map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 struct PeerBody {
@@ -98,14 +84,8 @@ impl PeerBody {
     }
 
     fn data(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let fits = frame
-            .data_ref()
-            .is_none_or(|data| self.meter.feed(data).is_ok());
-        if fits {
-            Poll::Ready(Some(Ok(frame)))
-        } else {
-            self.end(&message_too_large(self.meter.limit()).into())
-        }
+        let fits = frame.data_ref().is_none_or(|data| self.meter.feed(data).is_ok());
+        if fits { Poll::Ready(Some(Ok(frame))) } else { self.end(&message_too_large(self.meter.limit()).into()) }
     }
 }
 
@@ -113,10 +93,7 @@ impl http_body::Body for PeerBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
@@ -152,11 +129,7 @@ impl http_body::Body for PeerBody {
 
 /// The connection went away in the middle of an answer.
 fn broken() -> Status {
-    Fault::new(
-        Code::Unavailable,
-        ErrorReason::PeerUnavailable,
-        "the stream of a service broke",
-    )
-    .retry_after(RETRY)
-    .into()
+    Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, "the stream of a service broke")
+        .retry_after(RETRY)
+        .into()
 }

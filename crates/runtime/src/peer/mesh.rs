@@ -23,35 +23,21 @@ impl LocalMesh {
     /// Adds a service, or replaces it.
     pub fn bind(&self, routed: Routed) {
         let name = routed.stack().service();
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, routed);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, routed);
     }
 
     /// Takes a service away. Its calls in flight go on.
     pub fn unbind(&self, name: ServiceName) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }
 
     /// The peer `name`. While no such service is bound its calls fail with UNAVAILABLE, `PEER_UNAVAILABLE`.
     pub fn peer(&self, name: ServiceName, limits: &LimitsConfig) -> Peer {
         let settings = Settings::new(limits, Arc::new(SystemClock::new()));
-        Peer {
-            name,
-            transport: Transport::Mesh(self.clone()),
-            settings,
-        }
+        Peer { name, transport: Transport::Mesh(self.clone()), settings }
     }
 
     pub(super) fn find(&self, name: ServiceName) -> Option<Routed> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&name)
-            .cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned()
     }
 }

@@ -20,6 +20,7 @@ use tracing::Span;
 use super::deadline::{self, Deadline};
 use super::drain;
 use super::frame::FrameMeter;
+use super::method;
 use super::stack::Stack;
 use crate::status::{Reason, complete, message_too_large, reason_name};
 
@@ -31,10 +32,7 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(inner: Body, limit: usize) -> Self {
-        Self {
-            inner,
-            meter: FrameMeter::new(limit),
-        }
+        Self { inner, meter: FrameMeter::new(limit) }
     }
 }
 
@@ -42,10 +40,7 @@ impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -73,8 +68,10 @@ pub(super) struct Ending {
     request_id: Arc<str>,
     start: Duration,
     finished: bool,
+    deadline: Option<Deadline>,
     cut: BoxFuture<'static, Status>,
-    _in_flight: TaskTrackerToken,
+    /// None for open methods: a health watch lasts as long as its caller likes.
+    _in_flight: Option<TaskTrackerToken>,
 }
 
 impl Ending {
@@ -82,26 +79,22 @@ impl Ending {
         Self {
             start: stack.clock().monotonic(),
             cut: futures::future::pending().boxed(),
-            _in_flight: stack.drain().enter(),
+            _in_flight: (!method::is_open(&path)).then(|| stack.drain().enter()),
             stack: stack.clone(),
             span,
             path,
             request_id,
             finished: false,
+            deadline: None,
         }
     }
 
     /// Sets what cuts the call short: its deadline, and the end of the drain; for open methods its beginning, since a
     /// health watch would last as long as its caller.
     pub(super) fn until(mut self, deadline: Option<Deadline>, open: bool) -> Self {
+        self.deadline = deadline;
         let drain = self.stack.drain();
-        let stop = if open {
-            drain.draining()
-        } else {
-            drain.stopped()
-        }
-        .clone()
-        .cancelled_owned();
+        let stop = if open { drain.draining() } else { drain.stopped() }.clone().cancelled_owned();
         let stop = stop.map(|()| drain::refusal());
         self.cut = match deadline {
             Some(deadline) => {
@@ -122,6 +115,14 @@ impl Ending {
     /// Resolves when the call is cut short.
     pub(super) async fn ended(&mut self) -> Status {
         (&mut self.cut).await
+    }
+
+    /// What cuts a call short that always has something ready, so that nothing waits for [`Ending::ended`].
+    fn overdue(&self) -> Option<Status> {
+        if self.deadline.is_some_and(|deadline| deadline.remaining(self.stack.clock()).is_zero()) {
+            return Some(deadline::passed());
+        }
+        self.stack.drain().stopped().is_cancelled().then(drain::refusal)
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -147,24 +148,10 @@ impl Ending {
             tracing::debug!(rpc.method = &*self.path, duration_ms, "request done");
         } else if is_server_fault(code) {
             let error = status.message();
-            tracing::warn!(
-                rpc.method = &*self.path,
-                rpc.status = name,
-                reason,
-                error,
-                duration_ms,
-                "request failed"
-            );
+            tracing::warn!(rpc.method = &*self.path, rpc.status = name, reason, error, duration_ms, "request failed");
         } else {
             let error = status.message();
-            tracing::info!(
-                rpc.method = &*self.path,
-                rpc.status = name,
-                reason,
-                error,
-                duration_ms,
-                "request refused"
-            );
+            tracing::info!(rpc.method = &*self.path, rpc.status = name, reason, error, duration_ms, "request refused");
         }
     }
 }
@@ -186,10 +173,7 @@ pub(super) struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(inner: Body, ending: Ending) -> Self {
-        Self {
-            inner: Some(inner),
-            ending,
-        }
+        Self { inner: Some(inner), ending }
     }
 
     fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -215,7 +199,10 @@ impl ResponseBody {
                     let status = Status::from_header_map(&trailers);
                     self.end(status.unwrap_or_else(|| Status::unknown("trailers without a status")))
                 }
-                Err(data) => Poll::Ready(Some(Ok(data))),
+                Err(data) => match self.ending.overdue() {
+                    Some(status) => self.end(status),
+                    None => Poll::Ready(Some(Ok(data))),
+                },
             },
             Ok(Poll::Ready(Some(Err(status)))) => self.end(status),
             Ok(Poll::Ready(None)) => self.end(Status::unknown("a body without trailers")),
@@ -227,19 +214,16 @@ impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let span = self.ending.span.clone();
         let _inside = span.enter();
-        // A stream that always has a next message would never see its end otherwise.
-        if self.inner.is_some()
-            && let Poll::Ready(status) = self.ending.cut.poll_unpin(context)
-        {
-            return self.end(status);
+        // In process nothing else makes a stream that is always ready let other tasks run.
+        let budget = ready!(tokio::task::coop::poll_proceed(context));
+        let polled = self.next(context);
+        if polled.is_ready() {
+            budget.made_progress();
         }
-        self.next(context)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -260,10 +244,7 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
 
 /// The status of a call whose handler panicked. The text goes to the log, not to the caller.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> Status {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     crate::status::internal(format!("panic: {}", text.unwrap_or("not a text")))
 }
 

@@ -39,19 +39,11 @@ pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(header) = headers.get(TIMEOUT_HEADER) else {
         return Ok(None);
     };
-    header
-        .to_str()
-        .ok()
-        .and_then(parse)
-        .map(Some)
-        .ok_or_else(|| {
-            let mut found = Violations::new();
-            found.field(
-                TIMEOUT_HEADER,
-                "must be 1 to 8 digits and one of H, M, S, m, u, n",
-            );
-            found.into()
-        })
+    header.to_str().ok().and_then(parse).map(Some).ok_or_else(|| {
+        let mut found = Violations::new();
+        found.field(TIMEOUT_HEADER, "must be 1 to 8 digits and one of H, M, S, m, u, n");
+        found.into()
+    })
 }
 
 fn parse(text: &str) -> Option<Duration> {
@@ -74,11 +66,7 @@ fn parse(text: &str) -> Option<Duration> {
 /// The header's value for a timeout: the finest unit in which it fits.
 pub(crate) fn encode(timeout: Duration) -> String {
     const MOST: u128 = 99_999_999;
-    let units = [
-        (timeout.as_micros(), 'u'),
-        (timeout.as_millis(), 'm'),
-        (u128::from(timeout.as_secs()), 'S'),
-    ];
+    let units = [(timeout.as_micros(), 'u'), (timeout.as_millis(), 'm'), (u128::from(timeout.as_secs()), 'S')];
     let fits = units.into_iter().find(|(count, _)| *count <= MOST);
     let (count, unit) = fits.unwrap_or((u128::from(timeout.as_secs() / 3600).min(MOST), 'H'));
     format!("{count}{unit}")
@@ -86,12 +74,7 @@ pub(crate) fn encode(timeout: Duration) -> String {
 
 /// The status of a call whose deadline has passed.
 pub(crate) fn passed() -> Status {
-    Fault::new(
-        Code::DeadlineExceeded,
-        ErrorReason::DeadlineExceeded,
-        "the deadline has passed",
-    )
-    .into()
+    Fault::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, "the deadline has passed").into()
 }
 
 #[cfg(test)]

@@ -56,10 +56,7 @@ impl Drain {
             () = clock.sleep(patience) => false,
         };
         if !in_time {
-            tracing::warn!(
-                calls = self.calls.len(),
-                "ending the calls that did not finish while draining"
-            );
+            tracing::warn!(calls = self.calls.len(), "ending the calls that did not finish while draining");
         }
         self.stopped.cancel();
     }
@@ -67,11 +64,5 @@ impl Drain {
 
 /// The status of a call that the drain refuses or ends.
 pub(crate) fn refusal() -> Status {
-    Fault::new(
-        Code::Unavailable,
-        ErrorReason::Draining,
-        "the service is draining",
-    )
-    .retry_after(Duration::ZERO)
-    .into()
+    Fault::new(Code::Unavailable, ErrorReason::Draining, "the service is draining").retry_after(Duration::ZERO).into()
 }

@@ -15,12 +15,7 @@ pub(crate) struct FrameMeter {
 
 impl FrameMeter {
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            prefix: [0; 5],
-            read: 0,
-            payload: 0,
-        }
+        Self { limit, prefix: [0; 5], read: 0, payload: 0 }
     }
 
     /// The limit, in bytes.
@@ -69,15 +64,9 @@ mod tests {
         let bad = [good.clone(), message(11)].concat();
         for piece in 1..=bad.len() {
             let mut meter = FrameMeter::new(10);
-            assert!(
-                good.chunks(piece).all(|piece| meter.feed(piece).is_ok()),
-                "{piece}"
-            );
+            assert!(good.chunks(piece).all(|piece| meter.feed(piece).is_ok()), "{piece}");
             let mut meter = FrameMeter::new(10);
-            assert!(
-                bad.chunks(piece).any(|piece| meter.feed(piece).is_err()),
-                "{piece}"
-            );
+            assert!(bad.chunks(piece).any(|piece| meter.feed(piece).is_err()), "{piece}");
         }
     }
 }

@@ -39,16 +39,8 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Takes connections until `shutdown`, then closes the listener.
-    pub(super) async fn accept(
-        listener: TcpListener,
-        routed: Routed,
-        shutdown: CancellationToken,
-    ) -> Self {
-        let mut open = Self {
-            tasks: JoinSet::new(),
-            close: CancellationToken::new(),
-            routed,
-        };
+    pub(super) async fn accept(listener: TcpListener, routed: Routed, shutdown: CancellationToken) -> Self {
+        let mut open = Self { tasks: JoinSet::new(), close: CancellationToken::new(), routed };
         loop {
             tokio::select! {
                 biased;

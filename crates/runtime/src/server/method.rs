@@ -27,10 +27,7 @@ fn unary_methods() -> Option<HashMap<String, bool>> {
         for service in &file.service {
             for method in &service.method {
                 let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                methods.insert(
-                    path,
-                    !method.server_streaming() && !method.client_streaming(),
-                );
+                methods.insert(path, !method.server_streaming() && !method.client_streaming());
             }
         }
     }

@@ -34,10 +34,7 @@ pub struct Routed {
 
 impl Routed {
     pub(crate) fn new(stack: Stack, routes: Routes) -> Self {
-        Self {
-            stack,
-            routes: routes.prepare(),
-        }
+        Self { stack, routes: routes.prepare() }
     }
 
     /// Whose routes these are.
@@ -58,21 +55,14 @@ impl Routed {
     }
 
     /// Everything that may refuse the call before its handler runs.
-    async fn admit(
-        self,
-        mut request: Request<Body>,
-        ending: Ending,
-        id: &Arc<str>,
-    ) -> Response<Body> {
+    async fn admit(self, mut request: Request<Body>, ending: Ending, id: &Arc<str>) -> Response<Body> {
         let open = method::is_open(request.uri().path());
         let admitted = self.checks(&request, open);
         let (identity, timeout) = match admitted {
             Ok(admitted) => admitted,
             Err(status) => return ending.respond(status),
         };
-        let deadline = timeout.map(|span| Deadline {
-            at: self.stack.clock().monotonic().saturating_add(span),
-        });
+        let deadline = timeout.map(|span| Deadline { at: self.stack.clock().monotonic().saturating_add(span) });
         let extensions = request.extensions_mut();
         extensions.insert(RequestId(id.clone()));
         if let Some(deadline) = deadline {
@@ -88,11 +78,7 @@ impl Routed {
         self.handle(request, ending.until(deadline, open)).await
     }
 
-    fn checks(
-        &self,
-        request: &Request<Body>,
-        open: bool,
-    ) -> Result<(Option<Identity>, Option<Duration>), Status> {
+    fn checks(&self, request: &Request<Body>, open: bool) -> Result<(Option<Identity>, Option<Duration>), Status> {
         if self.stack.drain().is_draining() && !open {
             return Err(drain::refusal());
         }
@@ -105,10 +91,7 @@ impl Routed {
         if open {
             return Ok((None, timeout));
         }
-        let identity = self
-            .stack
-            .authenticator()
-            .identify(path, request.headers())?;
+        let identity = self.stack.authenticator().identify(path, request.headers())?;
         Ok((Some(identity), timeout))
     }
 
@@ -127,9 +110,7 @@ impl Routed {
             Ok(Err(never)) => match never {},
             Err(panic) => return ending.respond(panicked(&*panic)),
         };
-        if let Some(status) =
-            Status::from_header_map(response.headers()).filter(|_| is_final(&response))
-        {
+        if let Some(status) = Status::from_header_map(response.headers()).filter(|_| is_final(&response)) {
             return ending.respond(status);
         }
         if !response.status().is_success() {
@@ -166,9 +147,7 @@ fn request_id(stack: &Stack, headers: &HeaderMap) -> Arc<str> {
     headers
         .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok())
-        .filter(|id| {
-            (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-        })
+        .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
         .map_or_else(|| stack.ids().uuid_v7().to_string().into(), Into::into)
 }
 

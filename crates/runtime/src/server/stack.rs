@@ -53,12 +53,7 @@ impl Stack {
     /// # Errors
     /// Authentication is configured wrongly, or a key file cannot be used.
     pub fn try_new(service: ServiceName, config: &RuntimeConfig) -> Result<Self, StackError> {
-        Self::with_clock(
-            service,
-            config,
-            Arc::new(SystemClock::new()),
-            Arc::new(SystemIds),
-        )
+        Self::with_clock(service, config, Arc::new(SystemClock::new()), Arc::new(SystemIds))
     }
 
     /// Layers by configuration with a clock and ids of the caller's.
@@ -72,17 +67,9 @@ impl Stack {
         ids: Arc<dyn Ids>,
     ) -> Result<Self, StackError> {
         let tokens = verifier(service, &config.run_tokens, &clock)?;
-        let authenticator = Authenticator::try_new(&config.auth, tokens, clock.clone())
-            .map_err(StackError::Auth)?;
+        let authenticator = Authenticator::try_new(&config.auth, tokens, clock.clone()).map_err(StackError::Auth)?;
         let limits = config.limits.clone();
-        Ok(Self(Arc::new(Inner {
-            service,
-            authenticator,
-            limits,
-            drain: Drain::default(),
-            clock,
-            ids,
-        })))
+        Ok(Self(Arc::new(Inner { service, authenticator, limits, drain: Drain::default(), clock, ids })))
     }
 
     /// Puts the layers around `routes`.
@@ -127,16 +114,12 @@ fn verifier(
 ) -> Result<Option<RunTokenVerifier>, StackError> {
     let mut pems = Vec::new();
     for path in &config.verification_key_files {
-        let pem = std::fs::read_to_string(path).map_err(|source| StackError::Unreadable {
-            path: path.clone(),
-            source,
-        })?;
+        let pem =
+            std::fs::read_to_string(path).map_err(|source| StackError::Unreadable { path: path.clone(), source })?;
         pems.push(pem);
     }
     if pems.is_empty() {
         return Ok(None);
     }
-    RunTokenVerifier::try_new(&pems, service, clock.clone())
-        .map(Some)
-        .map_err(StackError::Key)
+    RunTokenVerifier::try_new(&pems, service, clock.clone()).map(Some).map_err(StackError::Key)
 }

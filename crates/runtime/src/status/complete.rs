@@ -13,28 +13,21 @@ pub fn complete(status: Status, request_id: &str) -> Status {
     if status.code() == Code::Ok {
         return status;
     }
-    if let Some(found) = status
-        .get_details_error_info()
-        .filter(|details| details.domain == DOMAIN)
-    {
-        let needs_id = Reason::of(&status) == Some(ErrorReason::Internal)
-            && !found.metadata.contains_key("request_id");
+    if let Some(found) = status.get_details_error_info().filter(|details| details.domain == DOMAIN) {
+        let needs_id = Reason::of(&status) == Some(ErrorReason::Internal) && !found.metadata.contains_key("request_id");
         if !needs_id {
             return status;
         }
         return metadata(&status)
             .into_iter()
-            .fold(internal(request_id), |fault, (key, value)| {
-                fault.metadata(key, value)
-            })
+            .fold(internal(request_id), |fault, (key, value)| fault.metadata(key, value))
             .into();
     }
     fill(&status, request_id).into()
 }
 
 fn internal(request_id: &str) -> Fault {
-    Fault::new(Code::Internal, ErrorReason::Internal, "internal error")
-        .metadata("request_id", request_id)
+    Fault::new(Code::Internal, ErrorReason::Internal, "internal error").metadata("request_id", request_id)
 }
 
 fn fill(status: &Status, request_id: &str) -> Fault {
@@ -42,35 +35,26 @@ fn fill(status: &Status, request_id: &str) -> Fault {
     let message = status.message();
     let same = |reason| Fault::new(code, reason, message);
     match code {
-        Code::Unimplemented => same(ErrorReason::NotImplemented)
-            .with_text("the method does not exist or is not served"),
-        Code::InvalidArgument => same(ErrorReason::InvalidRequest),
-        Code::Internal if message.starts_with("failed to decode Protobuf message") => {
-            malformed(message)
+        Code::Unimplemented => {
+            same(ErrorReason::NotImplemented).with_text("the method does not exist or is not served")
         }
+        Code::InvalidArgument => same(ErrorReason::InvalidRequest),
+        Code::Internal if message.starts_with("failed to decode Protobuf message") => malformed(message),
         Code::Internal | Code::Unknown | Code::DataLoss | Code::Ok => {
-            tracing::error!(
-                rpc.status = code.description(),
-                error.chain = message,
-                "status without a reason"
-            );
+            tracing::error!(rpc.status = code.description(), error.chain = message, "status without a reason");
             internal(request_id)
         }
         Code::OutOfRange if message.contains("message length too large") => too_large(message),
         Code::OutOfRange => same(ErrorReason::CursorOutOfRange),
-        Code::DeadlineExceeded => {
-            same(ErrorReason::DeadlineExceeded).with_text("the deadline has passed")
-        }
+        Code::DeadlineExceeded => same(ErrorReason::DeadlineExceeded).with_text("the deadline has passed"),
         // What tonic's own timer answers.
-        Code::Cancelled if message == "Timeout expired" => Fault::new(
-            Code::DeadlineExceeded,
-            ErrorReason::DeadlineExceeded,
-            "the deadline has passed",
-        ),
+        Code::Cancelled if message == "Timeout expired" => {
+            Fault::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, "the deadline has passed")
+        }
         Code::Cancelled => same(ErrorReason::Cancelled).with_text("the call was cancelled"),
-        Code::Unavailable => same(ErrorReason::PeerUnavailable)
-            .with_text("a service is unavailable")
-            .retry_after(DEFAULT_RETRY),
+        Code::Unavailable => {
+            same(ErrorReason::PeerUnavailable).with_text("a service is unavailable").retry_after(DEFAULT_RETRY)
+        }
         Code::Unauthenticated => same(ErrorReason::Unauthenticated),
         Code::PermissionDenied => same(ErrorReason::PolicyDenied),
         Code::NotFound => same(ErrorReason::NotFound),
@@ -84,38 +68,23 @@ fn fill(status: &Status, request_id: &str) -> Fault {
 fn malformed(message: &str) -> Fault {
     let mut found = Violations::new();
     found.field("", message);
-    Fault::new(
-        Code::InvalidArgument,
-        ErrorReason::InvalidRequest,
-        "the message is not valid protobuf",
-    )
-    .violations(&found)
+    Fault::new(Code::InvalidArgument, ErrorReason::InvalidRequest, "the message is not valid protobuf")
+        .violations(&found)
 }
 
 /// A message beyond `limit`, in bytes.
 pub(crate) fn message_too_large(limit: usize) -> Fault {
     let message = format!("the message is larger than {limit} bytes");
-    Fault::new(
-        Code::ResourceExhausted,
-        ErrorReason::MessageTooLarge,
-        message,
-    )
-    .metadata("limit_bytes", limit.to_string())
+    Fault::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, message)
+        .metadata("limit_bytes", limit.to_string())
 }
 
 /// tonic's text ends with the limit: `... the limit is: 4194304 bytes`.
 fn too_large(message: &str) -> Fault {
-    let limit = message
-        .rsplit("limit is: ")
-        .next()
-        .and_then(|tail| tail.split(' ').next()?.parse().ok());
+    let limit = message.rsplit("limit is: ").next().and_then(|tail| tail.split(' ').next()?.parse().ok());
     match limit {
         Some(limit) => message_too_large(limit),
-        None => Fault::new(
-            Code::ResourceExhausted,
-            ErrorReason::MessageTooLarge,
-            "the message is too large",
-        ),
+        None => Fault::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, "the message is too large"),
     }
 }
 
@@ -135,11 +104,7 @@ mod tests {
         for code in (1..=16).map(Code::from_i32) {
             let status = complete(Status::new(code, "text"), "r-1");
             assert!(Reason::of(&status).is_some(), "{code:?}");
-            let expected = if matches!(code, Code::Unknown | Code::DataLoss) {
-                Code::Internal
-            } else {
-                code
-            };
+            let expected = if matches!(code, Code::Unknown | Code::DataLoss) { Code::Internal } else { code };
             assert_eq!(status.code(), expected);
         }
     }
@@ -159,14 +124,8 @@ mod tests {
         let status = complete(Status::out_of_range(large), "r");
         assert_eq!(Reason::of(&status), Some(ErrorReason::MessageTooLarge));
         assert_eq!(metadata(&status)["limit_bytes"], "4");
-        let status = complete(
-            Status::internal("failed to decode Protobuf message: invalid string value"),
-            "r",
-        );
-        assert_eq!(
-            (status.code(), Reason::of(&status)),
-            (Code::InvalidArgument, Some(ErrorReason::InvalidRequest))
-        );
+        let status = complete(Status::internal("failed to decode Protobuf message: invalid string value"), "r");
+        assert_eq!((status.code(), Reason::of(&status)), (Code::InvalidArgument, Some(ErrorReason::InvalidRequest)));
     }
 
     #[test]

@@ -23,19 +23,12 @@ impl InMemory {
         INSTALLED
             .get_or_init(|| {
                 let exporter = InMemorySpanExporter::default();
-                let provider = SdkTracerProvider::builder()
-                    .with_simple_exporter(exporter.clone())
-                    .build();
-                let installed = tracing_subscriber::registry()
-                    .with(super::trace_layer(&provider))
-                    .try_init();
+                let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+                let installed = tracing_subscriber::registry().with(super::trace_layer(&provider)).try_init();
                 if installed.is_err() {
                     tracing::warn!("another subscriber is installed, so that no spans are kept");
                 }
-                Self {
-                    exporter,
-                    _provider: provider,
-                }
+                Self { exporter, _provider: provider }
             })
             .clone()
     }
@@ -43,20 +36,12 @@ impl InMemory {
     /// The ended spans of a trace.
     pub fn trace(&self, id: TraceId) -> Vec<SpanData> {
         let spans = self.exporter.get_finished_spans().unwrap_or_default();
-        spans
-            .into_iter()
-            .filter(|span| span.span_context.trace_id() == id)
-            .collect()
+        spans.into_iter().filter(|span| span.span_context.trace_id() == id).collect()
     }
 
     /// The ended spans of a trace, once `enough` holds; after `patience` whatever is there. A span ends shortly after
     /// its caller has the answer.
-    pub async fn wait(
-        &self,
-        id: TraceId,
-        patience: Duration,
-        enough: impl Fn(&[SpanData]) -> bool,
-    ) -> Vec<SpanData> {
+    pub async fn wait(&self, id: TraceId, patience: Duration, enough: impl Fn(&[SpanData]) -> bool) -> Vec<SpanData> {
         const STEP: Duration = Duration::from_millis(5);
         let mut left = patience;
         loop {
@@ -79,8 +64,5 @@ pub fn traceparent(ids: &dyn crate::clock::Ids) -> (String, TraceId, SpanId) {
 
 /// A string attribute of a span.
 pub fn attribute(span: &SpanData, key: &str) -> Option<String> {
-    span.attributes
-        .iter()
-        .find(|pair| pair.key.as_str() == key)
-        .map(|pair| pair.value.as_str().into_owned())
+    span.attributes.iter().find(|pair| pair.key.as_str() == key).map(|pair| pair.value.as_str().into_owned())
 }

@@ -29,12 +29,7 @@ struct Rule {
 
 impl Default for Fake {
     fn default() -> Self {
-        Self {
-            listen: ([127, 0, 0, 1], 0).into(),
-            store: Store::default(),
-            steps: 10,
-            rules: Vec::new(),
-        }
+        Self { listen: ([127, 0, 0, 1], 0).into(), store: Store::default(), steps: 10, rules: Vec::new() }
     }
 }
 
@@ -58,10 +53,7 @@ fn read(toml: &str, env: &[(&str, &str)], set: &[&str]) -> Result<Loaded<Fake>, 
     std::fs::write(&path, toml).unwrap();
     let sources = Sources {
         file: Some(path),
-        env: env
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect(),
+        env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         set: set.iter().map(|set| (*set).into()).collect(),
     };
     load(&sources).map_err(|error| error.lines())
@@ -74,33 +66,12 @@ fn problems(toml: &str) -> Vec<String> {
 #[test]
 fn later_sources_win() {
     let toml = "[session]\nsteps = 1\nstore.url = \"file\"\n[router]\nother = 1\n";
-    let loaded = read(
-        toml,
-        &[
-            ("MAR_SESSION__STORE__URL", "env"),
-            ("MAR_SESSION__STEPS", "2"),
-        ],
-        &[],
-    )
-    .unwrap();
-    assert_eq!(
-        (loaded.service.steps, loaded.service.store.url.as_str()),
-        (2, "env")
-    );
-    let env = [
-        ("MAR_SESSION__STEPS", "2"),
-        ("MAR_MODEL", "small"),
-        ("MAR_OTHER__KEY", "x"),
-    ];
+    let loaded = read(toml, &[("MAR_SESSION__STORE__URL", "env"), ("MAR_SESSION__STEPS", "2")], &[]).unwrap();
+    assert_eq!((loaded.service.steps, loaded.service.store.url.as_str()), (2, "env"));
+    let env = [("MAR_SESSION__STEPS", "2"), ("MAR_MODEL", "small"), ("MAR_OTHER__KEY", "x")];
     let loaded = read(toml, &env, &["session.steps=3", "runtime.limits.drain=5s"]).unwrap();
-    assert_eq!(
-        (loaded.service.steps, loaded.service.store.url.as_str()),
-        (3, "file")
-    );
-    assert_eq!(
-        loaded.runtime.limits.drain,
-        std::time::Duration::from_secs(5)
-    );
+    assert_eq!((loaded.service.steps, loaded.service.store.url.as_str()), (3, "file"));
+    assert_eq!(loaded.runtime.limits.drain, std::time::Duration::from_secs(5));
 }
 
 #[test]
@@ -134,10 +105,7 @@ fn every_problem_is_named_by_its_path_at_once() {
         "runtime.limits.default_deadline: must not be 0",
         "runtime.auth.mode: ",
     ] {
-        assert!(
-            found.iter().any(|line| line.starts_with(expected)),
-            "{expected} in {found:#?}"
-        );
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} in {found:#?}");
     }
     assert_eq!(found.len(), 9, "{found:#?}");
 }
@@ -145,30 +113,17 @@ fn every_problem_is_named_by_its_path_at_once() {
 #[test]
 fn validation_goes_on_after_a_typo() {
     assert_eq!(problems("[session]\nsteps = 0\nstore.ulr = \"x\"").len(), 2);
-    assert!(
-        problems("[[session.rules]]\nweight = 1")
-            .iter()
-            .any(|line| line == "session.rules.0.name: is missing")
-    );
-    assert_eq!(
-        problems("[session]\nsteps = 300\nrules = [{ name = \"a\", weight = 256 }]").len(),
-        1
-    );
+    assert!(problems("[[session.rules]]\nweight = 1").iter().any(|line| line == "session.rules.0.name: is missing"));
+    assert_eq!(problems("[session]\nsteps = 300\nrules = [{ name = \"a\", weight = 256 }]").len(), 1);
 }
 
 #[test]
 fn what_cannot_be_read_is_said() {
     assert!(problems("[session")[0].contains("mar.toml"));
-    let missing = Sources {
-        file: Some("/no/such/file.toml".into()),
-        ..Sources::default()
-    };
+    let missing = Sources { file: Some("/no/such/file.toml".into()), ..Sources::default() };
     assert!(load::<Fake>(&missing).unwrap_err().lines()[0].starts_with("/no/such/file.toml: "));
     for set in ["steps=1", "session.steps", "=1", ".=1"] {
-        let sources = Sources {
-            set: vec![set.into()],
-            ..Sources::default()
-        };
+        let sources = Sources { set: vec![set.into()], ..Sources::default() };
         assert!(load::<Fake>(&sources).is_err(), "{set}");
     }
 }
@@ -176,10 +131,7 @@ fn what_cannot_be_read_is_said() {
 #[test]
 fn beyond_loopback_needs_authentication() {
     let open = "[session]\nlisten = \"0.0.0.0:7443\"\n";
-    assert!(
-        problems(open)[0]
-            .starts_with("runtime.auth.mode: must be \"api_keys\" because session.listen")
-    );
+    assert!(problems(open)[0].starts_with("runtime.auth.mode: must be \"api_keys\" because session.listen"));
     let keyless = format!("{open}[runtime.auth]\nmode = \"api_keys\"");
     assert!(problems(&keyless)[0].starts_with("runtime.auth.api_keys: "));
     let key = format!(
@@ -191,17 +143,9 @@ fn beyond_loopback_needs_authentication() {
 
 #[test]
 fn the_dump_is_read_back_and_holds_no_password() {
-    let loaded = read(
-        "[session]\nstore.url = \"postgres://ada:s3cret@h/db?x=1\"",
-        &[],
-        &[],
-    )
-    .unwrap();
+    let loaded = read("[session]\nstore.url = \"postgres://ada:s3cret@h/db?x=1\"", &[], &[]).unwrap();
     let text = dump(&loaded).unwrap();
-    assert!(
-        text.contains("postgres://ada:***@h/db?x=1") && !text.contains("s3cret"),
-        "{text}"
-    );
+    assert!(text.contains("postgres://ada:***@h/db?x=1") && !text.contains("s3cret"), "{text}");
     let again = read(&text, &[], &[]).unwrap();
     assert_eq!(again.runtime, loaded.runtime);
 }
