@@ -202,3 +202,6 @@ impl Sealing<'_> {
 fn layer(text: &PolicyText) -> PolicyLayer {
     PolicyLayer::new(text.layer.as_str(), &text.name, text.version, &text.text)
 }
+
+#[cfg(test)]
+mod tests;
