@@ -1,0 +1,246 @@
+//! One try after another, until a model answers or nothing is left to try.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::stream;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use mar_runtime::clock::random;
+use mar_runtime::violations::Violations;
+use serde::{Deserialize, Serialize};
+
+use super::spend::Spend;
+use super::{Choice, Frame, Prepared, Turn};
+use crate::error::Error;
+use crate::provider::{Answer, Call, Event, Events, Failure, FailureClass};
+
+/// `[router.retry]`. Not reloadable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// The first pause before a model is tried again, 200 ms by default; each further one is twice as long.
+    #[serde(with = "mar_runtime::config::duration")]
+    pub base: Duration,
+    /// The longest pause, 5 s by default. A provider that asks for a longer one is not waited for.
+    #[serde(with = "mar_runtime::config::duration")]
+    pub max: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { base: Duration::from_millis(200), max: Duration::from_secs(5) }
+    }
+}
+
+impl RetryConfig {
+    /// Records what is wrong.
+    pub fn validate(&self, found: &mut Violations) {
+        found.require(!self.base.is_zero() && self.base <= self.max, "base", "must be above 0 and at most max");
+        found.require(self.max <= Duration::from_secs(60), "max", "must be at most 1m");
+    }
+}
+
+impl Prepared {
+    /// Tries the models. Dropping the stream closes the provider's connection.
+    pub fn run(self) -> BoxStream<'static, Result<Frame, Error>> {
+        frames(self).boxed()
+    }
+
+    fn call(&self, choice: &Choice) -> Call {
+        Call {
+            model: Arc::clone(&choice.model),
+            prompt: Arc::clone(&self.wish.prompt),
+            sampling: self.sampling.clone(),
+            max_output_tokens: choice.max_output_tokens,
+            delivery: self.wish.delivery,
+        }
+    }
+
+    async fn begin(&self, choice: &Choice) -> Result<Events, Failure> {
+        match self.dispatcher.pool.get(&choice.model.provider) {
+            Some(provider) => provider.generate(self.call(choice)).await,
+            None => Err(Failure::new(FailureClass::Credential, "is not configured")),
+        }
+    }
+
+    async fn turn(&self, choice: &Choice, answer: Answer, tried: &Tried) -> Turn {
+        let mut spend = tried.spend;
+        match answer.tokens {
+            Some(tokens) => spend.add(choice, tokens, false),
+            None => {
+                let counting = &self.dispatcher.counting;
+                let mut tokens = counting.output(&self.wish.tenant, &choice.model, &answer.parts).await;
+                tokens.input = choice.input_tokens;
+                spend.add(choice, tokens, true);
+            }
+        }
+        Turn {
+            parts: answer.parts,
+            model: choice.model.name.clone(),
+            selection: self.selection(choice, tried),
+            tokens: spend.tokens,
+            cost_nano_usd: spend.cost_nano_usd,
+            estimated: spend.estimated,
+            finish: answer.finish,
+            warnings: answer.warnings,
+            failed: tried.failed.clone(),
+        }
+    }
+
+    fn selection(&self, choice: &Choice, tried: &Tried) -> String {
+        let rank = self.options.iter().position(|other| other.model.name == choice.model.name);
+        let rank = rank.unwrap_or(0) + 1;
+        let (all, policy, version) = (self.options.len(), self.policy.name(), self.policy.version());
+        let score = choice.score_micros;
+        let after = match tried.failed.len() {
+            0 => String::new(),
+            1 => ", after 1 failed attempt".to_owned(),
+            count => format!(", after {count} failed attempts"),
+        };
+        format!(
+            "number {rank} of {all} admitted under {policy} version {version} with a score of {score} millionths{after}"
+        )
+    }
+
+    /// How long to wait before the same models are tried again; none when it is not worth it.
+    fn pause(&self, round: u32, failure: &Failure) -> Option<Duration> {
+        let retry = self.dispatcher.retry;
+        let longest = retry.base.saturating_mul(1 << round.min(10)).min(retry.max);
+        // Half fixed, half random, so that callers that failed together do not come back together.
+        let dice = u32::from(u16::from_be_bytes(random::<2>(&*self.dispatcher.ids)));
+        let jitter = (longest / 2).saturating_mul(dice) / u32::from(u16::MAX);
+        let pause = failure.retry_after.unwrap_or(longest / 2 + jitter);
+        let now = self.dispatcher.clock.monotonic();
+        let in_time = self.wish.deadline.is_none_or(|deadline| now.saturating_add(pause) < deadline);
+        (pause <= retry.max && in_time).then_some(pause)
+    }
+}
+
+/// What has been tried.
+#[derive(Debug, Default)]
+struct Tried {
+    spend: Spend,
+    number: u32,
+    failed: Vec<String>,
+    worst: Option<Failure>,
+}
+
+impl Tried {
+    fn failed(&mut self, choice: &Choice, failure: Failure) {
+        self.spend.add_failed(choice, &failure);
+        self.failed.push(format!("{}: {} ({failure})", choice.model.name, failure.class.as_str()));
+        tracing::warn!(
+            model = %choice.model.name,
+            provider = %choice.model.provider,
+            attempt = self.number,
+            failure.class = failure.class.as_str(),
+            failure.detail = %failure,
+            "model attempt failed"
+        );
+        let says_more = self.worst.as_ref().is_none_or(|worst| weight(failure.class) >= weight(worst.class));
+        if says_more {
+            self.worst = Some(failure);
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let failure = self.worst.unwrap_or_else(|| Failure::new(FailureClass::Unavailable, "nothing could be tried"));
+        Error::Provider { failure, attempts: self.failed }
+    }
+}
+
+/// Of several failures the one counts after which a retry is worth most.
+fn weight(class: FailureClass) -> u8 {
+    match class {
+        FailureClass::Credential => 0,
+        FailureClass::Broken => 1,
+        FailureClass::RateLimited => 2,
+        FailureClass::Unavailable => 3,
+        // Ends everything.
+        FailureClass::Refused => 4,
+    }
+}
+
+fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send {
+    stream! {
+        let mut tried = Tried::default();
+        let mut live: Vec<Choice> = prepared.options.clone();
+        let mut round = 0;
+        loop {
+            // The models of this round; those of a provider whose credential died are left out of the next.
+            for choice in std::mem::take(&mut live) {
+                let number = tried.number + 1;
+                let allowed = number <= prepared.wish.budget.max_attempts;
+                if !allowed || !tried.spend.covers(&prepared.wish.budget, &choice) {
+                    if tried.worst.is_some() {
+                        continue;
+                    }
+                    yield Err(uncovered(&prepared, &choice));
+                    return;
+                }
+                tried.number = number;
+                yield Ok(Frame::Attempt { number, model: choice.model.name.clone() });
+                let mut began = false;
+                let failure = match prepared.begin(&choice).await {
+                    Err(failure) => failure,
+                    Ok(mut events) => loop {
+                        match events.next().await {
+                            Some(Ok(Event::Began)) => began = true,
+                            Some(Ok(Event::Delta(delta))) => {
+                                began = true;
+                                yield Ok(Frame::Delta(delta));
+                            }
+                            Some(Ok(Event::Finished(answer))) => {
+                                let turn = prepared.turn(&choice, *answer, &tried).await;
+                                yield Ok(Frame::Turn(Box::new(turn)));
+                                return;
+                            }
+                            Some(Err(failure)) => break failure,
+                            None => break Failure::broken("ended without an answer"),
+                        }
+                    },
+                };
+                let class = failure.class;
+                tried.failed(&choice, failure.clone());
+                if began {
+                    let failure = Failure { class: FailureClass::Broken, ..failure };
+                    yield Err(Error::Provider { failure, attempts: tried.failed });
+                    return;
+                }
+                match class {
+                    FailureClass::Refused => {
+                        yield Err(tried.into_error());
+                        return;
+                    }
+                    FailureClass::Credential => {}
+                    FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => live.push(choice),
+                }
+            }
+            let locked = |choice: &Choice| prepared.dispatcher.pool.credential_problem(&choice.model.provider).is_none();
+            live.retain(locked);
+            let spent = tried.number >= prepared.wish.budget.max_attempts || live.is_empty();
+            let pause = tried.worst.as_ref().and_then(|worst| prepared.pause(round, worst));
+            let Some(pause) = pause.filter(|_| !spent) else {
+                yield Err(tried.into_error());
+                return;
+            };
+            prepared.dispatcher.clock.sleep(pause).await;
+            round += 1;
+        }
+    }
+}
+
+/// The first try is not covered. Selection has checked each model, so this is the rare case of a budget without
+/// attempts.
+fn uncovered(prepared: &Prepared, choice: &Choice) -> Error {
+    let budget = &prepared.wish.budget;
+    let most = choice.price.most(choice.input_tokens, choice.max_output_tokens);
+    Error::Budget {
+        field: "budget",
+        detail: format!(
+            "an attempt needs {} input tokens and {most} nano-USD, the budget has {} and {}",
+            choice.input_tokens, budget.max_input_tokens, budget.max_cost_nano_usd
+        ),
+    }
+}

@@ -1,0 +1,44 @@
+//! What a logical call has used so far, and what is left of its budget.
+
+use super::{Budget, Choice};
+use crate::price::Tokens;
+use crate::provider::{Consumed, Failure};
+
+/// The account of one logical call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spend {
+    /// Tokens of all attempts.
+    pub tokens: Tokens,
+    /// What they cost, in nano-USD.
+    pub cost_nano_usd: i64,
+    /// Some of it was counted here.
+    pub estimated: bool,
+}
+
+impl Spend {
+    /// Whether the budget still covers a try.
+    pub fn covers(&self, budget: &Budget, choice: &Choice) -> bool {
+        let input = self.tokens.all_input().saturating_add(choice.input_tokens);
+        let most = choice.price.most(choice.input_tokens, choice.max_output_tokens);
+        input <= budget.max_input_tokens && self.cost_nano_usd.saturating_add(most) <= budget.max_cost_nano_usd
+    }
+
+    /// Adds what a try used.
+    pub fn add(&mut self, choice: &Choice, tokens: Tokens, estimated: bool) {
+        let sum = &mut self.tokens;
+        sum.input = sum.input.saturating_add(tokens.input);
+        sum.cached_input = sum.cached_input.saturating_add(tokens.cached_input);
+        sum.output = sum.output.saturating_add(tokens.output);
+        sum.reasoning = sum.reasoning.saturating_add(tokens.reasoning);
+        self.cost_nano_usd = self.cost_nano_usd.saturating_add(choice.price.cost(tokens));
+        self.estimated |= estimated;
+    }
+
+    /// Adds what a failed try may have used: its input, where the provider may have read it.
+    pub fn add_failed(&mut self, choice: &Choice, failure: &Failure) {
+        if failure.consumed == Consumed::Input {
+            let tokens = Tokens { input: choice.input_tokens, ..Tokens::default() };
+            self.add(choice, tokens, true);
+        }
+    }
+}

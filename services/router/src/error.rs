@@ -1,0 +1,127 @@
+//! What a caller can be told.
+
+use std::time::Duration;
+
+use mar_proto::types::ErrorReason;
+use mar_runtime::status::{DEFAULT_RETRY, Fault, chain};
+use mar_runtime::violations::Violations;
+use tonic::{Code, Status};
+
+use crate::admission::Rejection;
+use crate::provider::{Failure, FailureClass};
+
+/// Why a call fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is wrong. Not worth a retry.
+    #[error("{0}")]
+    Invalid(Violations),
+    /// Nothing of this name. Not worth a retry.
+    #[error("{kind} not found")]
+    NotFound {
+        /// The resource's kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The router does not hold the descriptor; repeat the call once with it.
+    #[error("the descriptor is not known here")]
+    DescriptorRequired,
+    /// The descriptor does not verify. Not worth a retry.
+    #[error("the descriptor does not verify")]
+    DescriptorInvalid(#[source] Option<mar_descriptor::Error>),
+    /// A tool is told otherwise than it was sealed. Not worth a retry.
+    #[error("the definition of {tool} differs from the sealed one")]
+    ToolChanged {
+        /// The tool.
+        tool: String,
+    },
+    /// No model fits. Not worth a retry as it is.
+    #[error("no model is admitted")]
+    NoModel(Vec<(String, Vec<Rejection>)>),
+    /// The budget does not cover the call. Not worth a retry as it is.
+    #[error("{detail}")]
+    Budget {
+        /// The field of the budget.
+        field: &'static str,
+        /// What is needed and what is there.
+        detail: String,
+    },
+    /// The attempts failed. Whether a retry helps is the failure's to say.
+    #[error("{failure}")]
+    Provider {
+        /// The failure that says most about what to do.
+        failure: Failure,
+        /// Every attempt: model and what happened.
+        attempts: Vec<String>,
+    },
+}
+
+impl From<Violations> for Error {
+    fn from(found: Violations) -> Self {
+        Self::Invalid(found)
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Invalid(found) => found.into(),
+            Error::NotFound { kind, name } => Fault::not_found(kind, &name).into(),
+            Error::DescriptorRequired => {
+                Fault::new(Code::FailedPrecondition, ErrorReason::DescriptorRequired, text).into()
+            }
+            Error::DescriptorInvalid(source) => {
+                if let Some(source) = source {
+                    tracing::warn!(error.chain = chain(&source), "descriptor refused");
+                }
+                Fault::new(Code::PermissionDenied, ErrorReason::DescriptorInvalid, text).into()
+            }
+            Error::ToolChanged { tool } => {
+                Fault::new(Code::FailedPrecondition, ErrorReason::ToolDefinitionChanged, text)
+                    .metadata("tool", tool)
+                    .into()
+            }
+            Error::NoModel(rejected) => no_model(rejected),
+            Error::Budget { field, detail } => {
+                Fault::new(Code::ResourceExhausted, ErrorReason::BudgetExceeded, text).quota(field, detail).into()
+            }
+            Error::Provider { failure, attempts } => provider(&failure, &attempts),
+        }
+    }
+}
+
+fn no_model(rejected: Vec<(String, Vec<Rejection>)>) -> Status {
+    let fault = Fault::new(Code::FailedPrecondition, ErrorReason::NoModelAdmitted, "no model is admitted");
+    let fault = rejected.into_iter().fold(fault, |fault, (model, rejections)| {
+        let reasons: Vec<_> = rejections.iter().map(ToString::to_string).collect();
+        fault.metadata(model, reasons.join("; "))
+    });
+    fault.into()
+}
+
+fn provider(failure: &Failure, attempts: &[String]) -> Status {
+    let (code, reason, text) = match failure.class {
+        FailureClass::Credential => {
+            (Code::FailedPrecondition, ErrorReason::ProviderCredential, "the provider refuses the credential")
+        }
+        FailureClass::RateLimited => {
+            (Code::ResourceExhausted, ErrorReason::ProviderRateLimited, "the provider is over its rate")
+        }
+        FailureClass::Refused => {
+            (Code::FailedPrecondition, ErrorReason::ProviderRefused, "the provider refused the request")
+        }
+        FailureClass::Unavailable => {
+            (Code::Unavailable, ErrorReason::ProviderUnavailable, "no admitted model answered")
+        }
+        FailureClass::Broken => (Code::Unavailable, ErrorReason::ProviderBroken, "the provider broke its answer"),
+    };
+    let fault = Fault::new(code, reason, text).metadata("attempts", attempts.join("; "));
+    match failure.class {
+        FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => {
+            fault.retry_after(failure.retry_after.unwrap_or(DEFAULT_RETRY).max(Duration::from_millis(1))).into()
+        }
+        FailureClass::Credential | FailureClass::Refused => fault.into(),
+    }
+}

@@ -1,0 +1,32 @@
+//! The configured providers by name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Provider;
+
+/// All providers.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    providers: BTreeMap<String, Arc<dyn Provider>>,
+}
+
+impl Pool {
+    /// These providers.
+    pub fn new(providers: BTreeMap<String, Arc<dyn Provider>>) -> Self {
+        Self { providers }
+    }
+
+    /// The provider of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Provider>> {
+        self.providers.get(name)
+    }
+
+    /// What keeps calls from a provider, if anything.
+    pub fn credential_problem(&self, name: &str) -> Option<String> {
+        match self.providers.get(name) {
+            Some(provider) => provider.credential_problem(),
+            None => Some(format!("the provider {name} is not configured")),
+        }
+    }
+}
