@@ -8,10 +8,12 @@ mod body;
 mod deadline;
 mod drain;
 mod frame;
+mod front;
 mod listen;
 mod method;
 mod routed;
 mod stack;
+mod together;
 
 use std::io;
 
@@ -30,6 +32,7 @@ pub(crate) use frame::FrameMeter;
 pub(crate) use method::is_unary;
 pub use routed::Routed;
 pub use stack::{Stack, StackError};
+pub use together::Together;
 
 /// The header that carries the request id, in and out.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -58,8 +61,8 @@ impl Server {
         health.set_service_status(grpc, ServingStatus::Serving).await;
         let routes = routes
             .add_service(health_service)
-            .add_service(reflection(grpc).build_v1()?)
-            .add_service(reflection(grpc).build_v1alpha()?);
+            .add_service(reflection([grpc]).build_v1()?)
+            .add_service(reflection([grpc]).build_v1alpha()?);
         let routed = stack.wrap(routes);
         Ok(Self { stack, routed, health })
     }
@@ -77,7 +80,7 @@ impl Server {
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let address = listener.local_addr()?;
         tracing::info!(agentruntime.service = %self.stack.service(), server.address = %address, "serving");
-        let connections = listen::Connections::accept(listener, self.routed.clone(), shutdown).await;
+        let connections = listen::Connections::accept(listener, front::Front::new(self.routed.clone()), shutdown).await;
         self.drain().await;
         connections.close().await;
         tracing::info!(agentruntime.service = %self.stack.service(), "stopped");
@@ -94,12 +97,12 @@ impl Server {
     }
 }
 
-fn reflection(grpc: &str) -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
+fn reflection(services: impl IntoIterator<Item = &'static str>) -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(grpc)
         .with_service_name("grpc.health.v1.Health")
         .with_service_name("grpc.reflection.v1.ServerReflection")
-        .with_service_name("grpc.reflection.v1alpha.ServerReflection")
+        .with_service_name("grpc.reflection.v1alpha.ServerReflection");
+    services.into_iter().fold(builder, |builder, service| builder.with_service_name(service))
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
 
-use super::routed::Routed;
+use super::front::Front;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,13 +34,13 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub(super) struct Connections {
     tasks: JoinSet<()>,
     close: CancellationToken,
-    routed: Routed,
+    front: Front,
 }
 
 impl Connections {
     /// Takes connections until `shutdown`, then closes the listener.
-    pub(super) async fn accept(listener: TcpListener, routed: Routed, shutdown: CancellationToken) -> Self {
-        let mut open = Self { tasks: JoinSet::new(), close: CancellationToken::new(), routed };
+    pub(super) async fn accept(listener: TcpListener, front: Front, shutdown: CancellationToken) -> Self {
+        let mut open = Self { tasks: JoinSet::new(), close: CancellationToken::new(), front };
         loop {
             tokio::select! {
                 biased;
@@ -50,7 +50,7 @@ impl Connections {
                     Ok((stream, _)) => open.start(stream),
                     Err(error) => {
                         tracing::warn!(%error, "accepting a connection failed");
-                        open.routed.stack().clock().sleep(ACCEPT_PAUSE).await;
+                        open.front.stack().clock().sleep(ACCEPT_PAUSE).await;
                     }
                 },
             }
@@ -61,14 +61,14 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was not set");
         }
-        let (routed, close) = (self.routed.clone(), self.close.clone());
-        self.tasks.spawn(connection(stream, routed, close));
+        let (front, close) = (self.front.clone(), self.close.clone());
+        self.tasks.spawn(connection(stream, front, close));
     }
 
     /// Says goodbye on every connection and waits shortly until they are closed; then cuts them.
     pub(super) async fn close(mut self) {
         self.close.cancel();
-        let clock = self.routed.stack().clock();
+        let clock = self.front.stack().clock();
         tokio::select! {
             () = async { while self.tasks.join_next().await.is_some() {} } => {}
             () = clock.sleep(CLOSE_PATIENCE) => {
@@ -79,10 +79,10 @@ impl Connections {
     }
 }
 
-async fn connection(stream: TcpStream, routed: Routed, close: CancellationToken) {
-    let routed = Arc::new(routed);
+async fn connection(stream: TcpStream, front: Front, close: CancellationToken) {
+    let front = Arc::new(front);
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut routed = Routed::clone(&routed);
+        let mut routed = front.of(request.uri().path()).clone();
         routed.call(request.map(Body::new))
     });
     let connection = http2::Builder::new(TokioExecutor::new())

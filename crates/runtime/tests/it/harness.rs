@@ -8,10 +8,11 @@ use std::time::Duration;
 use futures::Stream;
 use mar_proto::router::router_service_client::RouterServiceClient;
 use mar_proto::router::router_service_server::{RouterService, RouterServiceServer};
+use mar_proto::router::stream_generate_response::Frame;
 use mar_proto::router::{
     CountTokensRequest, CountTokensResponse, GenerateRequest, GenerateResponse, GetModelRequest, GetModelResponse,
     ListModelsRequest, ListModelsResponse, SelectModelRequest, SelectModelResponse, StreamGenerateRequest,
-    StreamGenerateResponse,
+    StreamGenerateResponse, Turn,
 };
 use mar_runtime::ServiceName;
 use mar_runtime::auth::Identity;
@@ -199,7 +200,12 @@ impl RouterService for Probe {
                     }
                     ("bare", 2) => yield Err(Status::unknown("the secret is hunter2")),
                     ("hang", 1) => std::future::pending().await,
-                    ("flood", _) => {}
+                    ("flood", _) => {
+                        // Large enough that the transport's window fills within the test's deadline.
+                        let turn = Turn { selection: "x".repeat(4096), ..Turn::default() };
+                        yield Ok(StreamGenerateResponse { frame: Some(Frame::Turn(turn)) });
+                        continue;
+                    }
                     _ => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
                 yield Ok(StreamGenerateResponse::default());

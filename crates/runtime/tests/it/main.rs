@@ -1,7 +1,12 @@
 //! Real calls through the layers, each over TCP and in process.
 
+#[cfg(test)]
 mod auth;
+#[cfg(test)]
 mod calls;
+#[cfg(test)]
 mod drain;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod trace;
