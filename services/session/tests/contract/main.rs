@@ -1,0 +1,70 @@
+//! The contracts of the store and of the halting counters: one suite each, over every implementation, on real servers.
+
+/// Makes a test of each case for one implementation.
+#[cfg(test)]
+macro_rules! suite {
+    ($open:path, $cases:ident: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$cases::$case($open().await).await;
+            }
+        )*
+    };
+}
+
+/// The store's whole suite.
+#[cfg(test)]
+macro_rules! store_suite {
+    ($open:path) => {
+        suite!($open, session_cases:
+            answers_a_ping sessions_are_started_and_read a_request_id_works_once identical_requests_at_a_time_start_one
+            request_ids_have_a_scope sessions_change_by_version a_change_can_carry_a_request_id sessions_are_paged
+            the_log_of_a_session_chains);
+        suite!($open, run_cases:
+            a_run_is_admitted_whole an_admission_is_repeated runs_need_an_open_session serial_runs_exclude_each_other
+            parallel_runs_do_not serial_admissions_at_a_time_admit_one a_first_event_is_first runs_change_until_they_end
+            runs_are_paged open_runs_are_claimed claims_respect_the_log_version claims_at_a_time_are_disjoint);
+        suite!($open, event_cases:
+            events_are_appended_and_read a_repeated_append_is_done another_event_fences gaps_are_refused
+            appends_at_a_time_have_one_writer a_conflict_stores_nothing large_contents_are_stored_once
+            contents_come_back_whole reads_stop_at_bytes storage_per_event_stays_flat);
+        suite!($open, tenant_cases:
+            another_tenant_sees_nothing another_tenant_changes_nothing);
+    };
+}
+
+/// The counters' whole suite.
+#[cfg(test)]
+macro_rules! counter_suite {
+    ($open:path) => {
+        suite!($open, counter_cases:
+            a_fresh_run_starts_at_its_totals settle_then_reserve limits_are_checked_in_order a_refusal_still_settles
+            nothing_reserved_is_never_refused a_change_is_repeated_without_effect a_lower_epoch_is_stale
+            lost_counters_are_rebuilt stale_counters_are_rebuilt a_forgotten_run_is_gone runs_are_apart
+            large_amounts_are_exact what_cannot_be_counted_is_refused);
+    };
+}
+
+#[cfg(test)]
+mod counter_cases;
+#[cfg(test)]
+mod event_cases;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod postgres;
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod rows;
+#[cfg(test)]
+mod run_cases;
+#[cfg(test)]
+mod session_cases;
+#[cfg(test)]
+mod sqlite;
+#[cfg(test)]
+mod tenant_cases;
