@@ -1,0 +1,272 @@
+//! Decides on one call and makes it.
+//!
+//! The checks, in this order: the tool is sealed, its definition is the sealed one, the arguments fit its schema, the
+//! sealed policies and the platform's current one allow it. Then the call is made, within its time and its upstream's
+//! bounds, and the answer is cut to size. What a check refuses is an [`Outcome`] with its record, never an error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mar_alignment::{Agent, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both};
+use mar_descriptor::{Hash, domain};
+use mar_proto::tool::Dispatch;
+use mar_runtime::auth;
+use serde_json::{Value, json};
+
+use crate::cap::cap;
+use crate::definition::Definition;
+use crate::descriptors::Sealed;
+use crate::outcome::{Answer, Call, Failure, Reason, Sent};
+use crate::registry::Registry;
+use crate::upstream::{State, Upstream};
+
+pub mod arguments;
+mod record;
+pub mod trace;
+
+pub use record::Record;
+
+const CALL_DOMAIN: &str = "mcp-agent-runtime/tool-call/v1";
+/// What is kept of a caller's deadline to tell it that time was up.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// A call that has passed token and descriptor.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Who calls.
+    pub caller: auth::Caller,
+    /// What the agent may do.
+    pub sealed: Arc<Sealed>,
+    /// `{run}/{step}/{index}`.
+    pub call_id: String,
+    /// `upstream.tool`.
+    pub tool: String,
+    /// The arguments as they came.
+    pub arguments_json: String,
+    /// Stable over retries.
+    pub idempotency_key: String,
+    /// What session states about the run.
+    pub facts: RunFacts,
+    /// What is left of the caller's deadline.
+    pub remaining: Option<Duration>,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the agent is told.
+    pub kind: Kind,
+    /// Why, for the log of the run.
+    pub record: Record,
+    /// Whether the content counts as written by strangers.
+    pub tainted: bool,
+}
+
+/// What the agent is told.
+#[derive(Debug)]
+pub enum Kind {
+    /// The tool answered.
+    Answered(Answer),
+    /// A check refused.
+    Denied(Denial),
+    /// A human has to approve first.
+    ApprovalRequired {
+        /// Over call, tool, definition and arguments.
+        digest: Hash,
+        /// Why.
+        message: String,
+    },
+    /// No answer came.
+    Failed(Failure),
+}
+
+/// Why a check refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The API's name of the reason.
+    pub reason: &'static str,
+    /// What the model is told, without payloads.
+    pub message: String,
+}
+
+impl Denial {
+    fn new(reason: &'static str, message: impl Into<String>) -> Kind {
+        Kind::Denied(Self { reason, message: message.into() })
+    }
+}
+
+/// Makes calls.
+#[derive(Debug)]
+pub struct Dispatcher {
+    /// Where tools are.
+    pub registry: Registry,
+    /// The platform's policy as it is now.
+    pub platform: Stack,
+}
+
+/// A call that every check has let through.
+struct Cleared<'a> {
+    upstream: &'a Arc<Upstream>,
+    definition: Arc<Definition>,
+    arguments: Value,
+}
+
+impl Dispatcher {
+    /// Decides, and makes the call when the decision is yes.
+    pub async fn invoke(&self, call: &Invocation) -> Outcome {
+        let mut record = Record::new(call);
+        let (kind, tainted) = match self.clear(call, &mut record).await {
+            Err(kind) => (kind, false),
+            Ok(cleared) => {
+                let tainted = !cleared.upstream.config.is_trusted();
+                (dispatch(call, cleared).await, tainted)
+            }
+        };
+        record.conclude(&kind);
+        Outcome { kind, record, tainted }
+    }
+
+    async fn clear<'a>(&'a self, call: &Invocation, record: &mut Record) -> Result<Cleared<'a>, Kind> {
+        let agent = &call.sealed.descriptor().agent;
+        let Some(sealed) = agent.tool(&call.tool) else {
+            return Err(Denial::new("TOOL_NOT_SEALED", "this agent does not have this tool"));
+        };
+        record.sealed_definition(sealed.definition_hash);
+        let Some((upstream, tool)) = self.registry.find(&call.tool) else {
+            return Err(unavailable("the upstream of this tool is not configured"));
+        };
+        let state = upstream.ready(limit(upstream, call)).await;
+        let definition = pinned(&state, tool, sealed.definition_hash, record)?;
+        let arguments = arguments::parse(&call.arguments_json).map_err(invalid)?;
+        let digest = Hash::of_foreign(domain::TOOL_ARGUMENTS, &arguments)
+            .map_err(|_| invalid("the arguments are nested too deeply or too large"))?;
+        record.arguments(digest, call.arguments_json.len());
+        definition.check(&arguments).map_err(|found| invalid(found.join("; ")))?;
+        let declared = Tool {
+            name: call.tool.clone(),
+            upstream: upstream.name.clone(),
+            // What the operator has taken back since it was sealed binds at once.
+            read_only: sealed.read_only && definition.read_only,
+            idempotent: sealed.idempotent && definition.idempotent,
+            trust_tier: upstream.config.trust_tier(),
+        };
+        let arguments = Arc::new(arguments);
+        let decision = self.decide(call, declared, &arguments, digest);
+        let allowed = judge(call, &decision, definition.hash, digest);
+        record.decision(decision);
+        allowed?;
+        let arguments = Arc::unwrap_or_clone(arguments);
+        Ok(Cleared { upstream, definition, arguments })
+    }
+
+    fn decide(&self, call: &Invocation, tool: Tool, arguments: &Arc<Value>, digest: Hash) -> Decision {
+        let bytes = u64::try_from(call.arguments_json.len()).unwrap_or(u64::MAX);
+        let question = Question::CallTool {
+            agent: agent(call),
+            tool,
+            sealed: true,
+            arguments: Arguments::new(Arc::clone(arguments), digest.to_string(), bytes),
+        };
+        let request = Request::new(question).in_run(call.facts.clone());
+        decide_both(call.sealed.policies(), &self.platform, &request)
+    }
+}
+
+fn agent(call: &Invocation) -> Agent {
+    let descriptor = call.sealed.descriptor();
+    let caller = &call.caller;
+    Agent {
+        id: call.sealed.hash().to_string(),
+        role: descriptor.agent.role.clone(),
+        purpose: descriptor.metadata.purpose.clone(),
+        task_type: descriptor.metadata.task_type.clone(),
+        caller: Caller {
+            tenant: caller.tenant.clone(),
+            principal: caller.principal.clone(),
+            environment: caller.environment.clone(),
+            groups: caller.groups.clone(),
+            scopes: caller.scopes.clone(),
+            end_user: caller.end_user.clone(),
+        },
+    }
+}
+
+/// The definition that the upstream has now, if it is the sealed one.
+fn pinned(state: &State, tool: &str, pin: Hash, record: &mut Record) -> Result<Arc<Definition>, Kind> {
+    let Some(catalogue) = &state.catalogue else {
+        return Err(unavailable("the upstream of this tool is down"));
+    };
+    let Some(definition) = catalogue.get(tool) else {
+        return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the upstream no longer offers this tool"));
+    };
+    record.definition(definition.hash);
+    if definition.hash != pin {
+        return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the tool has changed since this agent was made"));
+    }
+    Ok(Arc::clone(definition))
+}
+
+fn judge(call: &Invocation, decision: &Decision, definition: Hash, arguments: Hash) -> Result<(), Kind> {
+    let message = |default: &str| decision.message.clone().unwrap_or_else(|| default.to_owned());
+    match decision.verdict {
+        Verdict::Allow => Ok(()),
+        Verdict::Deny => Err(Denial::new("POLICY_DENIED", message("the policy does not allow this call"))),
+        Verdict::RequireApproval => {
+            let call = json!({
+                "call_id": call.call_id, "tool": call.tool, "definition": definition.to_string(),
+                "arguments": arguments.to_string(),
+            });
+            let digest = Hash::of_foreign(CALL_DOMAIN, &call).map_err(|_| invalid("the call cannot be hashed"))?;
+            Err(Kind::ApprovalRequired { digest, message: message("a human has to approve this call first") })
+        }
+    }
+}
+
+async fn dispatch(call: &Invocation, cleared: Cleared<'_>) -> Kind {
+    let Cleared { upstream, definition, arguments } = cleared;
+    let sent = Sent::default();
+    let limit = limit(upstream, call);
+    let Value::Object(arguments) = arguments else { return invalid("the arguments are no JSON object") };
+    let outgoing = Call {
+        tool: definition.tool.clone(),
+        arguments,
+        idempotency_key: call.idempotency_key.clone(),
+        trace: trace::current(),
+        sent: sent.clone(),
+    };
+    let made = async {
+        let Ok(_turn) = upstream.gate.enter().await else {
+            return Err(unavailable("the upstream is busy: too many calls wait for it"));
+        };
+        // The upstream may have been started again, with other tools, while the call waited for its turn.
+        let state = upstream.state();
+        let Some(session) = &state.session else { return Err(unavailable("the upstream of this tool is down")) };
+        let current = state.catalogue.as_ref().and_then(|catalogue| catalogue.get(&definition.tool));
+        if current.is_none_or(|current| current.hash != definition.hash) {
+            return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the tool has just changed"));
+        }
+        session.call(outgoing).await.map_err(Kind::Failed)
+    };
+    match tokio::time::timeout(limit, made).await {
+        Ok(Ok(answer)) => Kind::Answered(cap(answer, upstream.config.max_result_bytes.as_len())),
+        Ok(Err(kind)) => kind,
+        Err(_) => {
+            let message = format!("the tool did not answer within {} ms", limit.as_millis());
+            Kind::Failed(Failure::new(Reason::Timeout, sent.dispatch(), message))
+        }
+    }
+}
+
+/// The shorter of the upstream's time and the caller's, less what it takes to say so.
+fn limit(upstream: &Upstream, call: &Invocation) -> Duration {
+    let own = upstream.config.timeout;
+    call.remaining.map_or(own, |left| own.min(left.saturating_sub(MARGIN.min(left / 5))))
+}
+
+fn unavailable(message: &str) -> Kind {
+    Kind::Failed(Failure::new(Reason::Unavailable, Dispatch::NotSent, message))
+}
+
+fn invalid(message: impl Into<String>) -> Kind {
+    Denial::new("ARGUMENTS_INVALID", message)
+}

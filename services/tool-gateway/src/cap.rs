@@ -1,0 +1,78 @@
+//! Cuts an answer to the size that the model may see.
+
+use mar_proto::types::{Origin, media, part};
+
+use crate::outcome::{Answer, note};
+
+/// Cuts `answer` so that its content holds at most `limit` bytes, notes of the gateway aside. Text is cut at a character
+/// boundary; other content fits whole or is dropped. A note at the end tells the model.
+pub fn cap(mut answer: Answer, limit: usize) -> Answer {
+    let mut room = limit;
+    let mut cut = false;
+    answer.parts.retain_mut(|part| {
+        if part.origin() == Origin::Platform {
+            return true;
+        }
+        match &mut part.content {
+            Some(part::Content::Text(text)) if text.len() > room => {
+                text.truncate(text.floor_char_boundary(room));
+                room = 0;
+                cut = true;
+                !text.is_empty()
+            }
+            Some(part::Content::Text(text)) => {
+                room -= text.len();
+                true
+            }
+            Some(part::Content::Media(media)) => {
+                let size = match &media.source {
+                    Some(media::Source::Inline(bytes)) => bytes.len(),
+                    _ => 0,
+                };
+                let fits = size <= room;
+                room = room.saturating_sub(if fits { size } else { 0 });
+                cut |= !fits;
+                fits
+            }
+            _ => true,
+        }
+    });
+    if cut {
+        answer.truncated = true;
+        answer.parts.push(note(format!(
+            "[The result of {} bytes was cut to {limit} bytes. Ask for less, or for a part of it.]",
+            answer.size
+        )));
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::tool_text;
+
+    fn text(answer: &Answer, at: usize) -> &str {
+        match &answer.parts[at].content {
+            Some(part::Content::Text(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn text_is_cut_at_a_character() {
+        let answer = Answer { parts: vec![tool_text("aé"), tool_text("béé")], size: 8, ..Answer::default() };
+        let cut = cap(answer.clone(), 5);
+        assert_eq!((text(&cut, 0), text(&cut, 1)), ("aé", "b"));
+        assert!(cut.truncated && text(&cut, 2).contains("8 bytes"));
+        assert_eq!(cap(answer.clone(), 8), answer);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_dropped() {
+        let answer = Answer { parts: vec![tool_text("abc"), tool_text("def")], size: 6, ..Answer::default() };
+        let cut = cap(answer, 3);
+        assert_eq!(cut.parts.len(), 2);
+        assert_eq!(text(&cut, 0), "abc");
+    }
+}

@@ -1,0 +1,71 @@
+//! `[tool_gateway]`. No key of it is reloadable.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use mar_runtime::ServiceName;
+use mar_runtime::config::{ServiceConfig, Validate};
+use mar_runtime::violations::Violations;
+use serde::{Deserialize, Serialize};
+
+mod upstream;
+
+pub use upstream::{Kind, Restart, Setting, ToolConfig, UpstreamConfig};
+
+/// `[tool_gateway]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address to serve on, `127.0.0.1:7444` by default.
+    pub listen: SocketAddr,
+    /// The platform's alignment policy in Cedar; without one, the built-in default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform_policy: Option<PathBuf>,
+    /// Public keys (Ed25519, SPKI PEM) whose signatures on descriptors count; several at once while they rotate.
+    /// Without any, no descriptor verifies and every call is refused.
+    pub descriptor_keys: Vec<PathBuf>,
+    /// Sources of tools by name, `[a-z][a-z0-9-]{0,31}`.
+    pub upstreams: BTreeMap<String, UpstreamConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7444)),
+            platform_policy: None,
+            descriptor_keys: Vec::new(),
+            upstreams: BTreeMap::new(),
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, violations: &mut Violations) {
+        violations.within("upstreams", |found| {
+            for (name, upstream) in &self.upstreams {
+                found.require(is_upstream_name(name), name, "must match [a-z][a-z0-9-]{0,31}");
+                found.within(name, |found| upstream.validate(found));
+            }
+        });
+    }
+}
+
+impl ServiceConfig for Config {
+    const SERVICE: ServiceName = ServiceName::ToolGateway;
+
+    fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+}
+
+/// Whether `name` may name an upstream. It holds no dot, so the first dot of `upstream.tool` splits.
+pub fn is_upstream_name(name: &str) -> bool {
+    let rest = name.strip_prefix(|first: char| first.is_ascii_lowercase());
+    rest.is_some_and(|rest| {
+        rest.len() <= 31 && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+use mar_runtime::config::{Error, Sources, load};
+
+use super::*;
+
+fn read(toml: &str) -> Result<Config, Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mar.toml");
+    std::fs::write(&path, toml).unwrap();
+    let sources = Sources { file: Some(path), ..Sources::default() };
+    load::<Config>(&sources).map(|loaded| loaded.service).map_err(|error: Error| error.lines())
+}
+
+#[test]
+fn every_kind_is_read() {
+    let config = read(
+        r#"
+        [tool_gateway]
+        listen = "127.0.0.1:0"
+        [tool_gateway.upstreams.files]
+        kind = "mcp_stdio"
+        command = "server"
+        args = ["--root", "/tmp"]
+        env = { LEVEL = "debug", TOKEN = { env = "FILES_TOKEN" } }
+        timeout = "5s"
+        max_result_bytes = "32KiB"
+        tools.write = { idempotent = true }
+        tools.read = { read_only = true }
+        [tool_gateway.upstreams.web]
+        kind = "mcp_http"
+        url = "https://tools.example/mcp"
+        headers = { authorization = { file = "/run/secrets/web" } }
+        restart = { min = "1s", max = "1m" }
+        [tool_gateway.upstreams.docs]
+        kind = "search"
+        folder = "docs"
+        rescan = "100ms"
+        "#,
+    )
+    .unwrap();
+    let files = &config.upstreams["files"];
+    assert!(files.is_idempotent("write") && !files.is_idempotent("read"));
+    assert!(files.is_read_only("read") && !files.is_read_only("write") && !files.is_trusted());
+    assert_eq!(files.env["TOKEN"], Setting::Secret(mar_runtime::config::SecretRef::Env("FILES_TOKEN".into())));
+    let docs = &config.upstreams["docs"];
+    assert!(docs.is_idempotent("search") && docs.is_read_only("list") && docs.is_trusted());
+    assert_eq!(docs.timeout, std::time::Duration::from_secs(30));
+}
+
+#[test]
+fn everything_wrong_is_named_at_once() {
+    let lines = read(
+        r#"
+        [tool_gateway.upstreams.Bad_Name]
+        kind = "search"
+        command = "x"
+        timeout = "0s"
+        [tool_gateway.upstreams.web]
+        kind = "mcp_http"
+        url = "ftp://x"
+        max_concurrency = 0
+        "#,
+    )
+    .unwrap_err();
+    let all = lines.join("\n");
+    for path in ["Bad_Name: must match", "Bad_Name.command", "Bad_Name.folder", "Bad_Name.timeout", "web.url", "web.max_concurrency"] {
+        assert!(all.contains(&format!("tool_gateway.upstreams.{path}")), "{path} in {all}");
+    }
+}
+
+#[test]
+fn a_typo_is_refused() {
+    let lines = read("[tool_gateway.upstreams.docs]\nkind = \"search\"\nfoldr = \"x\"").unwrap_err();
+    assert!(lines.join("\n").contains("foldr"), "{lines:?}");
+}

@@ -1,0 +1,120 @@
+//! The API's messages and the gateway's types. All violations of a request are collected.
+
+use mar_alignment::RunFacts;
+use mar_descriptor::{Hash, SealedDescriptor, Signature};
+use mar_proto::tool as pb;
+use mar_proto::types::{self, Origin, ToolResult};
+use mar_runtime::auth::RunGrant;
+use mar_runtime::violations::Violations;
+
+use crate::call::{Invocation, Kind, Outcome};
+use crate::config::is_upstream_name;
+use crate::registry::Pattern;
+
+const PREFIX: &str = "tools/";
+const MAX_ID: usize = 512;
+const MAX_PATTERNS: usize = 500;
+
+/// `upstream.tool` of `tools/upstream.tool`.
+pub(super) fn bare(name: &str) -> &str {
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+pub(super) fn tool_name<'a>(name: &'a str, field: &str, found: &mut Violations) -> &'a str {
+    let bare = name.strip_prefix(PREFIX).unwrap_or_default();
+    let fits = bare.split_once('.').is_some_and(|(upstream, tool)| is_upstream_name(upstream) && !tool.is_empty());
+    found.require(fits, field, "must be tools/{upstream}.{tool}");
+    bare
+}
+
+pub(super) fn short(text: &str, field: &str, found: &mut Violations) {
+    let fits = (1..=MAX_ID).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    found.require(fits, field, format!("must be 1 to {MAX_ID} visible ASCII characters"));
+}
+
+pub(super) fn patterns(texts: &[String], found: &mut Violations) -> Vec<Pattern> {
+    found.require(texts.len() <= MAX_PATTERNS, "patterns", format!("must be at most {MAX_PATTERNS}"));
+    let mut read = Vec::new();
+    for (index, text) in texts.iter().take(MAX_PATTERNS).enumerate() {
+        match Pattern::parse(text) {
+            Some(pattern) => read.push(pattern),
+            None => {
+                found.field(&format!("patterns[{index}]"), "must be upstream.tool, upstream.* or *");
+            }
+        }
+    }
+    read
+}
+
+pub(super) fn granted_hash(grant: &RunGrant, found: &mut Violations) -> Hash {
+    let hash = grant.descriptor_hash.as_deref().unwrap_or_default().parse();
+    found.take("authorization", hash).unwrap_or(Hash::ZERO)
+}
+
+pub(super) fn sealed(sealed: Option<types::SealedDescriptor>, found: &mut Violations) -> Option<SealedDescriptor> {
+    let sealed = sealed?;
+    found.within("descriptor", |found| {
+        let hash = found.take("hash", sealed.hash.parse());
+        let mut signatures = Vec::new();
+        for (index, signature) in sealed.signatures.into_iter().enumerate() {
+            found.item("signatures", index, |found| found.require(signature.sig.len() == 64, "sig", "must be 64 bytes").is_empty());
+            signatures.push(Signature { key_id: signature.key_id, sig: signature.sig.to_vec() });
+        }
+        Some(SealedDescriptor { hash: hash?, canonical: sealed.canonical.to_vec(), signatures })
+    })
+}
+
+pub(super) fn facts(facts: pb::CallFacts, found: &mut Violations) -> RunFacts {
+    found.within("facts", |found| {
+        let mut count = |value: i64, field: &str| {
+            let read = u64::try_from(value).map_err(|_| "must not be negative");
+            found.take(field, read).unwrap_or_default()
+        };
+        RunFacts {
+            step: count(facts.step, "step"),
+            tool_calls: count(facts.tool_calls, "tool_calls"),
+            taint: facts.tainted,
+            ..RunFacts::default()
+        }
+    })
+}
+
+pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResponse {
+    use pb::invoke_tool_response::Outcome as Told;
+    let Outcome { kind, record, tainted } = outcome;
+    let mut size = 0;
+    let told = match kind {
+        Kind::Answered(mut answer) => {
+            size = answer.size;
+            for part in &mut answer.parts {
+                part.tainted = tainted && part.origin() == Origin::Tool;
+            }
+            Told::Result(ToolResult {
+                call_id: call.call_id.clone(),
+                provider_call_id: String::new(),
+                tool: format!("{PREFIX}{}", call.tool),
+                is_error: answer.is_error,
+                content: answer.parts,
+                passages: answer.passages,
+                truncated: answer.truncated,
+            })
+        }
+        Kind::Denied(denial) => {
+            Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message })
+        }
+        Kind::ApprovalRequired { digest, message } => {
+            Told::ApprovalRequired(pb::ApprovalRequired { call_digest: digest.to_string(), message })
+        }
+        Kind::Failed(failure) => Told::Failed(pb::Failed {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+            dispatch: failure.dispatch.into(),
+        }),
+    };
+    pb::InvokeToolResponse {
+        outcome: Some(told),
+        decision_json: record.to_json(),
+        policy_hashes: record.policy_hashes(),
+        size_bytes: i64::try_from(size).unwrap_or(i64::MAX),
+    }
+}

@@ -1,0 +1,295 @@
+//! Upstreams that speak the Model Context Protocol, over stdio or streamable HTTP, through the official SDK.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mar_proto::tool::Dispatch;
+use rmcp::ErrorData;
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientCapabilities,
+    ClientRequest, Implementation, InitializeRequestParams, JsonObject, ListToolsRequest, PaginatedRequestParams,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerResult, SubscriptionFilter,
+};
+use rmcp::service::{
+    ClientLifecycleMode, ClientServiceExt as _, NotificationContext, Peer, PeerRequestOptions, RoleClient,
+    RunningServiceCancellationToken, ServiceError,
+};
+use rmcp::transport::IntoTransport;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::definition::Described;
+use crate::outcome::{Answer, Call, Failure, Reason, Sent};
+use crate::upstream::{ConnectError, Session};
+
+pub mod content;
+pub mod egress;
+pub mod http;
+mod process;
+pub mod stdio;
+mod wire;
+
+/// The largest message that is read from an upstream, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// The key under which a call's idempotency key travels in `_meta`.
+pub const IDEMPOTENCY_KEY: &str = "agentruntime/idempotency-key";
+
+const MAX_PAGES: usize = 100;
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Marks the errors that our own transport puts in the place of an answer that it could not take.
+const OWN_ERROR: &str = "agentruntime/transport";
+const TOO_LARGE: &str = "too-large";
+const NOT_MCP: &str = "not-mcp";
+
+/// An open MCP session.
+pub struct McpSession {
+    peer: Peer<RoleClient>,
+    changed: Arc<Notify>,
+    ended: CancellationToken,
+    stop: std::sync::Mutex<Option<RunningServiceCancellationToken>>,
+    tasks: TaskTracker,
+    marking: Marking,
+}
+
+/// Who notes that a call has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// The transport, just before the first byte goes.
+    Transport,
+    /// The session, before the transport takes the call; the transport's error may say that it did not leave.
+    Session,
+}
+
+/// What the gateway is to a server: a client without capabilities of its own.
+struct Client {
+    changed: Arc<Notify>,
+}
+
+impl rmcp::ClientHandler for Client {
+    async fn on_tool_list_changed(&self, _context: NotificationContext<RoleClient>) {
+        self.changed.notify_one();
+    }
+
+    fn get_info(&self) -> InitializeRequestParams {
+        let own = Implementation::new("mcp-agent-runtime", env!("CARGO_PKG_VERSION"));
+        InitializeRequestParams::new(ClientCapabilities::default(), own)
+    }
+}
+
+impl McpSession {
+    /// Negotiates a revision over `transport`: the newest that both know, with the older handshake as the fallback.
+    ///
+    /// # Errors
+    /// The server broke off, or speaks no revision that the gateway knows.
+    pub async fn open<T, E, A>(transport: T, marking: Marking, tasks: TaskTracker) -> Result<Self, ConnectError>
+    where
+        T: IntoTransport<RoleClient, E, A>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let changed = Arc::new(Notify::new());
+        let lifecycle = ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        };
+        let client = Client { changed: Arc::clone(&changed) };
+        let running = client
+            .serve_with_lifecycle(transport, lifecycle)
+            .await
+            .map_err(|error| ConnectError::new("the server did not answer as an MCP server", error))?;
+        let peer = running.peer().clone();
+        let stop = std::sync::Mutex::new(Some(running.cancellation_token()));
+        let ended = CancellationToken::new();
+        let done = ended.clone().drop_guard();
+        tasks.spawn(async move {
+            let _ = running.waiting().await;
+            drop(done);
+        });
+        let session = Self { peer, changed, ended, stop, tasks, marking };
+        session.subscribe();
+        Ok(session)
+    }
+
+    /// Newer revisions tell of changes only to those who subscribe.
+    fn subscribe(&self) {
+        let Some(server) = self.peer.peer_info() else { return };
+        let tells = server.capabilities.tools.as_ref().and_then(|tools| tools.list_changed) == Some(true);
+        if server.protocol_version.has_initialize() || !tells {
+            return;
+        }
+        let (peer, changed, ended) = (self.peer.clone(), Arc::clone(&self.changed), self.ended.clone());
+        self.tasks.spawn(ended.run_until_cancelled_owned(async move {
+            let wanted = SubscriptionFilter::builder().tools_list_changed().build();
+            match peer.listen(wanted).await {
+                Ok(mut subscription) => {
+                    while let Ok(Some(_)) = subscription.next().await {
+                        changed.notify_one();
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the server takes no subscription"),
+            }
+        }));
+    }
+
+    async fn page(&self, cursor: Option<String>) -> Result<rmcp::model::ListToolsResult, ConnectError> {
+        let broken = |error: ServiceError| ConnectError::new("the server did not list its tools", error);
+        let request = ListToolsRequest {
+            method: rmcp::model::ListToolsRequestMethod,
+            params: Some(PaginatedRequestParams::default().with_cursor(cursor)),
+            extensions: rmcp::model::Extensions::default(),
+        };
+        // Not `list_tools`: its cache may answer with what the notification has just made old.
+        match self.peer.send_request(ClientRequest::ListToolsRequest(request)).await.map_err(broken)? {
+            ServerResult::ListToolsResult(page) => Ok(page),
+            _ => Err(ConnectError::bare("the server did not list its tools")),
+        }
+    }
+
+    async fn invoke(&self, call: Call) -> Result<ServerResult, ServiceError> {
+        let mut meta = RequestMetaObject::new();
+        for (key, value) in call.trace {
+            meta.0.0.insert(key.to_owned(), Value::String(value));
+        }
+        if !call.idempotency_key.is_empty() {
+            meta.0.0.insert(IDEMPOTENCY_KEY.to_owned(), Value::String(call.idempotency_key));
+        }
+        let params = CallToolRequestParams::new(call.tool).with_arguments(call.arguments);
+        let mut request = CallToolRequest::new(params);
+        if self.marking == Marking::Session {
+            call.sent.mark();
+        }
+        request.extensions.insert(call.sent);
+        let options = PeerRequestOptions::no_options().with_meta(meta);
+        let handle =
+            self.peer.send_cancellable_request(ClientRequest::CallToolRequest(request), options).await?;
+        let mut guard = CancelOnDrop { peer: self.peer.clone(), id: Some(handle.id.clone()), tasks: &self.tasks };
+        let result = handle.await_response().await;
+        guard.id = None;
+        result
+    }
+}
+
+/// Tells the server that nobody waits for a call any more.
+struct CancelOnDrop<'a> {
+    peer: Peer<RoleClient>,
+    id: Option<RequestId>,
+    tasks: &'a TaskTracker,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let peer = self.peer.clone();
+        self.tasks.spawn(async move {
+            let param = CancelledNotificationParam::new(Some(id), Some("the caller went away".to_owned()));
+            let _ = peer.send_notification(CancelledNotification::new(param).into()).await;
+        });
+    }
+}
+
+#[async_trait]
+impl Session for McpSession {
+    async fn tools(&self) -> Result<Vec<Described>, ConnectError> {
+        let mut found = Vec::new();
+        let mut cursor = None;
+        for _ in 0..MAX_PAGES {
+            let page = self.page(cursor).await?;
+            found.extend(page.tools.into_iter().map(described));
+            cursor = page.next_cursor.filter(|next| !next.is_empty());
+            if cursor.is_none() {
+                return Ok(found);
+            }
+        }
+        tracing::warn!(pages = MAX_PAGES, "the server lists more pages than are read");
+        Ok(found)
+    }
+
+    async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        let sent = call.sent.clone();
+        match self.invoke(call).await {
+            Ok(ServerResult::CallToolResult(result)) => Ok(content::answer(result)),
+            Ok(ServerResult::InputRequiredResult(_)) => Err(Failure::new(
+                Reason::Broken,
+                Dispatch::Sent,
+                "the tool asks for further input, which is not supported",
+            )),
+            Ok(ServerResult::CreateTaskResult(_)) => Err(Failure::new(
+                Reason::Broken,
+                Dispatch::Unknown,
+                "the tool went on in the background, which is not supported",
+            )),
+            Ok(_) => Err(not_mcp()),
+            Err(error) => refused(error, &sent),
+        }
+    }
+
+    async fn ended(&self) -> String {
+        self.ended.cancelled().await;
+        "the connection to the server ended".to_owned()
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn close(&self) {
+        self.stop();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.ended.cancelled()).await;
+    }
+}
+
+impl McpSession {
+    fn stop(&self) {
+        let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
+    }
+}
+
+impl Drop for McpSession {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn described(tool: rmcp::model::Tool) -> Described {
+    let own = |schema: Arc<JsonObject>| Arc::unwrap_or_clone(schema);
+    Described {
+        tool: tool.name.into_owned(),
+        description: tool.description.map(std::borrow::Cow::into_owned).unwrap_or_default(),
+        input_schema: own(tool.input_schema),
+        output_schema: tool.output_schema.map(own),
+    }
+}
+
+fn not_mcp() -> Failure {
+    Failure::new(Reason::Broken, Dispatch::Sent, "the upstream answered with something that is not MCP")
+}
+
+fn too_large() -> Failure {
+    let message = format!("the result is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
+    Failure::new(Reason::TooLarge, Dispatch::Sent, message)
+}
+
+/// An error that the server reports is an answer; one of the way to it is a failure.
+fn refused(error: ServiceError, sent: &Sent) -> Result<Answer, Failure> {
+    match error {
+        ServiceError::McpError(error) => match own_error(&error) {
+            Some(TOO_LARGE) => Err(too_large()),
+            Some(_) => Err(not_mcp()),
+            None if http::is_too_large(&error.message) => Err(too_large()),
+            None => Ok(content::error(&error)),
+        },
+        ServiceError::TransportSend(error) => Err(http::failure(&error, sent)),
+        ServiceError::UnexpectedResponse => Err(not_mcp()),
+        _ => Err(Failure::new(Reason::Broken, sent.dispatch(), "the connection to the upstream broke")),
+    }
+}
+
+fn own_error(error: &ErrorData) -> Option<&str> {
+    error.data.as_ref()?.get(OWN_ERROR)?.as_str()
+}
