@@ -1,0 +1,4 @@
+//! A service as a process.
+
+#[cfg(test)]
+mod service;
