@@ -16,7 +16,7 @@ pub(super) struct Kept {
 
 impl Amounts {
     /// In the order in which limits are checked.
-    pub(super) const fn in_order(self) -> [i64; 5] {
+    pub(crate) const fn in_order(self) -> [i64; 5] {
         [self.steps, self.tool_calls, self.input_tokens, self.output_tokens, self.cost_nano_usd]
     }
 

@@ -181,10 +181,13 @@ const TEST_AFTER_IDLE: Duration = Duration::from_secs(30);
 
 fn pool(config: &PostgresConfig, suspicion: Arc<Suspicion>) -> Result<PgPool, OpenError> {
     let statement_ms = config.statement_timeout.as_millis();
-    let options = PgConnectOptions::from_str(config.url.expose_secret())
-        .map_err(OpenError::Address)?
-        .application_name("mar-session")
-        .options([
+    let url = config.url.expose_secret();
+    // The driver would read any scheme as its own.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(OpenError::Address(sqlx::Error::Configuration("expected postgres://…".into())));
+    }
+    let options =
+        PgConnectOptions::from_str(url).map_err(OpenError::Address)?.application_name("mar-session").options([
             ("statement_timeout", statement_ms),
             ("idle_in_transaction_session_timeout", statement_ms.saturating_mul(2)),
         ]);

@@ -105,7 +105,8 @@ async fn a_restart_between_calls_is_not_seen() {
     assert_eq!(subject.append(&run, &[log.next(b"after")]).await, Append::Done);
     assert_eq!(subject.read(&run).await.len(), 2);
     postgres.crash().unwrap();
-    postgres.resume().unwrap();
+    // The dead server's children hold its memory until they notice, and no new one starts before.
+    wait::until(Duration::from_secs(20), || async { postgres.resume().is_ok() }).await.unwrap();
     assert!(subject.store.run_change(TENANT, run.id, &change(4, Some(log.head()))).await.unwrap());
     assert_eq!(subject.store.session_log(TENANT, run.session).await.unwrap().len(), 3);
 }
