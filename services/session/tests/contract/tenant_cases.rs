@@ -42,7 +42,7 @@ pub async fn another_tenant_changes_nothing(subject: Subject) {
         let answer = store.event_append(OTHER, admitted.session, admitted.id, &events).await;
         assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
     }
-    let answer = store.event_append(TENANT, intruder.id, admitted.id, &[next.clone()]).await;
+    let answer = store.event_append(TENANT, intruder.id, admitted.id, std::slice::from_ref(&next)).await;
     assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
 
     assert_eq!(store.session_get(TENANT, session.id).await.unwrap(), Some(session.clone()));
