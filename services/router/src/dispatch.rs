@@ -43,6 +43,8 @@ pub struct Wish {
     pub deadline: Option<Duration>,
     /// How it comes.
     pub delivery: Delivery,
+    /// The span of the call, the parent of its attempts.
+    pub span: tracing::Span,
 }
 
 /// What one logical call may use; every attempt draws on it.

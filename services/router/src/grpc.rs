@@ -172,6 +172,7 @@ impl Router {
             budget,
             deadline,
             delivery,
+            span: tracing::Span::current(),
         };
         Ok(app.dispatcher.prepare(wish, descriptor.descriptor()).await?)
     }

@@ -37,7 +37,8 @@ mod samples;
 
 use std::sync::Arc;
 
-use mar_runtime::clock::{SystemClock, SystemIds};
+use mar_runtime::ServiceName;
+use mar_runtime::config::RuntimeConfig;
 use mar_runtime::process::{Failure, Start};
 use mar_runtime::server::{Server, Stack};
 use mar_runtime::violations::Violations;
@@ -50,16 +51,20 @@ pub use config::{ProviderConfig, RouterConfig};
 /// # Errors
 /// The configuration is wrong, or the listener fails.
 pub async fn start(start: Start<RouterConfig>) -> Result<(), Failure> {
-    let deps = Deps { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), ..Deps::default() };
-    let stack = Stack::with_clock(
-        mar_runtime::ServiceName::Router,
-        &start.runtime,
-        Arc::clone(&deps.clock),
-        Arc::clone(&deps.ids),
-    )?;
-    let router = Router::try_new(start.config, deps).map_err(|found| wrong(&found))?;
-    let server = Server::try_new(stack, router.routes()).await.map_err(Failure::internal)?;
+    let server = server(start.config, &start.runtime, Deps::default()).await?;
     server.serve(start.listener, start.shutdown).await.map_err(Failure::internal)
+}
+
+/// The router with the layers around it: [`Server::serve`] answers over TCP, [`Server::routed`] in the same process.
+/// The layers take the clock and ids of `deps`.
+///
+/// # Errors
+/// The configuration is wrong.
+pub async fn server(config: RouterConfig, runtime: &RuntimeConfig, deps: Deps) -> Result<Server, Failure> {
+    let (clock, ids) = (Arc::clone(&deps.clock), Arc::clone(&deps.ids));
+    let stack = Stack::with_clock(ServiceName::Router, runtime, clock, ids)?;
+    let router = Router::try_new(config, deps).map_err(|found| wrong(&found))?;
+    Server::try_new(stack, router.routes()).await.map_err(Failure::internal)
 }
 
 fn wrong(found: &Violations) -> Failure {

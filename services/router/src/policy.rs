@@ -162,10 +162,8 @@ mod tests {
         let mut found = Violations::new();
         PolicyConfig::default().validate(&mut found);
         assert!(found.is_empty());
-        let mut bad = PolicyConfig::default();
-        bad.version = 0;
-        bad.weights.price = -300_000;
-        bad.task_types.insert("chat".into(), bad.weights);
+        let weights = Weights { price: -300_000, ..PolicyConfig::default().weights };
+        let bad = PolicyConfig { version: 0, weights, task_types: [("chat".to_owned(), weights)].into() };
         bad.validate(&mut found);
         let fields: Vec<_> = found.iter().map(|one| one.field.as_str()).collect();
         assert_eq!(fields, ["version", "weights", "task_types.chat"]);

@@ -99,7 +99,23 @@ mod tests {
             max_cost_nano_usd: Some(5_000_000),
             ..Requirement::default()
         };
-        insta::assert_snapshot!(lines(&run(&policy, &wish)), @"");
+        insta::assert_snapshot!(lines(&run(&policy, &wish)), @r"
+        models/gpt-4o-mini 717623 
+        models/gpt-4.1-mini 716470 
+        models/gpt-5-mini 697777 
+        models/gpt-4.1-nano 695318 
+        models/gpt-5-nano 683736 
+        models/qwen2.5-coder-1.5b 440000 
+        models/qwen2.5-coder-0.5b 390000 
+        models/gpt-4.1 0 PRICE: may cost 10000000 nano-USD, allowed are 5000000
+        models/gpt-4o 0 PRICE: may cost 12500000 nano-USD, allowed are 5000000
+        models/gpt-5 0 PRICE: may cost 11250000 nano-USD, allowed are 5000000
+        models/gpt-5.1 0 PRICE: may cost 11250000 nano-USD, allowed are 5000000
+        models/gpt-5.2 0 PRICE: may cost 15750000 nano-USD, allowed are 5000000
+        models/o3 0 PRICE: may cost 10000000 nano-USD, allowed are 5000000
+        models/o4-mini 0 PRICE: may cost 5500000 nano-USD, allowed are 5000000
+        models/rehearsal 0 REHEARSAL: is a scripted stand-in and none was asked for
+        ");
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn the_spec_hash_leaves_out_what_only_orders_or_explains() {
 #[test]
 fn the_spec_hash_is_pinned() {
     let hash = Catalogue::parse(ENTRY).unwrap().models()[0].spec_hash;
-    insta::assert_snapshot!(hash, @"");
+    insta::assert_snapshot!(hash, @"sha256:6a3dc5c43bfc9e08fedbb3cc794349bc7807b27bd73e0b0ddb0868bf2804e357");
 }
 
 #[test]

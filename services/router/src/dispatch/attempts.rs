@@ -9,6 +9,8 @@ use futures::{Stream, StreamExt as _};
 use mar_runtime::clock::random;
 use mar_runtime::violations::Violations;
 use serde::{Deserialize, Serialize};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::spend::Spend;
 use super::{Choice, Frame, Prepared, Turn};
@@ -55,6 +57,25 @@ impl Prepared {
             max_output_tokens: choice.max_output_tokens,
             delivery: self.wish.delivery,
         }
+    }
+
+    /// One span per attempt, by the names of the GenAI semantic conventions; no prompt and no answer in it.
+    fn span(&self, choice: &Choice, number: u32) -> Span {
+        let model = &choice.model;
+        tracing::info_span!(
+            parent: &self.wish.span,
+            "chat",
+            otel.name = %format!("chat {}", model.provider_model),
+            otel.kind = "client",
+            gen_ai.operation.name = "chat",
+            gen_ai.provider.name = %model.provider,
+            gen_ai.request.model = %model.provider_model,
+            gen_ai.request.max_tokens = choice.max_output_tokens,
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            error.type = Empty,
+            agentruntime.attempt = number,
+        )
     }
 
     async fn begin(&self, choice: &Choice) -> Result<Events, Failure> {
@@ -182,7 +203,8 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 tried.number = number;
                 yield Ok(Frame::Attempt { number, model: choice.model.name.clone() });
                 let mut began = false;
-                let failure = match prepared.begin(&choice).await {
+                let span = prepared.span(&choice, number);
+                let failure = match prepared.begin(&choice).instrument(span.clone()).await {
                     Err(failure) => failure,
                     Ok(mut events) => loop {
                         match events.next().await {
@@ -193,6 +215,8 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                             }
                             Some(Ok(Event::Finished(answer))) => {
                                 let turn = prepared.turn(&choice, *answer, &tried).await;
+                                span.record("gen_ai.usage.input_tokens", turn.tokens.all_input());
+                                span.record("gen_ai.usage.output_tokens", turn.tokens.all_output());
                                 yield Ok(Frame::Turn(Box::new(turn)));
                                 return;
                             }
@@ -202,6 +226,8 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                     },
                 };
                 let class = failure.class;
+                span.record("error.type", class.as_str());
+                drop(span);
                 tried.failed(&choice, failure.clone());
                 if began {
                     let failure = Failure { class: FailureClass::Broken, ..failure };

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use mar_runtime::clock::Clock;
+use mar_runtime::telemetry::propagation;
 use reqwest::Url;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -87,10 +88,12 @@ impl OpenAi {
     }
 
     async fn send(&self, body: Vec<u8>, first_byte: Duration) -> Result<reqwest::Response, Failure> {
+        let mut headers = self.headers.clone();
+        propagation::inject(&tracing::Span::current(), &mut headers);
         let mut request = self
             .client
             .post(self.url.clone())
-            .headers(self.headers.clone())
+            .headers(headers)
             .header(http::CONTENT_TYPE, "application/json")
             .body(body);
         if let Some(key) = self.credential.secret(self.clock.monotonic())? {

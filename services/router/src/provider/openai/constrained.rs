@@ -218,9 +218,11 @@ impl Action {
         } else {
             let schema = &tool.input_schema.value;
             let required = names(schema.get("required"));
-            let properties = schema.get("properties").and_then(Value::as_object);
-            for (name, schema) in properties.into_iter().flatten() {
-                let mark = if required.contains(&name.as_str()) { "" } else { "?" };
+            let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+            let (first, then): (Vec<_>, Vec<_>) = properties.partition(|(name, _)| required.contains(&name.as_str()));
+            let (first, then) =
+                (first.into_iter().map(|field| (field, "")), then.into_iter().map(|field| (field, "?")));
+            for ((name, schema), mark) in first.chain(then) {
                 text.push_str(&format!(",\"{name}\"{mark}:{}", kind(schema)));
                 if let Some(description) = schema.get("description").and_then(Value::as_str) {
                     notes.push_str(&format!(" {name}: {description}"));

@@ -1,0 +1,124 @@
+use mar_proto::router::router_service_client::RouterServiceClient;
+use mar_proto::router::{
+    CountTokensRequest, GetModelRequest, ListModelsRequest, Prompt, RejectionReason, Requirement, SelectModelRequest,
+    ToolCalling,
+};
+use mar_proto::types::{ErrorReason, Role};
+use mar_router::{Deps, RouterConfig};
+use mar_runtime::config::RuntimeConfig;
+use mar_runtime::peer::Peer;
+
+use crate::harness::{Harness, reason, said, search};
+
+const FINE: &str = "[[rule]]\nreply = { text = 'fine' }";
+
+/// A router with nothing configured at all, in process.
+async fn bare() -> RouterServiceClient<Peer> {
+    let server = mar_router::server(RouterConfig::default(), &RuntimeConfig::default(), Deps::default()).await.unwrap();
+    RouterServiceClient::new(Peer::local(server.routed()))
+}
+
+#[tokio::test]
+async fn selection_works_without_anything_else() {
+    let mut router = bare().await;
+    let ask = || SelectModelRequest {
+        requirement: Some(Requirement {
+            tools: true,
+            max_cost_nano_usd: Some(0),
+            input_tokens: 10,
+            ..Requirement::default()
+        }),
+        ..SelectModelRequest::default()
+    };
+    let first = router.select_model(ask()).await.unwrap().into_inner();
+    assert_eq!(router.select_model(ask()).await.unwrap().into_inner(), first);
+    assert_eq!(first.routing_policy, "routingPolicies/balanced");
+    assert!(first.routing_policy_hash.starts_with("sha256:") && first.catalogue_version.starts_with("sha256:"));
+    let dear = first.candidates.iter().find(|candidate| candidate.model == "models/gpt-4o").unwrap();
+    let reasons: Vec<_> = dear.rejections.iter().map(|rejection| rejection.reason()).collect();
+    assert_eq!(reasons, [RejectionReason::Price, RejectionReason::Credential]);
+    assert!(first.candidates.iter().all(|candidate| !candidate.admitted), "no provider is configured");
+}
+
+#[tokio::test]
+async fn what_is_admitted_comes_first_with_its_terms() {
+    let harness = Harness::start(FINE).await;
+    let ask = SelectModelRequest {
+        requirement: Some(Requirement { tools: true, output_tokens: 100, ..Requirement::default() }),
+        ..SelectModelRequest::default()
+    };
+    let answer = harness.client.clone().select_model(ask).await.unwrap().into_inner();
+    let order: Vec<_> = answer.candidates.iter().map(|one| (one.model.as_str(), one.admitted)).collect();
+    assert_eq!(order, [("models/alpha", true), ("models/con", true), ("models/beta", true), ("models/plain", false)],);
+    let best = &answer.candidates[0];
+    let terms: Vec<_> =
+        best.terms.iter().map(|term| (term.name.as_str(), term.value_micros, term.weight_micros)).collect();
+    assert_eq!(terms, [("quality", 900_000, 500_000), ("price", 444_444, 300_000), ("latency", 1_000_000, 200_000)]);
+    assert_eq!(best.score_micros, 783_333);
+    assert!(best.price.is_some() && best.context_tokens == 8192 && best.spec_hash.starts_with("sha256:"));
+}
+
+#[tokio::test]
+async fn an_odd_question_is_refused() {
+    let mut router = bare().await;
+    let negative = SelectModelRequest {
+        requirement: Some(Requirement {
+            input_tokens: -1,
+            output_tokens: -1,
+            min_trust_tier: 99,
+            ..Requirement::default()
+        }),
+        ..SelectModelRequest::default()
+    };
+    let refused = router.select_model(negative).await.unwrap_err();
+    assert_eq!(mar_runtime::status::violations(&refused).len(), 3);
+    let unknown = SelectModelRequest { routing_policy: "routingPolicies/none".into(), ..SelectModelRequest::default() };
+    assert_eq!(reason(&router.select_model(unknown).await.unwrap_err()), ErrorReason::NotFound);
+}
+
+#[tokio::test]
+async fn models_are_listed_by_pages() {
+    let harness = Harness::start(FINE).await;
+    let mut client = harness.client.clone();
+    let mut names = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = ListModelsRequest { page_size: 3, page_token: token };
+        let page = client.list_models(page).await.unwrap().into_inner();
+        names.extend(page.models.into_iter().map(|model| model.name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["models/alpha", "models/beta", "models/con", "models/plain"]);
+    for wrong in [
+        ListModelsRequest { page_size: -1, page_token: String::new() },
+        ListModelsRequest { page_size: 0, page_token: "nonsense".into() },
+    ] {
+        assert_eq!(reason(&client.list_models(wrong).await.unwrap_err()), ErrorReason::InvalidRequest);
+    }
+    let model = client.get_model(GetModelRequest { name: "models/con".into() }).await.unwrap().into_inner();
+    assert_eq!(model.model.unwrap().tool_calling(), ToolCalling::Constrained);
+    let unknown = client.get_model(GetModelRequest { name: "models/none".into() }).await.unwrap_err();
+    assert_eq!(reason(&unknown), ErrorReason::NotFound);
+}
+
+#[tokio::test]
+async fn tokens_are_counted_as_each_model_reads_them() {
+    let harness = Harness::start(FINE).await;
+    let mut client = harness.client.clone();
+    let mut count = async |model: &str, tools: bool| {
+        let tools = if tools { vec![search()] } else { Vec::new() };
+        let prompt = Prompt { messages: vec![said(Role::User, "hello world")], tools, ..Prompt::default() };
+        let ask = CountTokensRequest { model: format!("models/{model}"), prompt: Some(prompt) };
+        client.count_tokens(ask).await.map(|counted| counted.into_inner())
+    };
+    let plain = count("alpha", false).await.unwrap();
+    assert!(plain.exact && (2..30).contains(&plain.input_tokens), "{plain:?}");
+    let with_tools = count("alpha", true).await.unwrap();
+    assert!(with_tools.input_tokens > plain.input_tokens);
+    // A constrained model reads instructions besides.
+    assert!(count("con", true).await.unwrap().input_tokens > with_tools.input_tokens);
+    assert_eq!(reason(&count("none", false).await.unwrap_err()), ErrorReason::NotFound);
+}
