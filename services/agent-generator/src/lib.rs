@@ -13,7 +13,7 @@
 //! **Invariant:** the task's policy layer stands beside the platform's and can only narrow it; a tool that either denies
 //! is not offered, and a tool that the task names is never left out in silence.
 //!
-//! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps), [`schema`], [`selector`],
+//! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps), 
 //! [`tools`] and [`alias`], [`models`], [`synthesis`] (the whole), [`store`] (descriptors, Postgres or SQLite), [`peers`]
 //! (router, tool gateway), [`grpc`], [`config`].
 //!
@@ -35,19 +35,17 @@ pub mod alias;
 pub mod config;
 pub mod error;
 pub mod grpc;
-pub mod media;
 pub mod models;
 pub mod order;
 pub mod peers;
 pub mod prompt;
 pub mod recipe;
-pub mod schema;
-pub mod selector;
 pub mod store;
 pub mod synthesis;
 pub mod tools;
 
 pub use config::Config;
+use mar_task::{media, schema, selector};
 
 use config::StoreKind;
 use peers::{RouterPeer, ToolGatewayPeer};

@@ -24,6 +24,8 @@ pub struct View {
     pub run: Arc<Run>,
     /// The try that is open.
     pub attempt: Option<AttemptStarted>,
+    /// Whether a demand to stop is durable.
+    pub stopping: bool,
     /// Whether the run has ended, is sealed, and nothing more will come.
     pub over: bool,
 }

@@ -1,4 +1,189 @@
-//! Placeholder.
+//! Sessions and the runs in them: the service that callers talk to.
+//!
+//! It owns session lifecycle, the agent loop, the event log, halting, and seals. It talks to no provider and no tool
+//! itself: it has the agent generator synthesise, the router generate and the tool gateway call.
+//!
+//! **Invariant:** no provider or tool is called unless its intent is committed and its budget reserved.
+//!
+//! **Invariant:** a run has one writer, fenced by the log itself: an append is one statement whose key is (run, seq).
+//!
+//! **Invariant:** a committed step is never executed again; a call without a result is repeated only under its own key
+//! and only if it is declared idempotent, else the model is told that its outcome is unknown.
+//!
+//! Pieces: [`run`] (the pure state machine), [`executor`] (the one place of effects), [`log`] (leaves, commitments,
+//! chain), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in process) behind their contracts, [`runs`]
+//! (admission, takeover, following), [`sessions`], [`clients`] (the other services), [`grpc`].
+//!
+//! When a dependency is down: without the store nothing is acknowledged, runs stand still and go on when it is back;
+//! without the counters runs wait with nothing in flight; without the generator new runs stay PENDING; without the router or
+//! the gateway runs retry until they expire, or tell the model.
+
+use std::sync::Arc;
+
+use mar_proto::session::session_service_server::SessionServiceServer;
+use mar_runtime::ServiceName;
+use mar_runtime::auth::{RunTokenCache, RunTokenSigner};
+use mar_runtime::clock::{Clock, SystemClock, SystemIds};
+use mar_runtime::config::RuntimeConfig;
+use mar_runtime::peer::Peer;
+use mar_runtime::process::{Failure, Start};
+use mar_runtime::server::{Server, Stack};
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+pub mod caller;
+pub mod clients;
+pub mod config;
 pub mod counters;
+pub mod crash;
+pub mod error;
+pub mod events;
+pub mod executor;
+pub mod feed;
+pub mod grpc;
+pub mod limits;
+pub mod log;
 pub mod run;
+pub mod runs;
+pub mod sessions;
 pub mod store;
+pub mod view;
+
+pub use config::Config;
+
+use config::{CountersKind, StoreKind};
+use counters::Counters;
+use counters::memory::MemoryCounters;
+use counters::redis::{RedisConfig, RedisCounters};
+use runs::Runs;
+use store::Store;
+use store::postgres::{PostgresConfig, PostgresStore};
+use store::sqlite::SqliteStore;
+
+/// The services that a run needs.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// Synthesises agents.
+    pub agent_generator: Peer,
+    /// Generates turns.
+    pub router: Peer,
+    /// Calls tools.
+    pub tool_gateway: Peer,
+}
+
+/// The whole service: what answers, and the runs that it executes.
+#[derive(Clone)]
+pub struct Service {
+    /// What answers.
+    pub server: Server,
+    runs: Runs,
+}
+
+impl Service {
+    /// Takes over the runs that nobody executes, then serves until `shutdown`, then drains. Runs stop where they stand; the
+    /// log has everything.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+        self.begin().await;
+        // Followers are told to come back before the drain waits for them.
+        let (runs, stop) = (self.runs.clone(), shutdown.clone());
+        let closing = async move {
+            stop.cancelled().await;
+            runs.close().await;
+        };
+        let (served, ()) = tokio::join!(self.server.serve(listener, shutdown), closing);
+        served
+    }
+
+    /// Takes over the runs that nobody executes. For a host that serves in process only.
+    pub async fn begin(&self) {
+        match self.runs.claim_all().await {
+            Ok(0) => {}
+            Ok(claimed) => tracing::info!(runs = claimed, "runs claimed"),
+            Err(error) => tracing::warn!(error = %mar_runtime::status::chain(&error), "claims wait for the store"),
+        }
+        self.runs.keep_claiming();
+    }
+
+    /// Stops executing runs, where each stands.
+    pub async fn close(&self) {
+        self.runs.close().await;
+    }
+}
+
+/// The whole service as a process: `mar_runtime::main(mar_session::start)`.
+///
+/// # Errors
+/// The configuration is wrong, or the store cannot be reached.
+pub async fn start(start: Start<Config>) -> Result<(), Failure> {
+    let limits = &start.runtime.limits;
+    let peer = |name| Peer::configured(name, &start.runtime.peers, limits);
+    let peers = Peers {
+        agent_generator: peer(ServiceName::AgentGenerator)?,
+        router: peer(ServiceName::Router)?,
+        tool_gateway: peer(ServiceName::ToolGateway)?,
+    };
+    let service = server(&start.config, &start.runtime, peers).await?;
+    service.serve(start.listener, start.shutdown).await.map_err(Failure::internal)
+}
+
+/// The service, ready to be served over TCP or called in process.
+///
+/// # Errors
+/// Like [`start`].
+pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> Result<Service, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let pem = config.key_pem().map_err(|line| wrong("signing_key", line))?;
+    let signer = RunTokenSigner::try_new(pem.expose_secret(), clock.clone())
+        .map_err(|error| wrong("signing_key", error.to_string()))?;
+    let shared = executor::Shared {
+        store: open_store(config).await?,
+        counters: open_counters(config)?,
+        peers: Arc::new(clients::grpc::GrpcPeers::new(
+            peers.agent_generator,
+            peers.router,
+            peers.tool_gateway,
+            RunTokenCache::new(signer),
+        )),
+        clock,
+        seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
+        crash: crash::CrashPoints::from_env(),
+    };
+    let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits());
+    let service = SessionServiceServer::new(grpc::Service::new(runs.clone()))
+        .max_decoding_message_size(runtime.limits.max_message.as_len());
+    let stack = Stack::try_new(ServiceName::Session, runtime)?;
+    let server = Server::try_new(stack, Routes::new(service)).await.map_err(Failure::internal)?;
+    Ok(Service { server, runs })
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+    let failed = |error| Failure::unavailable("the session store", error);
+    match config.store.kind() {
+        Some(StoreKind::Postgres(url)) => {
+            let config = PostgresConfig { max_connections: config.store.max_connections, ..PostgresConfig::new(url) };
+            Ok(Arc::new(PostgresStore::connect(&config).await.map_err(failed)?))
+        }
+        Some(StoreKind::Sqlite(path)) => Ok(Arc::new(SqliteStore::open(&path).await.map_err(failed)?)),
+        None => Err(wrong("store.url", "names no store".to_owned())),
+    }
+}
+
+fn open_counters(config: &Config) -> Result<Arc<dyn Counters>, Failure> {
+    match config.counters.kind() {
+        Some(CountersKind::Redis(url)) => {
+            let counters = RedisCounters::new(&RedisConfig::new(url));
+            Ok(Arc::new(counters.map_err(|error| wrong("counters.url", error.to_string()))?))
+        }
+        Some(CountersKind::Memory) => Ok(Arc::new(MemoryCounters::new())),
+        None => Err(wrong("counters.url", "names no counters".to_owned())),
+    }
+}
+
+fn wrong(key: &str, line: String) -> Failure {
+    Failure::Config(vec![format!("{}.{key}: {line}", ServiceName::Session.table())])
+}

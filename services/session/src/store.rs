@@ -34,6 +34,14 @@ pub enum Error {
     Refused(#[source] sqlx::Error),
 }
 
+impl Error {
+    /// Whether asking again later may succeed.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -12,11 +12,22 @@ use super::state::State;
 /// At most so many problems are told to the model.
 const MAX_PROBLEMS: usize = 8;
 
-/// Output tokens of one generation, as sealed.
-pub(super) fn sampling_limit(canonical: &[u8]) -> Option<i64> {
+/// What the loop reads of a sealed descriptor.
+pub(super) struct Sealed {
+    /// Output tokens of one generation.
+    pub max_output_tokens: i64,
+    /// JSON Schema that the answer has to fit, as JSON text; empty for free text.
+    pub output_schema: String,
+}
+
+/// Reads a sealed descriptor; `None` for bytes that are none, which the generator's signature rules out.
+pub(super) fn sealed(canonical: &[u8]) -> Option<Sealed> {
     let descriptor = Descriptor::parse(canonical).ok()?;
     let role = descriptor.model.roles.get("reason").or_else(|| descriptor.model.roles.values().next())?;
-    Some(role.sampling.max_output_tokens)
+    Some(Sealed {
+        max_output_tokens: role.sampling.max_output_tokens,
+        output_schema: descriptor.prompt.output_schema.unwrap_or_default(),
+    })
 }
 
 /// The hash of each section of a sealed descriptor.
@@ -25,13 +36,6 @@ pub(super) fn section_hashes(canonical: &[u8]) -> BTreeMap<String, String> {
     hashes
         .map(|hashes| hashes.into_iter().map(|(name, hash)| (name.to_owned(), hash.to_string())).collect())
         .unwrap_or_default()
-}
-
-/// The schema that an answer of the run has to fit.
-fn output_schema(state: &State) -> Option<Value> {
-    let sealed = state.agent.as_ref()?.descriptor.as_ref()?;
-    let schema = Descriptor::parse(&sealed.canonical).ok()?.prompt.output_schema?;
-    serde_json::from_str(&schema).ok()
 }
 
 /// The answer, or everything that is wrong with it, as the model is told.
@@ -44,9 +48,10 @@ pub(super) fn judge(state: &State, turn: &Message) -> Result<Answer, Vec<String>
     if text.trim().is_empty() {
         return Err(vec!["it is empty".to_owned()]);
     }
-    match output_schema(state) {
-        Some(schema) => judge_json(state, &schema, text.trim()),
-        None => Ok(Answer { parts: visible(turn), json: String::new(), citations: Vec::new() }),
+    match serde_json::from_str(&state.output_schema) {
+        Ok(schema) => judge_json(state, &schema, text.trim()),
+        // Synthesis refuses a schema that is not JSON, so this one is empty.
+        Err(_) => Ok(Answer { parts: visible(turn), json: String::new(), citations: Vec::new() }),
     }
 }
 

@@ -33,6 +33,7 @@ impl State {
             expires_at,
             agent: None,
             max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
+            output_schema: Arc::from(""),
             transcript: Vec::new(),
             step: 0,
             generation: None,
@@ -105,10 +106,11 @@ impl State {
 
     fn seal_agent(&mut self, content: &EventContent, at: OffsetDateTime) {
         let agent = content.agent.clone().unwrap_or_default();
-        if let Some(sealed) = &agent.descriptor
-            && let Some(limit) = answer::sampling_limit(&sealed.canonical)
+        if let Some(descriptor) = &agent.descriptor
+            && let Some(sealed) = answer::sealed(&descriptor.canonical)
         {
-            self.max_output_tokens = limit;
+            self.max_output_tokens = sealed.max_output_tokens;
+            self.output_schema = sealed.output_schema.into();
         }
         self.transcript = agent.prompt.iter().cloned().map(Arc::new).collect();
         self.agent = Some(Arc::new(agent));
@@ -135,7 +137,7 @@ impl State {
         self.overshoot = self.overshoot + difference.max(Amounts::default());
         add_usage(&mut self.usage, usage);
         if counted_seq.is_none() && !difference.is_zero() {
-            self.counted_seq = -2;
+            self.counted_seq = -1;
         }
     }
 
@@ -145,7 +147,9 @@ impl State {
         self.retry = None;
         self.repairing = false;
         let message = Arc::new(content.turn.clone().unwrap_or_default());
-        self.transcript.push(Arc::clone(&message));
+        if says_something(&message) {
+            self.transcript.push(Arc::clone(&message));
+        }
         self.note_count(&usage);
         self.calls = self.wanted(&message);
         if self.calls.is_empty() {
@@ -239,6 +243,14 @@ impl State {
             _ => Ending::Failed(ended.failure.clone().unwrap_or_default()),
         });
     }
+}
+
+/// Whether a turn belongs into the conversation: no provider takes back an empty one.
+fn says_something(message: &Message) -> bool {
+    message.parts.iter().any(|part| match &part.content {
+        Some(Content::Text(text)) => !text.trim().is_empty(),
+        content => content.is_some(),
+    })
 }
 
 /// Pause before try `attempt + 1`: 250 ms doubling up to 30 s.

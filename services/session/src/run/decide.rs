@@ -21,6 +21,9 @@ pub struct Charge {
     pub settle: Amounts,
     /// What comes next may use.
     pub reserve: Amounts,
+    /// The ownership under which the commit will stand. A takeover counts under its own from its first commit on: under
+    /// its predecessor's, counters would answer what the predecessor asked at the same `seq` and never committed.
+    pub epoch: i64,
 }
 
 impl Charge {
@@ -43,7 +46,7 @@ pub struct Decision {
 pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
     let mut plan = Plan::of(state, inputs);
     let next = plan.next();
-    Charge { settle: plan.settle, reserve: next.reservation() }
+    Charge { settle: plan.settle, reserve: next.reservation(), epoch: plan.state.epoch }
 }
 
 /// Events and effects, given what the counters said to [`charge`]'s answer for the same state and inputs.

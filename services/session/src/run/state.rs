@@ -17,7 +17,7 @@ const MESSAGE_OVERHEAD: i64 = 16;
 const PROMPT_OVERHEAD: i64 = 4_096;
 
 /// A run, as far as its log tells.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
     /// The run.
     pub run: Uuid,
@@ -41,6 +41,8 @@ pub struct State {
     pub agent: Option<Arc<Agent>>,
     /// Output tokens that one generation may write, from the descriptor.
     pub max_output_tokens: i64,
+    /// JSON Schema of the answer as JSON text, from the descriptor; empty for free text.
+    pub output_schema: Arc<str>,
     /// The conversation: prompt, turns, tool results, repair requests.
     pub transcript: Vec<Arc<Message>>,
     /// Number of the step, 0 before the first.
@@ -57,7 +59,8 @@ pub struct State {
     pub usage: Usage,
     /// By how much settlements exceeded their reservations.
     pub overshoot: Amounts,
-    /// The last counter change that the log holds; -1 for none, -2 when the log settled something without the counters.
+    /// The last counter change that the log holds; -1 for none, and when the log has settled something without the
+    /// counters since: they saw another last, so the next change overwrites them.
     pub counted_seq: i64,
     /// Passages that the run has received.
     pub passages: BTreeSet<String>,
@@ -215,7 +218,8 @@ impl State {
         matches!(self.phase, Phase::Ended(_))
     }
 
-    /// When the run next has something to do without any input.
+    /// When the run next has something to do without any input. Stays where it is while counters are away: who asks them
+    /// paces the asking.
     pub fn wake_at(&self) -> Option<OffsetDateTime> {
         if self.ended() {
             return None;
@@ -227,11 +231,13 @@ impl State {
         if let Some(active) = self.active_deadline() {
             at = at.min(active);
         }
-        if let Some(retry) = &self.retry {
-            at = at.min(retry.at);
-        }
-        if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) && !self.in_flight() {
+        // Something in flight brings its own input, and counters that are away hold back a try however overdue.
+        if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) {
             at = at.min(self.changed_at + Duration::seconds(1));
+        } else if let Some(retry) = &self.retry
+            && !self.in_flight()
+        {
+            at = at.min(retry.at);
         }
         Some(at)
     }

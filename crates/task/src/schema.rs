@@ -111,7 +111,6 @@ mod tests {
     #[test]
     fn citations_have_a_shape() {
         let cites = |text: &str| OutputSchema::parse(text).unwrap().carries_citations();
-        assert!(cites(include_str!("../recipes/answer-with-sources/output.schema.json")));
         assert!(!cites("true"));
         assert!(!cites(r#"{"properties":{"citations":{"type":"array"}}}"#));
         assert!(!cites(r#"{"properties":{"citations":{"type":"array","items":{"type":"string"}}}}"#));

@@ -1,0 +1,191 @@
+//! `[session]`. No key of it is reloadable.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use mar_descriptor::SigningKey;
+use mar_proto::types::HaltingPolicy;
+use mar_runtime::ServiceName;
+use mar_runtime::config::{SecretRef, ServiceConfig, Validate};
+use mar_runtime::status::chain;
+use mar_runtime::violations::Violations;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::runs::Limits;
+
+/// `[session]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address to serve on, `127.0.0.1:7441` by default.
+    pub listen: SocketAddr,
+    /// The Ed25519 private key (PKCS#8 PEM) that signs run tokens and run seals. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<SecretRef>,
+    /// Where sessions, runs and events are kept.
+    pub store: StoreConfig,
+    /// Where halting counters are kept.
+    pub counters: CountersConfig,
+    /// Limits of a task that states none.
+    pub halting: HaltingConfig,
+}
+
+/// `[session.store]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `postgres://…`, or `sqlite:` and a path; `sqlite:session.db` by default.
+    pub url: String,
+    /// Most connections to Postgres at a time, 16 by default.
+    pub max_connections: u32,
+}
+
+/// `[session.counters]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CountersConfig {
+    /// `redis://…`, or `memory:` for counters of this process; `memory:` by default.
+    pub url: String,
+}
+
+/// `[session.halting]`: platform defaults of the halting policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HaltingConfig {
+    /// Turns, 16 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<i64>,
+    /// Tool calls, 64 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tool_calls: Option<i64>,
+    /// Input tokens, 1,000,000 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_tokens: Option<i64>,
+    /// Output tokens, 200,000 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<i64>,
+    /// Cost in nano-USD, 1,000,000,000 (1 USD) by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_nano_usd: Option<i64>,
+}
+
+/// Which store a configuration names.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// Postgres by its URL.
+    Postgres(SecretString),
+    /// A SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// Which counters a configuration names.
+#[derive(Clone, Debug)]
+pub enum CountersKind {
+    /// Redis by its URL.
+    Redis(SecretString),
+    /// Counters of this process, rebuilt from the log after a restart.
+    Memory,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7441)),
+            signing_key: None,
+            store: StoreConfig::default(),
+            counters: CountersConfig::default(),
+            halting: HaltingConfig::default(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: "sqlite:session.db".to_owned(), max_connections: 16 }
+    }
+}
+
+impl Default for CountersConfig {
+    fn default() -> Self {
+        Self { url: "memory:".to_owned() }
+    }
+}
+
+impl StoreConfig {
+    /// Which store it is; none when the URL is neither.
+    pub fn kind(&self) -> Option<StoreKind> {
+        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+            return Some(StoreKind::Postgres(self.url.clone().into()));
+        }
+        let path = self.url.strip_prefix("sqlite:")?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        (!path.is_empty() && path != ":memory:").then(|| StoreKind::Sqlite(path.into()))
+    }
+}
+
+impl CountersConfig {
+    /// Which counters they are; none when the URL is neither.
+    pub fn kind(&self) -> Option<CountersKind> {
+        if self.url.starts_with("redis://") || self.url.starts_with("rediss://") {
+            return Some(CountersKind::Redis(self.url.clone().into()));
+        }
+        (self.url == "memory:").then_some(CountersKind::Memory)
+    }
+}
+
+impl HaltingConfig {
+    /// The limits that bind, with what is configured as the default.
+    pub fn limits(&self) -> Limits {
+        let limits = Limits::default();
+        let built_in = limits.default;
+        let default = HaltingPolicy {
+            max_steps: self.max_steps.or(built_in.max_steps),
+            max_tool_calls: self.max_tool_calls.or(built_in.max_tool_calls),
+            max_input_tokens: self.max_input_tokens.or(built_in.max_input_tokens),
+            max_output_tokens: self.max_output_tokens.or(built_in.max_output_tokens),
+            max_cost_nano_usd: self.max_cost_nano_usd.or(built_in.max_cost_nano_usd),
+            ..built_in
+        };
+        Limits { default, ..limits }
+    }
+}
+
+impl Config {
+    /// The private key as PEM.
+    ///
+    /// # Errors
+    /// It is not configured or cannot be read. Never holds key material.
+    pub fn key_pem(&self) -> Result<SecretString, String> {
+        let place = self.signing_key.as_ref().ok_or("must name the key that signs run tokens and seals")?;
+        place.resolve().map_err(|error| chain(&error))
+    }
+
+    /// The key that seals runs.
+    ///
+    /// # Errors
+    /// Like [`Config::key_pem`], and when the file holds no key.
+    pub fn seal_key(&self) -> Result<SigningKey, String> {
+        SigningKey::from_pem(self.key_pem()?.expose_secret()).map_err(|error| error.to_string())
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, violations: &mut Violations) {
+        violations.take("signing_key", self.seal_key());
+        violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
+        violations.require((1..=1_000).contains(&self.store.max_connections), "store.max_connections", "must be 1 to 1000");
+        violations.require(self.counters.kind().is_some(), "counters.url", "must be `redis://…` or `memory:`");
+        violations.within("halting", |found| {
+            self.halting.limits().complete(None, found);
+        });
+    }
+}
+
+impl ServiceConfig for Config {
+    const SERVICE: ServiceName = ServiceName::Session;
+
+    fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+}

@@ -1,0 +1,113 @@
+//! Why a request gets no answer.
+
+use std::time::Duration;
+
+use mar_proto::types::ErrorReason;
+use mar_runtime::status::{DEFAULT_RETRY, Fault, internal};
+use mar_runtime::violations::Violations;
+use tonic::{Code, Status};
+
+use crate::store;
+
+/// Why a request gets no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request breaks rules: all of them.
+    #[error("{0}")]
+    Invalid(Violations),
+    /// There is no such thing, or it is another tenant's.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// `session` or `run`.
+        kind: &'static str,
+        /// As it was asked for.
+        name: String,
+    },
+    /// The `request_id` was used with another body.
+    #[error("request_id was used before with another body")]
+    RequestIdReused,
+    /// Another root run of the session is open.
+    #[error("run {0} of the session is still open")]
+    SessionBusy(String),
+    /// The session has ended, or is ending.
+    #[error("session {0} has ended")]
+    SessionEnded(String),
+    /// The session has changed since it was read.
+    #[error("the session has changed since its etag was read")]
+    EtagMismatch,
+    /// The cursor lies beyond the end of the log.
+    #[error("from_seq {from_seq} lies beyond the next event {next_seq}")]
+    CursorOutOfRange {
+        /// What was asked for.
+        from_seq: i64,
+        /// Where the log ends.
+        next_seq: i64,
+    },
+    /// The run is open and executed by nobody yet.
+    #[error("run is being taken over")]
+    RunUnowned,
+    /// Runs of the session did not end in time.
+    #[error("runs of the session have not ended yet")]
+    StillEnding,
+    /// The service stops.
+    #[error("the service is draining")]
+    Draining,
+    /// The store cannot be reached, or what it holds cannot be read.
+    #[error("session store failed")]
+    Store(#[from] store::Error),
+    /// Declared, and not served by this version.
+    #[error("{0} is not served by this version")]
+    NotImplemented(&'static str),
+}
+
+impl From<Violations> for Error {
+    fn from(found: Violations) -> Self {
+        Self::Invalid(found)
+    }
+}
+
+/// Pause that a caller is asked for while a run has no executor.
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(250);
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Invalid(found) => found.into(),
+            Error::NotFound { kind, name } => Fault::not_found(kind, &name).into(),
+            Error::RequestIdReused => {
+                Fault::new(Code::AlreadyExists, ErrorReason::RequestIdReused, text).into()
+            }
+            Error::SessionBusy(run) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionBusy, text)
+                .resource("run", run.clone())
+                .metadata("run", run)
+                .into(),
+            Error::SessionEnded(session) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionEnded, text)
+                .resource("session", session)
+                .into(),
+            Error::EtagMismatch => Fault::new(Code::Aborted, ErrorReason::EtagMismatch, text).into(),
+            Error::CursorOutOfRange { next_seq, .. } => {
+                Fault::new(Code::OutOfRange, ErrorReason::CursorOutOfRange, text)
+                    .metadata("next_seq", next_seq.to_string())
+                    .into()
+            }
+            Error::RunUnowned => Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text)
+                .retry_after(TAKEOVER_PAUSE)
+                .into(),
+            Error::StillEnding => Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text)
+                .retry_after(DEFAULT_RETRY)
+                .into(),
+            Error::Draining => {
+                Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()
+            }
+            Error::Store(source) if source.is_unavailable() => {
+                tracing::warn!(error = %mar_runtime::status::chain(&source), "session store is unavailable");
+                Fault::new(Code::Unavailable, ErrorReason::StoreUnavailable, "the session store cannot be reached")
+                    .retry_after(DEFAULT_RETRY)
+                    .into()
+            }
+            Error::Store(source) => internal(source),
+            Error::NotImplemented(rpc) => Fault::not_implemented(rpc).into(),
+        }
+    }
+}

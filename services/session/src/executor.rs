@@ -1,0 +1,344 @@
+//! The one place where a run's effects happen.
+//!
+//! An executor drives one run: it gathers inputs, asks the machine what they settle and reserve, the counters whether they
+//! consent, and the machine what to append; it commits, shows the events, and then performs the effects, whose results
+//! come back as inputs. Nothing is trusted before it is committed, and nothing is issued before its intent is.
+//!
+//! When the store is away an executor keeps the commit in its hand and repeats it; when the counters are away the run
+//! waits with nothing in flight; when another owner has written the run's next event it stops without a trace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mar_descriptor::SigningKey;
+use mar_proto::session::{EventLeaf, RunSeal};
+use mar_runtime::clock::Clock;
+use prost::Message as _;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Span;
+
+use crate::clients::{Peers, RunContext};
+use crate::counters::{self, Advance, Counters};
+use crate::crash::CrashPoints;
+use crate::feed::{Feed, View};
+use crate::log::{Log, commitment};
+use crate::run::{self, Counted, Effect, Input, State, Timed};
+use crate::store::{Append, EventRow, RunChange, Store};
+use crate::view;
+
+mod call;
+mod effects;
+mod generation;
+mod seal;
+
+/// Pause before a commit, or a state change, is tried again: doubling between these.
+const STORE_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Pause before counters that are away are asked again.
+const COUNTERS_BACKOFF: Duration = Duration::from_millis(500);
+
+/// The clock is looked at again after this at the latest, should it have jumped.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// What every executor of the service shares.
+pub struct Shared {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The halting counters.
+    pub counters: Arc<dyn Counters>,
+    /// The other services.
+    pub peers: Arc<dyn Peers>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Signs run seals.
+    pub seal_key: SigningKey,
+    /// Where a test build dies.
+    pub crash: CrashPoints,
+}
+
+/// What an executor begins with.
+pub struct Begin {
+    /// The run's caller and ids.
+    pub context: RunContext,
+    /// The session's purpose.
+    pub purpose: String,
+    /// What the log says.
+    pub state: State,
+    /// Its write end.
+    pub log: Log,
+    /// The leaf of the first event, whose commitments the seal binds.
+    pub first_leaf: Bytes,
+    /// The first input: admitted here, or claimed.
+    pub input: Input,
+}
+
+/// The way in for inputs from outside.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    sender: mpsc::UnboundedSender<Timed>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Inbox {
+    /// Hands an input over with the time of its arrival. An executor that is gone needs none.
+    pub fn send(&self, input: Input) {
+        let _ = self.sender.send(Timed { at: self.clock.now(), input });
+    }
+}
+
+/// Drives one run.
+pub struct Executor {
+    shared: Arc<Shared>,
+    context: RunContext,
+    purpose: String,
+    state: State,
+    log: Log,
+    first_leaf: Bytes,
+    pending: Vec<Timed>,
+    receiver: mpsc::UnboundedReceiver<Timed>,
+    inbox: Inbox,
+    feed: Feed,
+    effects: TaskTracker,
+    /// Cancelled to stop effects in flight.
+    stop: CancellationToken,
+    shutdown: CancellationToken,
+    /// Counters that did not answer are not asked again before this.
+    counters_after: Option<OffsetDateTime>,
+    stored_state: i32,
+    span: Span,
+}
+
+/// Why an executor goes no further.
+enum Halt {
+    /// The run has another owner.
+    Fenced,
+    /// The service stops; the log has everything.
+    Shutdown,
+}
+
+impl Executor {
+    /// An executor with its inbox and feed.
+    pub fn new(shared: Arc<Shared>, begin: Begin, shutdown: CancellationToken, span: Span) -> (Self, Inbox, Feed) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let inbox = Inbox { sender, clock: Arc::clone(&shared.clock) };
+        let now = shared.clock.now();
+        let view = View { run: Arc::new(view::run(&begin.state, now, None)), attempt: None, stopping: false, over: false };
+        let feed = Feed::new(view);
+        let executor = Self {
+            stored_state: view::run_state(begin.state.phase).into(),
+            pending: vec![Timed { at: now, input: begin.input }],
+            context: begin.context,
+            purpose: begin.purpose,
+            state: begin.state,
+            log: begin.log,
+            first_leaf: begin.first_leaf,
+            receiver,
+            inbox: inbox.clone(),
+            feed: feed.clone(),
+            effects: TaskTracker::new(),
+            stop: shutdown.child_token(),
+            shutdown,
+            counters_after: None,
+            shared,
+            span,
+        };
+        (executor, inbox, feed)
+    }
+
+    /// Drives the run until it has ended and is sealed, another owner has it, or the service stops.
+    pub async fn drive(mut self) {
+        let halt = loop {
+            if let Err(halt) = self.turn().await {
+                break halt;
+            }
+            if self.state.ended() {
+                break match self.seal().await {
+                    Ok(()) => Halt::Shutdown,
+                    Err(halt) => halt,
+                };
+            }
+        };
+        self.stop.cancel();
+        if matches!(halt, Halt::Fenced) {
+            tracing::warn!(run.id = %self.state.run, run.epoch = self.state.epoch, "run has another owner");
+        }
+        self.effects.close();
+        self.effects.wait().await;
+    }
+
+    /// One transition: inputs, counters, commit, effects.
+    async fn turn(&mut self) -> Result<(), Halt> {
+        self.gather().await?;
+        let counted = self.count().await?;
+        let decision = run::decide(&self.state, &self.pending, counted);
+        if !decision.events.is_empty() {
+            let rows = self.log.encode(&decision.events);
+            self.commit(&rows).await?;
+            for (event, row) in decision.events.iter().zip(&rows) {
+                self.state.apply(event);
+                self.log.advance(row, self.state.epoch);
+            }
+            self.context.epoch = self.state.epoch;
+            self.show(&rows);
+            self.shared.crash.pass("commit.done");
+            self.note_state().await;
+        }
+        self.pending.clear();
+        for effect in decision.effects {
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something worth a commit.
+    async fn gather(&mut self) -> Result<(), Halt> {
+        loop {
+            while let Ok(timed) = self.receiver.try_recv() {
+                self.pending.push(timed);
+            }
+            if self.shutdown.is_cancelled() {
+                return Err(Halt::Shutdown);
+            }
+            if run::ripe(&self.state, &self.pending) {
+                return Ok(());
+            }
+            let clock = Arc::clone(&self.shared.clock);
+            let wait = self.wake_at().map_or(LONGEST_SLEEP, |wake| {
+                Duration::try_from(wake - clock.now()).unwrap_or(Duration::ZERO).min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
+                timed = self.receiver.recv() => self.pending.extend(timed),
+                () = clock.sleep(wait) => self.pending.push(Timed { at: clock.now(), input: Input::Timer }),
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Option<OffsetDateTime> {
+        let wake = self.state.wake_at()?;
+        Some(self.counters_after.map_or(wake, |after| wake.max(after)))
+    }
+
+    /// Asks the counters, where the inputs settle something or what follows reserves something.
+    async fn count(&mut self) -> Result<Counted, Halt> {
+        let charge = run::charge(&self.state, &self.pending);
+        if charge.is_zero() {
+            return Ok(Counted::Nothing);
+        }
+        self.shared.crash.pass("advance.before");
+        let advance = Advance {
+            root: self.state.run,
+            run: self.state.run,
+            epoch: self.state.epoch,
+            seq: self.state.next_seq,
+            last_seq: self.state.counted_seq,
+            totals: self.state.used,
+            settle: charge.settle,
+            reserve: charge.reserve,
+            limits: self.state.limit_amounts(),
+        };
+        match self.shared.counters.advance(advance).await {
+            Ok(answer) => {
+                self.counters_after = None;
+                self.shared.crash.pass("advance.done");
+                Ok(Counted::Answer(answer))
+            }
+            Err(counters::Error::Unavailable(source)) => {
+                tracing::warn!(run.id = %self.state.run, error = %source, "halting counters are unavailable");
+                self.counters_after = Some(self.shared.clock.now() + COUNTERS_BACKOFF);
+                Ok(Counted::Unavailable)
+            }
+            Err(counters::Error::Stale(..)) => Err(Halt::Fenced),
+            Err(error @ counters::Error::OutOfBounds(_)) => {
+                // Limits and reservations are bounded at admission: a fault of ours must not let the call through.
+                tracing::error!(run.id = %self.state.run, error = %error, "counters refuse the change");
+                self.counters_after = Some(self.shared.clock.now() + COUNTERS_BACKOFF);
+                Ok(Counted::Unavailable)
+            }
+        }
+    }
+
+    /// Appends until it is durable. The rows stay the same: repeating an append that had happened is told apart by its hash.
+    async fn commit(&mut self, rows: &[EventRow]) -> Result<(), Halt> {
+        let mut pause = STORE_BACKOFF.0;
+        loop {
+            let tenant = &self.context.caller.tenant;
+            match self.shared.store.event_append(tenant, self.state.session, self.state.run, rows).await {
+                Ok(Append::Done) => return Ok(()),
+                Ok(Append::Fenced) => return Err(Halt::Fenced),
+                Err(error) => self.rest(&mut pause, &error).await?,
+            }
+        }
+    }
+
+    /// Pauses after a failure of the store.
+    async fn rest(&self, pause: &mut Duration, error: &crate::store::Error) -> Result<(), Halt> {
+        tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(error), "commit waits for the store");
+        let clock = Arc::clone(&self.shared.clock);
+        tokio::select! {
+            () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
+            () = clock.sleep(*pause) => {}
+        }
+        *pause = (*pause * 2).min(STORE_BACKOFF.1);
+        Ok(())
+    }
+
+    /// Shows followers what was committed.
+    fn show(&self, rows: &[EventRow]) {
+        let view = View {
+            run: Arc::new(view::run(&self.state, self.shared.clock.now(), None)),
+            attempt: view::open_attempt(&self.state),
+            stopping: self.state.stop.is_some() || self.state.ended(),
+            over: false,
+        };
+        self.feed.publish(rows, view);
+    }
+
+    /// Records a change of state beside the log. The log is the truth: a change that cannot be noted now is noted with the
+    /// next.
+    async fn note_state(&mut self) {
+        let now = view::run_state(self.state.phase).into();
+        if now == self.stored_state || self.state.ended() {
+            return;
+        }
+        let change = self.change(now, None);
+        let tenant = &self.context.caller.tenant;
+        match self.shared.store.run_change(tenant, self.state.run, &change).await {
+            Ok(_) => self.stored_state = now,
+            Err(error) => {
+                tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(&error), "state not noted");
+            }
+        }
+    }
+
+    fn change(&self, state: i32, seal: Option<RunSeal>) -> RunChange {
+        let sealed = seal.is_some();
+        let run = view::summary(view::run(&self.state, self.shared.clock.now(), seal));
+        RunChange {
+            state: i16::try_from(state).unwrap_or_default(),
+            summary: run.encode_to_vec().into(),
+            time: self.state.changed_at,
+            head: sealed.then(|| *self.log.head().hash.as_bytes()),
+        }
+    }
+
+    /// A commitment of the first event.
+    fn first_commitment(&self, field: &str) -> Bytes {
+        EventLeaf::decode(self.first_leaf.clone()).map(|leaf| commitment(&leaf, field)).unwrap_or_default()
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Synthesise => self.synthesise(),
+            Effect::Generate { step, attempt } => self.generate(step, attempt),
+            Effect::Invoke { call_id, attempt } => self.invoke(&call_id, attempt),
+            Effect::Stop => self.stop.cancel(),
+            // The loop seals when the state says that the run has ended.
+            Effect::Seal => {}
+        }
+    }
+}

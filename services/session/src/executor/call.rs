@@ -1,0 +1,119 @@
+//! Issuing a tool call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mar_proto::session::ToolOutcome;
+use mar_proto::tool::invoke_tool_response::Outcome;
+use mar_proto::tool::{CallFacts, Dispatch, InvokeToolRequest, InvokeToolResponse};
+use mar_proto::types::ToolResult;
+
+use super::Executor;
+use crate::clients::Refusal;
+use crate::run::{CallReturn, CallState, Input, error_result, idempotency_key};
+
+/// The longest that one call may take; upstreams have their own, shorter limits.
+const MAX_TIME: Duration = Duration::from_secs(600);
+/// Pause before an idempotent call is repeated, doubled with each try.
+const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+
+impl Executor {
+    /// Issues an open call.
+    pub(super) fn invoke(&mut self, call_id: &str, attempt: i64) {
+        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        let call = self.state.calls.iter().find(|call| call.call_id == call_id);
+        let Some(call) = call.filter(|call| call.state == CallState::Open { attempt }) else { return };
+        let request = InvokeToolRequest {
+            call_id: call.call_id.clone(),
+            tool: call.tool.clone(),
+            arguments_json: call.arguments_json.clone(),
+            idempotency_key: idempotency_key(&self.state, call),
+            facts: Some(CallFacts {
+                step: self.state.step,
+                tool_calls: self.state.used.tool_calls - 1,
+                tainted: self.state.tainted,
+            }),
+            descriptor: None,
+        };
+        let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
+        let deadline = self.time_left().min(MAX_TIME);
+        let pause = REPEAT_PAUSE * 2_u32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0)) / 2;
+        let id = call.call_id.clone();
+        let effect = async move {
+            if attempt > 1 {
+                shared.clock.sleep(pause).await;
+            }
+            let began = shared.clock.monotonic();
+            shared.crash.pass("call.sent");
+            let response = shared.peers.invoke_tool(&context, request, deadline).await;
+            shared.crash.pass("result.in_hand");
+            let took = shared.clock.monotonic().saturating_sub(began);
+            let mut back = match response {
+                Ok(response) => answered(response),
+                Err(refusal) => {
+                    tracing::warn!(run.id = %context.run, call.id = %id, error = %refusal, "tool call got no answer");
+                    unanswered(&refusal)
+                }
+            };
+            back.call_id = id;
+            back.attempt = attempt;
+            back.duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+            Input::Returned(Box::new(back))
+        };
+        let (call_id, stopped) = (call_id.to_owned(), "the run was stopped while the call was in flight");
+        self.start(effect, move || {
+            let mut back = returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result(stopped));
+            back.call_id = call_id;
+            back.attempt = attempt;
+            Some(Input::Returned(Box::new(back)))
+        });
+    }
+}
+
+fn returned(outcome: ToolOutcome, reason: &str, result: ToolResult) -> CallReturn {
+    CallReturn {
+        call_id: String::new(),
+        attempt: 0,
+        outcome,
+        reason: reason.to_owned(),
+        result,
+        decision_json: String::new(),
+        policy_hashes: Vec::new(),
+        size_bytes: 0,
+        duration_ms: 0,
+    }
+}
+
+/// The gateway's answer.
+fn answered(response: InvokeToolResponse) -> CallReturn {
+    let mut back = match response.outcome {
+        Some(Outcome::Result(result)) if result.is_error => returned(ToolOutcome::Error, "TOOL_ERROR", result),
+        Some(Outcome::Result(result)) => returned(ToolOutcome::Ok, "", result),
+        Some(Outcome::Denied(denied)) => {
+            let text = format!("{}: {}", denied.reason, denied.message);
+            returned(ToolOutcome::Denied, &denied.reason, error_result(&text))
+        }
+        Some(Outcome::ApprovalRequired(wanted)) => {
+            let text = format!("APPROVAL_REQUIRED: {}", wanted.message);
+            returned(ToolOutcome::Denied, "APPROVAL_REQUIRED", error_result(&text))
+        }
+        Some(Outcome::Failed(failed)) => {
+            let known = matches!(failed.dispatch(), Dispatch::NotSent | Dispatch::Sent);
+            let outcome = if known { ToolOutcome::Error } else { ToolOutcome::Unknown };
+            let text = format!("{}: {}", failed.reason, failed.message);
+            returned(outcome, &failed.reason, error_result(&text))
+        }
+        None => returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result("the gateway gave no outcome")),
+    };
+    back.decision_json = response.decision_json;
+    back.policy_hashes = response.policy_hashes;
+    back.size_bytes = response.size_bytes;
+    back
+}
+
+/// No answer of the gateway. Where the connection or the deadline broke, nobody knows what the call did.
+fn unanswered(refusal: &Refusal) -> CallReturn {
+    let unknown = refusal.transient && refusal.reason != "DRAINING" || refusal.reason == "INTERNAL";
+    let outcome = if unknown { ToolOutcome::Unknown } else { ToolOutcome::Error };
+    returned(outcome, &refusal.reason, error_result(&refusal.to_string()))
+}

@@ -1,0 +1,82 @@
+//! Effects as tasks of the executor, and synthesis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mar_proto::agent::GenerateAgentRequest;
+use tracing::Instrument as _;
+
+use super::Executor;
+use crate::clients::Refusal;
+use crate::run::Input;
+
+/// Pause before synthesis is tried again: doubling between these.
+const SYNTHESIS_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+impl Executor {
+    /// Runs an effect until it is done or stopped. Stopping drops it where it stands, and with it the call to the peer.
+    pub(super) fn start<F>(&self, effect: F, stopped: impl FnOnce() -> Option<Input> + Send + 'static)
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        let (inbox, stop) = (self.inbox.clone(), self.stop.clone());
+        let task = async move {
+            let input = tokio::select! {
+                biased;
+                input = effect => Some(input),
+                () = stop.cancelled() => stopped(),
+            };
+            if let Some(input) = input {
+                inbox.send(input);
+            }
+        };
+        self.effects.spawn(task.instrument(self.span.clone()));
+    }
+
+    /// Has the agent synthesised, as often as it takes while a peer is down.
+    pub(super) fn synthesise(&self) {
+        let (shared, context, inbox) = (Arc::clone(&self.shared), self.context.clone(), self.inbox.clone());
+        let request = GenerateAgentRequest {
+            task: Some((*self.state.task).clone()),
+            purpose: self.purpose.clone(),
+            limits: Some(self.state.limits.clone()),
+        };
+        let effect = async move {
+            let mut pause = SYNTHESIS_BACKOFF.0;
+            loop {
+                match shared.peers.generate_agent(&context, request.clone()).await {
+                    Ok(response) => return synthesised(response.agent),
+                    Err(refusal) if refusal.transient => {
+                        tracing::warn!(run.id = %context.run, error = %refusal, "synthesis waits");
+                        inbox.send(Input::SynthesisDelayed { dependency: dependency(&refusal) });
+                        shared.clock.sleep(refusal.retry_after.unwrap_or(pause).max(pause)).await;
+                        pause = (pause * 2).min(SYNTHESIS_BACKOFF.1);
+                    }
+                    Err(refusal) => {
+                        return Input::SynthesisFailed { reason: refusal.reason, message: refusal.message };
+                    }
+                }
+            }
+        };
+        self.start(effect, || None);
+    }
+}
+
+fn synthesised(agent: Option<mar_proto::session::Agent>) -> Input {
+    match agent {
+        Some(agent) if agent.descriptor.is_some() => Input::Synthesised(Box::new(agent)),
+        _ => Input::SynthesisFailed {
+            reason: "SYNTHESIS_FAILED".to_owned(),
+            message: "the agent generator answered without an agent".to_owned(),
+        },
+    }
+}
+
+/// Which part a refused synthesis waits for.
+fn dependency(refusal: &Refusal) -> String {
+    match refusal.reason.as_str() {
+        "PEER_UNAVAILABLE" | "DRAINING" => "agent-generator, router or tool-gateway".to_owned(),
+        "STORE_UNAVAILABLE" => "descriptor store".to_owned(),
+        reason => format!("agent-generator ({reason})"),
+    }
+}

@@ -1,0 +1,200 @@
+//! Issuing a generation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use mar_proto::router::stream_generate_response::Frame;
+use mar_proto::router::{Budget, Prompt, StreamGenerateRequest, Turn, TurnDelta};
+use mar_proto::session::run_frame::Frame as Shown;
+use mar_proto::session::{AttemptStarted, Delta, FinishReason, ReservationPrice, RunFrame};
+use mar_proto::types::Usage;
+
+use super::{Executor, Shared};
+use crate::clients::{Refusal, RunContext};
+use crate::counters::Amounts;
+use crate::feed::Feed;
+use crate::run::{FinishedTurn, Input, Retry};
+
+/// The longest that one generation may take.
+const MAX_TIME: Duration = Duration::from_secs(600);
+/// Tries that the router may make within one of ours.
+const ROUTER_ATTEMPTS: i32 = 3;
+/// Our tries and the router's are numbered together; the router makes at most so many.
+const ATTEMPT_STRIDE: i64 = 8;
+
+/// Numbers of a generation, for what is shown of it.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    step: i64,
+    epoch: i64,
+    attempt: i64,
+}
+
+impl Executor {
+    /// Issues the open generation.
+    pub(super) fn generate(&mut self, step: i64, attempt: i64) {
+        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        let Some(generation) = &self.state.generation else { return };
+        let reservation = generation.reservation;
+        let request = self.generation_request(step, attempt, reservation);
+        let price = self.state.agent.as_ref().and_then(|agent| agent.price).unwrap_or_default();
+        let place = Place { step, epoch: self.state.epoch, attempt };
+        let (shared, context, feed) = (Arc::clone(&self.shared), self.context.clone(), self.feed.clone());
+        let deadline = self.time_left().min(MAX_TIME);
+        let written = Arc::new(AtomicI64::new(0));
+        let counting = Arc::clone(&written);
+        let effect = async move {
+            let turn = follow(&shared, &context, &feed, request, place, deadline, &counting).await;
+            shared.crash.pass("turn.in_hand");
+            match turn {
+                Ok(turn) => Input::Turn(Box::new(finished(place, turn))),
+                Err(refusal) => {
+                    tracing::warn!(run.id = %context.run, run.step = step, error = %refusal, "generation failed");
+                    failed(place, &refusal, spent(reservation, price, counting.load(Ordering::Relaxed)))
+                }
+            }
+        };
+        self.start(effect, move || {
+            let usage = Some(spent(reservation, price, written.load(Ordering::Relaxed)));
+            Some(Input::GenerationFailed { step, attempt, reason: "CANCELLED".to_owned(), retry: Retry::Never, usage })
+        });
+    }
+
+    fn generation_request(&self, step: i64, attempt: i64, reservation: Amounts) -> StreamGenerateRequest {
+        let tools = self.state.agent.as_ref().map(|agent| agent.tools.clone()).unwrap_or_default();
+        StreamGenerateRequest {
+            generation_id: format!("{}/{step}/{attempt}", self.state.run),
+            model_role: String::new(),
+            prompt: Some(Prompt {
+                messages: self.state.transcript.iter().map(|message| (**message).clone()).collect(),
+                tools,
+                output_schema_json: self.state.output_schema.to_string(),
+            }),
+            budget: Some(Budget {
+                max_cost_nano_usd: reservation.cost_nano_usd,
+                max_input_tokens: reservation.input_tokens,
+                max_output_tokens: reservation.output_tokens,
+                max_attempts: ROUTER_ATTEMPTS,
+            }),
+            descriptor: None,
+        }
+    }
+
+    /// How long the run may still be active.
+    pub(super) fn time_left(&self) -> Duration {
+        let deadline = self.state.active_deadline().unwrap_or(self.state.expires_at).min(self.state.expires_at);
+        let left = deadline - self.shared.clock.now();
+        Duration::try_from(left).unwrap_or(Duration::from_millis(1)).max(Duration::from_millis(1))
+    }
+}
+
+/// Follows a generation to its turn, showing attempts and deltas on the way.
+async fn follow(
+    shared: &Shared,
+    context: &RunContext,
+    feed: &Feed,
+    request: StreamGenerateRequest,
+    mut place: Place,
+    deadline: Duration,
+    written: &AtomicI64,
+) -> Result<Turn, Refusal> {
+    let first = (place.attempt - 1) * ATTEMPT_STRIDE;
+    shared.crash.pass("generation.sent");
+    let mut frames = shared.peers.stream_generate(context, request, deadline).await?;
+    while let Some(frame) = frames.next().await {
+        match frame?.frame {
+            Some(Frame::Attempt(attempt)) => {
+                place.attempt = first + i64::from(attempt.attempt);
+                feed.delta(shown_attempt(place, attempt.model));
+            }
+            Some(Frame::Delta(delta)) => {
+                shared.crash.pass("generation.streaming");
+                written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
+                feed.delta(shown_delta(place, delta));
+            }
+            Some(Frame::Turn(turn)) => return Ok(turn),
+            None => {}
+        }
+    }
+    Err(Refusal {
+        reason: "PROVIDER_BROKEN".to_owned(),
+        message: "the stream ended without a turn".to_owned(),
+        transient: true,
+        retry_after: None,
+    })
+}
+
+fn shown_attempt(place: Place, model: String) -> RunFrame {
+    let attempt = AttemptStarted { step: place.step, epoch: place.epoch, attempt: place.attempt, model };
+    RunFrame { frame: Some(Shown::Attempt(attempt)) }
+}
+
+fn shown_delta(place: Place, delta: TurnDelta) -> RunFrame {
+    let delta = Delta {
+        step: place.step,
+        epoch: place.epoch,
+        attempt: place.attempt,
+        part: delta.part,
+        offset: delta.offset,
+        // The two enums have the same numbers.
+        kind: delta.kind,
+        text: delta.text,
+    };
+    RunFrame { frame: Some(Shown::Delta(delta)) }
+}
+
+fn finished(place: Place, turn: Turn) -> FinishedTurn {
+    let finish_reason = match turn.finish_reason.as_str() {
+        "STOP" => FinishReason::Stop,
+        "TOOL_CALLS" => FinishReason::ToolCalls,
+        "LENGTH" => FinishReason::Length,
+        "CONTENT_FILTER" => FinishReason::ContentFilter,
+        _ => FinishReason::Unspecified,
+    };
+    FinishedTurn {
+        step: place.step,
+        attempt: place.attempt,
+        message: turn.message.unwrap_or_default(),
+        model: turn.model,
+        selection: turn.selection,
+        usage: turn.usage.unwrap_or_default(),
+        finish_reason,
+        translation_warnings: turn.translation_warnings,
+        failed_attempts: turn.failed_attempts,
+    }
+}
+
+/// What a generation that gave no usage report settles at: its counted input and the output that was seen, one token a
+/// byte at the most.
+fn spent(reservation: Amounts, price: ReservationPrice, written: i64) -> Usage {
+    let output_tokens = written.min(reservation.output_tokens);
+    let cost = i128::from(reservation.input_tokens) * i128::from(price.input_per_million)
+        + i128::from(output_tokens) * i128::from(price.output_per_million);
+    Usage {
+        input_tokens: reservation.input_tokens,
+        output_tokens,
+        cost_nano_usd: i64::try_from((cost + 999_999) / 1_000_000).unwrap_or(i64::MAX),
+        estimated: true,
+        ..Usage::default()
+    }
+}
+
+/// A refusal as the machine knows it. What never reached a provider costs nothing.
+fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
+    let (retry, usage) = match refusal.reason.as_str() {
+        "PEER_UNAVAILABLE" | "DRAINING" => (Retry::WhenBack, Usage::default()),
+        "PROVIDER_UNAVAILABLE" | "PROVIDER_RATE_LIMITED" => (Retry::Bounded, Usage::default()),
+        "PROVIDER_BROKEN" | "DEADLINE_EXCEEDED" => (Retry::Bounded, spent),
+        _ if refusal.transient => (Retry::Bounded, spent),
+        _ => (Retry::Never, Usage::default()),
+    };
+    Input::GenerationFailed {
+        step: place.step,
+        attempt: place.attempt,
+        reason: refusal.reason.clone(),
+        retry,
+        usage: Some(usage),
+    }
+}

@@ -1,0 +1,147 @@
+//! Requests into what the domain asks for; every violation is reported at once.
+
+use mar_proto::session::{
+    Concurrency, RunTaskRequest, Session, StartRunRequest, StartSessionRequest, Task, UpdateSessionRequest,
+    WatchRunRequest,
+};
+use mar_runtime::auth::Caller;
+use mar_runtime::violations::Violations;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::runs::{Admit, Follow, Limits};
+use crate::sessions::Change;
+use crate::store::RequestKey;
+
+mod session;
+
+const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
+const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";
+const START_RUN: &str = "/agentruntime.session.v1.SessionService/StartRun";
+const RUN_TASK: &str = "/agentruntime.session.v1.SessionService/RunTask";
+
+/// A session to start.
+pub fn start_session(caller: &Caller, request: StartSessionRequest) -> Result<(RequestKey, Session), Violations> {
+    let mut found = Violations::new();
+    let key = request_key(caller, START_SESSION, &request.request_id, &request, &mut found);
+    let wish = request.session.unwrap_or_default();
+    found.within("session", |found| session::check(&wish, found));
+    found.into_result((key, wish))
+}
+
+/// A session to change.
+pub fn update_session(caller: &Caller, request: UpdateSessionRequest) -> Result<Change, Violations> {
+    let mut found = Violations::new();
+    let key = request_key(caller, UPDATE_SESSION, &request.request_id, &request, &mut found);
+    let session = request.session.unwrap_or_default();
+    let id = parse_session("session.name", &session.name, &mut found).unwrap_or_default();
+    found.within("session", |found| session::check(&session, found));
+    let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+    found.require(!paths.is_empty(), "update_mask", "must name what changes");
+    for (index, path) in paths.iter().enumerate() {
+        let known = matches!(path.as_str(), "purpose" | "labels" | "idle_timeout" | "budget");
+        found.item("update_mask.paths", index, |found| {
+            found.require(known, "", "must be `purpose`, `labels`, `idle_timeout` or `budget`").is_empty()
+        });
+    }
+    let etag = Some(session.etag.as_str()).filter(|etag| !etag.is_empty());
+    let version = etag.and_then(|etag| found.take("session.etag", etag.parse::<i64>().map_err(|_| "is not an etag")));
+    found.into_result(Change { key, id, session, paths, version })
+}
+
+/// A run to start.
+pub fn start_run(caller: &Caller, request: StartRunRequest, limits: &Limits) -> Result<Admit, Violations> {
+    let mut found = Violations::new();
+    let key = request_key(caller, START_RUN, &request.request_id, &request, &mut found);
+    admit(key, &request.session, request.task, request.concurrency, limits, found)
+}
+
+/// A run to start and follow.
+pub fn run_task(caller: &Caller, request: RunTaskRequest, limits: &Limits) -> Result<Admit, Violations> {
+    let mut found = Violations::new();
+    let key = request_key(caller, RUN_TASK, &request.request_id, &request, &mut found);
+    admit(key, &request.session, request.task, request.concurrency, limits, found)
+}
+
+fn admit(
+    key: RequestKey,
+    session: &str,
+    task: Option<Task>,
+    concurrency: i32,
+    limits: &Limits,
+    mut found: Violations,
+) -> Result<Admit, Violations> {
+    let session = parse_session("session", session, &mut found).unwrap_or_default();
+    found.require(task.is_some(), "task", "must be given");
+    let mut task = task.unwrap_or_default();
+    let limits = found.within("task", |found| {
+        mar_task::check(&task, found);
+        found.within("halting", |found| limits.complete(task.halting.as_ref(), found))
+    });
+    mar_task::complete(&mut task);
+    let concurrency = found.take("concurrency", Concurrency::try_from(concurrency).map_err(|_| "must be SERIAL or PARALLEL"));
+    let parallel = concurrency == Some(Concurrency::Parallel);
+    found.into_result(Admit { key, session, task, limits, parallel })
+}
+
+/// A run to follow.
+pub fn watch_run(caller: &Caller, request: WatchRunRequest) -> Result<Follow, Violations> {
+    let mut found = Violations::new();
+    let (session, run) = parse_run("name", &request.name, &mut found).unwrap_or_default();
+    found.require(request.from_seq >= 0, "from_seq", "must be 0 or more");
+    let deltas = !request.without_deltas;
+    found.into_result(Follow { tenant: caller.tenant.clone(), session, run, from_seq: request.from_seq, deltas })
+}
+
+/// A `request_id` in its scope, with the digest of the body. The digest leaves the id itself in: it is the same whenever the
+/// ids are.
+fn request_key<T: prost::Message>(
+    caller: &Caller,
+    method: &'static str,
+    request_id: &str,
+    request: &T,
+    found: &mut Violations,
+) -> RequestKey {
+    let fits = (1..=128).contains(&request_id.len()) && request_id.bytes().all(|byte| byte.is_ascii_graphic());
+    found.require(fits, "request_id", "must be 1 to 128 printable ASCII characters");
+    RequestKey {
+        principal: caller.principal.clone(),
+        method,
+        request_id: request_id.to_owned(),
+        digest: Sha256::digest(request.encode_to_vec()).into(),
+    }
+}
+
+/// `sessions/{session}`
+pub fn parse_session(field: &str, name: &str, found: &mut Violations) -> Option<Uuid> {
+    let id = name.strip_prefix("sessions/").and_then(parse_id);
+    found.require(id.is_some(), field, "must be `sessions/{session}`");
+    id
+}
+
+/// `sessions/{session}/runs/{run}`
+pub fn parse_run(field: &str, name: &str, found: &mut Violations) -> Option<(Uuid, Uuid)> {
+    let parts = name.strip_prefix("sessions/").and_then(|rest| rest.split_once("/runs/"));
+    let ids = parts.and_then(|(session, run)| Some((parse_id(session)?, parse_id(run)?)));
+    found.require(ids.is_some(), field, "must be `sessions/{session}/runs/{run}`");
+    ids
+}
+
+/// Only the form that we write ourselves, so that a name is one string.
+fn parse_id(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|id| id.to_string() == text)
+}
+
+/// A session's name alone.
+pub fn session_of(field: &str, name: &str) -> Result<Uuid, Violations> {
+    let mut found = Violations::new();
+    let id = parse_session(field, name, &mut found).unwrap_or_default();
+    found.into_result(id)
+}
+
+/// A run's name alone.
+pub fn run_of(field: &str, name: &str) -> Result<(Uuid, Uuid), Violations> {
+    let mut found = Violations::new();
+    let ids = parse_run(field, name, &mut found).unwrap_or_default();
+    found.into_result(ids)
+}

@@ -1,0 +1,98 @@
+//! Pages of lists.
+
+use mar_proto::session::{ListEventsRequest, ListRunsRequest, ListSessionsRequest, RunState, SessionState};
+use mar_runtime::auth::Caller;
+use mar_runtime::page::{self, Scope};
+use mar_runtime::violations::Violations;
+use uuid::Uuid;
+
+use super::convert::{parse_run, parse_session};
+use crate::store::Page;
+
+/// A page of a list that is ordered by id.
+pub struct Listing {
+    scope: Scope,
+    before: Option<Uuid>,
+    state: Option<i16>,
+    size: usize,
+}
+
+impl Listing {
+    fn new(method: &str, tenant: &str, filter: &[&str], size: i32, token: &str, found: &mut Violations) -> Self {
+        let scope = Scope::new(tenant, method, filter);
+        let size = page::size(size, found);
+        let before = if token.is_empty() { None } else { page::decode::<Uuid>(token, &scope, found) };
+        Self { scope, before, state: None, size }
+    }
+
+    /// What the store is asked for: one more than is shown, to know whether there is more.
+    pub fn page(&self) -> Page {
+        Page { before: self.before, state: self.state, limit: i64::try_from(self.size).unwrap_or(i64::MAX - 1) + 1 }
+    }
+
+    /// The rows of this page, and the token of the next.
+    pub fn cut<T>(&self, mut rows: Vec<(Uuid, T)>) -> (Vec<T>, String) {
+        let more = rows.len() > self.size;
+        rows.truncate(self.size);
+        let token = rows.last().filter(|_| more).map(|(id, _)| page::encode(id, &self.scope)).unwrap_or_default();
+        (rows.into_iter().map(|(_, row)| row).collect(), token)
+    }
+}
+
+/// A page of a run's events.
+pub struct EventListing {
+    scope: Scope,
+    /// First event.
+    pub from_seq: i64,
+    /// At most so many.
+    pub size: usize,
+    /// Whether stored bytes are shown.
+    pub include_leaf: bool,
+}
+
+impl EventListing {
+    /// The token of a page that begins with this event.
+    pub fn token(&self, seq: i64) -> String {
+        page::encode(&seq, &self.scope)
+    }
+}
+
+/// A page of sessions.
+pub fn sessions(caller: &Caller, request: &ListSessionsRequest) -> Result<Listing, Violations> {
+    let mut found = Violations::new();
+    let filter = request.state.to_string();
+    let mut listing =
+        Listing::new("ListSessions", &caller.tenant, &[&filter], request.page_size, &request.page_token, &mut found);
+    found.require(SessionState::try_from(request.state).is_ok(), "state", "must be a session state");
+    listing.state = i16::try_from(request.state).ok().filter(|state| *state != 0);
+    found.into_result(listing)
+}
+
+/// A page of runs: of one session, or of all.
+pub fn runs(caller: &Caller, request: &ListRunsRequest) -> Result<(Option<Uuid>, Listing), Violations> {
+    let mut found = Violations::new();
+    let session = match request.parent.as_str() {
+        "sessions/-" => None,
+        parent => parse_session("parent", parent, &mut found),
+    };
+    let state = request.state.to_string();
+    let filter = [request.parent.as_str(), &state];
+    let mut listing =
+        Listing::new("ListRuns", &caller.tenant, &filter, request.page_size, &request.page_token, &mut found);
+    found.require(RunState::try_from(request.state).is_ok(), "state", "must be a run state");
+    listing.state = i16::try_from(request.state).ok().filter(|state| *state != 0);
+    found.into_result((session, listing))
+}
+
+/// A page of events.
+pub fn events(caller: &Caller, request: &ListEventsRequest) -> Result<(Uuid, Uuid, EventListing), Violations> {
+    let mut found = Violations::new();
+    let (session, run) = parse_run("parent", &request.parent, &mut found).unwrap_or_default();
+    let scope = Scope::new(&caller.tenant, "ListEvents", &[&request.parent]);
+    let size = page::size(request.page_size, &mut found);
+    let token = &request.page_token;
+    let from_seq = if token.is_empty() { None } else { page::decode::<i64>(token, &scope, &mut found) };
+    let listing =
+        EventListing { scope, from_seq: from_seq.unwrap_or(0), size, include_leaf: request.include_leaf };
+    found.into_result((session, run, listing))
+}

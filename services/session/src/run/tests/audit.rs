@@ -1,0 +1,336 @@
+//! What must hold of any run, kept by a reader of events who does not trust the machine's own state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mar_proto::session::{RunState, ToolOutcome, event_leaf::Body};
+use mar_proto::types::{HaltReason, Message, Usage, part::Content};
+use time::{Duration, OffsetDateTime};
+
+use crate::counters::{Amounts, Verdict};
+use crate::run::{
+    Charge, Counted, Decision, Effect, Event, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, State, Timed,
+};
+
+/// An open or closed call, as its events tell.
+#[derive(Debug, Default)]
+pub struct CallRecord {
+    pub keys: BTreeSet<String>,
+    pub attempts: i64,
+    pub idempotent: bool,
+    pub returned: bool,
+}
+
+/// A reader of a run's events.
+#[derive(Debug, Default)]
+pub struct Audit {
+    pub limits: Amounts,
+    pub used: Amounts,
+    pub reserved: Amounts,
+    pub overshoot: Amounts,
+    pub generation: Option<(i64, i64, Amounts)>,
+    pub calls: BTreeMap<String, CallRecord>,
+    /// Calls of the turn in hand that have no result yet.
+    pub owed: BTreeSet<String>,
+    pub turns: BTreeSet<i64>,
+    pub last_step: i64,
+    pub last_attempt: i64,
+    pub reached: BTreeMap<i64, i64>,
+    pub rejections: i64,
+    pub repairs: i64,
+    pub passages: BTreeSet<String>,
+    pub running_since: Option<OffsetDateTime>,
+    pub active: Duration,
+    pub sealed: bool,
+    pub waiting: bool,
+    pub stopped: bool,
+    pub ended: bool,
+    pub seals: usize,
+}
+
+pub fn spent(usage: &Usage) -> Amounts {
+    Amounts {
+        input_tokens: usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
+        output_tokens: usage.output_tokens + usage.reasoning_tokens,
+        cost_nano_usd: usage.cost_nano_usd,
+        ..Amounts::default()
+    }
+}
+
+impl Audit {
+    pub fn new(state: &State) -> Self {
+        Self { limits: state.limit_amounts(), ..Self::default() }
+    }
+
+    /// A decision before its commit: effects against intents, and both against the counters.
+    pub fn decision(&mut self, before: &State, inputs: &[Timed], charge: Charge, counted: Counted, decision: &Decision) {
+        let Decision { events, effects } = decision;
+        self.stops(before, decision);
+        let (mut begun, mut repeated, mut settled) = (Amounts::default(), Amounts::default(), Amounts::default());
+        let mut wanted = Vec::new();
+        let mut open = before.generation.clone();
+        for event in events {
+            match &event.body {
+                Body::GenerationStarted(started) => {
+                    let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap();
+                    begun = begun + reservation;
+                    wanted.push(Effect::Generate { step: started.step, attempt: started.attempt });
+                }
+                Body::ToolIntent(intent) => {
+                    let count = if intent.attempt == 1 { &mut begun } else { &mut repeated };
+                    count.tool_calls += 1;
+                    wanted.push(Effect::Invoke { call_id: intent.call_id.clone(), attempt: intent.attempt });
+                }
+                Body::TurnCommitted(mar_proto::session::TurnCommitted { usage, .. })
+                | Body::GenerationFailed(mar_proto::session::GenerationFailed { usage, .. }) => {
+                    let reservation = open.take().expect("only an open generation closes").reservation;
+                    let reserved = Amounts { steps: 0, ..reservation };
+                    settled = settled + (spent(&usage.unwrap()) - reserved);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(settled, charge.settle, "the counters settle what the events settle");
+        let granted = matches!(counted, Counted::Answer(answer) if answer.verdict == Verdict::Granted);
+        let expected = if granted { charge.reserve } else { Amounts::default() };
+        assert_eq!(begun, expected, "what is begun is what was granted: {events:?}");
+        let issued: Vec<Effect> = effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Generate { .. } | Effect::Invoke { .. }))
+            .cloned()
+            .collect();
+        if events.iter().any(|event| matches!(event.body, Body::StopRequested(_) | Body::RunEnded(_))) {
+            assert!(issued.is_empty(), "effects beside a stop: {effects:?}");
+        } else {
+            assert_eq!(issued, wanted, "effects are the intents of the same commit");
+        }
+        let seq = matches!(counted, Counted::Answer(_)).then_some(before.next_seq);
+        assert!(events.iter().all(|event| event.counted_seq == seq));
+        if !charge.is_zero() {
+            assert!(!events.is_empty() || !matches!(counted, Counted::Answer(_)), "counted for nothing");
+        }
+        self.closed_inputs_change_nothing(before, inputs, charge, decision);
+        self.takeover(before, inputs, decision);
+    }
+
+    fn stops(&mut self, before: &State, decision: &Decision) {
+        let harmless = decision.effects.iter().all(|effect| matches!(effect, Effect::Stop | Effect::Seal));
+        let ends = decision.events.iter().position(|event| matches!(event.body, Body::RunEnded(_)));
+        let seals = decision.effects.iter().filter(|effect| **effect == Effect::Seal).count();
+        assert_eq!(seals, usize::from(ends.is_some()), "a seal with the end, once");
+        self.seals += seals;
+        if let Some(at) = ends {
+            assert_eq!(at, decision.events.len() - 1, "the end is last");
+        }
+        if before.ended() {
+            assert!(decision.events.is_empty() && decision.effects.is_empty(), "something after the end");
+        }
+        if before.stop.is_some() || ends.is_some() {
+            assert!(harmless, "effects after a stop: {:?}", decision.effects);
+        }
+        let requested = decision.events.iter().any(|event| matches!(event.body, Body::StopRequested(_)));
+        assert_eq!(decision.effects.contains(&Effect::Stop), requested, "a stop signals what is in flight, once");
+    }
+
+    fn closed_inputs_change_nothing(&self, before: &State, inputs: &[Timed], charge: Charge, decision: &Decision) {
+        let quiet = inputs.iter().all(|timed| {
+            closed(before, &timed.input) && before.wake_at().is_none_or(|wake| timed.at < wake)
+        });
+        if quiet && !matches!(before.phase, Phase::Waiting(_)) {
+            assert!(decision.events.is_empty() && decision.effects.is_empty(), "{inputs:?} changed a thing");
+            assert!(charge.is_zero());
+        }
+    }
+
+    /// After a takeover nothing of the predecessor is left open.
+    fn takeover(&self, before: &State, inputs: &[Timed], decision: &Decision) {
+        let claims = inputs.iter().any(|timed| matches!(timed.input, Input::Claimed { epoch, .. } if epoch > before.epoch));
+        if !claims || before.ended() || inputs.len() > 1 {
+            return;
+        }
+        if let Some(generation) = &before.generation {
+            let lost = decision.events.iter().find_map(|event| match &event.body {
+                Body::GenerationFailed(failed) => Some(failed),
+                _ => None,
+            });
+            let lost = lost.expect("an open generation is lost with its owner");
+            assert_eq!((lost.step, lost.attempt), (generation.step, generation.attempt));
+            let usage = lost.usage.unwrap();
+            assert!(lost.reason == "LOST" && usage.estimated);
+            assert_eq!(spent(&usage), Amounts { steps: 0, ..generation.reservation }, "lost is settled in full");
+        }
+        for call in before.open_calls() {
+            let idempotent = call.definition.as_ref().is_some_and(|tool| tool.idempotent);
+            let unknown = decision.events.iter().any(|event| {
+                matches!(&event.body, Body::ToolReturned(back) if back.call_id == call.call_id
+                    && back.outcome() == ToolOutcome::Unknown)
+            });
+            let again = decision.events.iter().any(|event| {
+                matches!(&event.body, Body::ToolIntent(intent) if intent.call_id == call.call_id)
+            });
+            assert!(unknown != again, "a doubtful call is repeated or told to be unknown");
+            assert!(unknown || idempotent, "a call that may not be repeated was");
+        }
+    }
+
+    /// A committed event, with the state after it.
+    pub fn event(&mut self, event: &Event, state: &State) {
+        assert!(!self.ended, "an event after the end");
+        match &event.body {
+            Body::RunAdmitted(_) => panic!("admitted twice"),
+            Body::RunClaimed(_) | Body::CountersRebuilt(_) => {}
+            Body::AgentSealed(_) => {
+                assert!(!std::mem::replace(&mut self.sealed, true), "sealed twice");
+                self.running_since = Some(event.time);
+            }
+            Body::GenerationStarted(started) => {
+                self.starts(started, state);
+                well_formed(&state.transcript);
+            }
+            Body::TurnCommitted(turn) => {
+                assert!(self.turns.insert(turn.step), "step {} has two turns", turn.step);
+                self.settles(turn.step, turn.attempt, &turn.usage.unwrap());
+                let message = event.content.turn.as_ref().unwrap();
+                self.owed = calls_of(message).map(str::to_owned).collect();
+                assert_eq!(i64::try_from(self.owed.len()).unwrap(), turn.tool_calls);
+            }
+            Body::GenerationFailed(failed) => {
+                self.settles(failed.step, failed.attempt, &failed.usage.unwrap());
+                if !matches!(failed.reason.as_str(), "PEER_UNAVAILABLE" | "CANCELLED") {
+                    let reached = self.reached.entry(failed.step).or_default();
+                    *reached += 1;
+                    assert!(*reached <= MAX_ATTEMPTS, "too many tries");
+                    assert!(!(failed.retried && *reached == MAX_ATTEMPTS));
+                }
+            }
+            Body::ToolIntent(intent) => {
+                assert!(!self.stopped && self.sealed && !self.waiting && self.generation.is_none());
+                assert!(self.owed.contains(&intent.call_id), "nobody asks for {}", intent.call_id);
+                let call = self.calls.entry(intent.call_id.clone()).or_default();
+                assert!(!call.returned, "a returned call was issued again");
+                call.attempts += 1;
+                call.idempotent = intent.idempotent;
+                call.keys.insert(intent.idempotency_key.clone());
+                assert_eq!(intent.attempt, call.attempts);
+                assert_eq!(call.keys.len(), 1, "another key for the same call");
+                assert!(call.attempts <= if call.idempotent { MAX_CALL_ATTEMPTS } else { 1 });
+                self.used.tool_calls += i64::from(intent.attempt == 1);
+            }
+            Body::ToolReturned(back) => {
+                assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
+                self.calls.entry(back.call_id.clone()).or_default().returned = true;
+                let result = event.content.tool_result.as_ref().unwrap();
+                self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
+            }
+            Body::AnswerRejected(rejected) => {
+                self.rejections += 1;
+                assert!(rejected.problems > 0 && self.rejections <= 2);
+            }
+            Body::RunWaiting(_) => {
+                assert!(!self.stopped && self.generation.is_none() && state.open_calls().next().is_none());
+                self.waiting = self.sealed;
+                self.pause(event.time);
+            }
+            Body::RunResumed(_) => {
+                assert!(std::mem::take(&mut self.waiting), "resumed without waiting");
+                self.running_since = Some(event.time);
+            }
+            Body::StopRequested(stop) => {
+                assert!(!std::mem::replace(&mut self.stopped, true), "stopped twice");
+                let waited = stop.halt_reason() == HaltReason::CountersUnavailable;
+                assert!(!waited || (self.waiting && event.time >= state.expires_at));
+                assert_eq!(stop.outcome() == RunState::Halted, stop.halt_reason != 0);
+            }
+            Body::RunEnded(ended) => {
+                self.ended = true;
+                self.pause(event.time);
+                self.end(ended, event, state);
+            }
+        }
+    }
+
+    fn pause(&mut self, at: OffsetDateTime) {
+        let ran = self.running_since.take().map_or(Duration::ZERO, |since| at - since);
+        self.active += ran.max(Duration::ZERO);
+    }
+
+    fn starts(&mut self, started: &mar_proto::session::GenerationStarted, state: &State) {
+        assert!(!self.stopped && self.sealed && !self.waiting, "a generation out of turn");
+        assert!(self.generation.is_none() && self.owed.is_empty(), "something is open");
+        let next = if started.attempt == 1 { self.last_step + 1 } else { self.last_step };
+        assert_eq!(started.step, next);
+        assert_eq!(started.attempt, if started.attempt == 1 { 1 } else { self.last_attempt + 1 });
+        assert!(!self.turns.contains(&started.step), "a step that has its turn is tried again");
+        (self.last_step, self.last_attempt) = (started.step, started.attempt);
+        if started.repair && started.attempt == 1 {
+            self.repairs += 1;
+            assert!(self.repairs <= 1 && self.rejections == 1);
+        }
+        let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap();
+        assert_eq!(reservation.steps, i64::from(started.attempt == 1));
+        assert_eq!(reservation.output_tokens, state.max_output_tokens);
+        self.used = self.used + reservation;
+        self.reserved = reservation;
+        self.generation = Some((started.step, started.attempt, reservation));
+        let left = started.left.as_ref().map(Amounts::of_reservation).unwrap();
+        assert_eq!(left, (self.limits - self.used).max(Amounts::default()));
+    }
+
+    fn settles(&mut self, step: i64, attempt: i64, usage: &Usage) {
+        let (open_step, open_attempt, reservation) = self.generation.take().expect("nothing to settle");
+        assert_eq!((step, attempt), (open_step, open_attempt));
+        let difference = spent(usage) - Amounts { steps: 0, ..reservation };
+        self.used = self.used + difference;
+        self.overshoot = self.overshoot + difference.max(Amounts::default());
+        self.reserved = Amounts::default();
+    }
+}
+
+/// Whether what the input is about is closed already.
+fn closed(state: &State, input: &Input) -> bool {
+    let generation = |step: i64, attempt: i64| {
+        state.generation.as_ref().is_some_and(|open| (open.step, open.attempt) == (step, attempt))
+    };
+    let awaits_agent = matches!(state.phase, Phase::Pending(_)) && state.agent.is_none() && state.stop.is_none();
+    state.ended()
+        || !match input {
+            Input::Begin | Input::Synthesised(_) | Input::SynthesisFailed { .. } => awaits_agent,
+            Input::SynthesisDelayed { .. } => awaits_agent && state.phase == Phase::Pending(None),
+            Input::Claimed { epoch, .. } => *epoch > state.epoch,
+            Input::Turn(turn) => generation(turn.step, turn.attempt),
+            Input::GenerationFailed { step, attempt, .. } => generation(*step, *attempt),
+            Input::Returned(back) => state.open_calls().any(|call| {
+                call.call_id == back.call_id && call.state == (crate::run::CallState::Open { attempt: back.attempt })
+            }),
+            Input::Cancel { .. } => state.stop.is_none(),
+            Input::Timer => false,
+        }
+}
+
+/// The calls that a turn asks for, in order.
+fn calls_of(message: &Message) -> impl Iterator<Item = &str> {
+    message.parts.iter().filter_map(|part| match &part.content {
+        Some(Content::ToolCall(call)) => Some(call.call_id.as_str()),
+        _ => None,
+    })
+}
+
+/// What any provider accepts: each asked call answered once, in order, right after its turn; no empty messages; the last
+/// word not the model's.
+pub fn well_formed(transcript: &[std::sync::Arc<Message>]) {
+    use mar_proto::types::Role;
+    for (at, message) in transcript.iter().enumerate() {
+        assert!(!message.parts.is_empty(), "message {at} is empty");
+        let asked: Vec<&str> = calls_of(message).collect();
+        let given: Vec<&str> = transcript
+            .get(at + 1)
+            .into_iter()
+            .flat_map(|next| &next.parts)
+            .filter_map(|part| match &part.content {
+                Some(Content::ToolResult(result)) => Some(result.call_id.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(asked, given, "calls and results differ after message {at}");
+    }
+    assert_ne!(transcript.last().unwrap().role(), Role::Assistant, "the model has the last word already");
+}

@@ -1,0 +1,74 @@
+//! The machine's own state against what its events say, and how a run may end.
+
+use mar_proto::session::{RunEnded, RunState};
+use mar_proto::types::HaltReason;
+
+use super::audit::{Audit, spent};
+use crate::counters::Amounts;
+use crate::run::{Ending, Event, Phase, State};
+
+impl Audit {
+    /// After each transition.
+    pub fn state(&self, state: &State) {
+        assert_eq!(state.used, self.used);
+        assert_eq!(state.reserved, self.reserved);
+        assert_eq!(state.overshoot, self.overshoot);
+        let settled = spent(&state.usage);
+        let counted = Amounts { steps: state.used.steps, tool_calls: state.used.tool_calls, ..settled };
+        assert_eq!(counted + Amounts { steps: 0, ..state.reserved }, state.used, "used is settled plus reserved");
+        assert!(state.used.steps <= self.limits.steps && state.used.tool_calls <= self.limits.tool_calls);
+        let bound = self.limits + self.overshoot;
+        assert_eq!(state.used.max(bound), bound, "a limit was exceeded by more than calls used beyond their reservation");
+        assert_eq!(state.active, self.active);
+        assert_eq!(state.running_since, self.running_since);
+        self.phase(state);
+        let opened = self.calls.values().filter(|call| call.attempts > 0 && !call.returned).count();
+        assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { opened });
+        assert_eq!(state.generation.is_some(), self.generation.is_some());
+    }
+
+    fn phase(&self, state: &State) {
+        match state.phase {
+            Phase::Pending(_) => assert!(!self.sealed && !state.in_flight()),
+            Phase::Running => assert!(self.sealed && !self.waiting && !self.ended),
+            Phase::Waiting(_) => assert!(self.waiting && !state.in_flight()),
+            Phase::Ended(_) => assert!(self.ended && !state.in_flight() && self.seals == 1),
+        }
+        let moving = state.in_flight() || state.retry.is_some() || state.stop.is_some();
+        assert!(state.phase != Phase::Running || moving, "a running run that nothing moves");
+        assert_eq!(state.wake_at().is_none(), state.ended());
+        if state.in_flight() && state.stop.is_none() {
+            let wake = state.wake_at().unwrap();
+            let limits = [Some(state.expires_at), state.active_deadline()];
+            assert!(limits.contains(&Some(wake)), "a run with something in flight only waits for its limits of time");
+        }
+    }
+
+    /// The last event.
+    pub fn end(&self, ended: &RunEnded, event: &Event, state: &State) {
+        let totals = ended.totals.as_ref().unwrap();
+        assert_eq!((totals.steps, totals.tool_calls), (self.used.steps, self.used.tool_calls));
+        assert_eq!(totals, &state.totals(event.time), "totals are those of the end");
+        assert_eq!(ended.halt_reason() != HaltReason::Unspecified, ended.state() == RunState::Halted);
+        match (ended.state(), state.ending.as_ref().unwrap()) {
+            (RunState::Succeeded, Ending::Answered(answer)) => {
+                assert!(!self.stopped && ended.failure.is_none() && !answer.parts.is_empty());
+                let cited = answer.citations.iter().map(|citation| &citation.passage.as_ref().unwrap().passage_id);
+                assert!(cited.into_iter().all(|id| self.passages.contains(id)), "a citation of nothing received");
+                let sealed = state.agent.as_ref().unwrap().descriptor.as_ref().unwrap();
+                let schema = mar_descriptor::Descriptor::parse(&sealed.canonical).unwrap().prompt.output_schema;
+                assert_eq!(schema.is_some(), !answer.json.is_empty());
+                if schema.is_some() {
+                    let value: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+                    assert!(value["answer"].is_string(), "an answer without its form");
+                }
+            }
+            (RunState::Halted, Ending::Halted(reason)) => assert_eq!(*reason, ended.halt_reason()),
+            (RunState::Cancelled, Ending::Failed(failure)) => {
+                assert!(self.stopped && failure.reason == "CANCELLED_BY_CALLER");
+            }
+            (RunState::Failed | RunState::Denied, Ending::Failed(failure)) => assert!(!failure.reason.is_empty()),
+            (state, ending) => panic!("{state:?} with {ending:?}"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Tasks, agents, turns and results.
+
+use mar_descriptor::{Descriptor, ModelRole, Sampling};
+use mar_proto::session::{Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, event_leaf::Body};
+use mar_proto::types::{
+    HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage,
+    part::Content,
+};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::log::stamp;
+use crate::run::{CallReturn, Event, FinishedTurn, Input, error_result};
+
+pub const RUN: Uuid = Uuid::from_u128(7);
+pub const SESSION: Uuid = Uuid::from_u128(8);
+pub const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+/// May be repeated.
+pub const SEARCH: &str = "tools/docs.search";
+/// May not.
+pub const SEND: &str = "tools/mail.send";
+/// Output tokens of one generation.
+pub const MAX_OUTPUT: i64 = 100;
+
+const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"},"citations":{"type":"array"}}}"#;
+
+/// Limits that stop nothing in a short run.
+pub fn roomy() -> HaltingPolicy {
+    HaltingPolicy {
+        max_steps: Some(16),
+        max_tool_calls: Some(64),
+        max_active_time: Some(seconds(60)),
+        expire_after: Some(seconds(600)),
+        max_depth: Some(0),
+        max_input_tokens: Some(10_000_000),
+        max_output_tokens: Some(1_000_000),
+        max_cost_nano_usd: Some(1_000_000_000_000),
+        on_budget: OnBudget::Halt.into(),
+    }
+}
+
+pub fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+pub fn admitted(limits: HaltingPolicy) -> Event {
+    let life = Duration::seconds(limits.expire_after.as_ref().map_or(0, |after| after.seconds));
+    let body = RunAdmitted {
+        session: format!("sessions/{SESSION}"),
+        task_type: "answer".to_owned(),
+        environment: "dev".to_owned(),
+        limits: Some(limits),
+        expire_time: Some(stamp(START + life)),
+        history_through: String::new(),
+    };
+    let content =
+        EventContent { task: Some(Task::default()), principal: "user:ada".to_owned(), ..EventContent::default() };
+    Event { time: START, body: Body::RunAdmitted(body), content, counted_seq: None }
+}
+
+/// What an answer of the agent has to look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Prose,
+    Schema,
+}
+
+pub fn agent(form: Form) -> Agent {
+    let mut descriptor = Descriptor::default();
+    let sampling = Sampling { max_output_tokens: MAX_OUTPUT, ..Sampling::default() };
+    descriptor.model.roles.insert("reason".to_owned(), ModelRole { sampling, ..ModelRole::default() });
+    descriptor.prompt.output_schema = (form == Form::Schema).then(|| SCHEMA.to_owned());
+    let sealed = SealedDescriptor {
+        hash: descriptor.hash().unwrap().to_string(),
+        canonical: descriptor.canonical().unwrap().into(),
+        signatures: Vec::new(),
+    };
+    Agent {
+        descriptor: Some(sealed),
+        prompt: vec![message(Role::System, [text("be brief")]), message(Role::User, [text("what is it?")])],
+        tools: vec![tool(SEARCH, true), tool(SEND, false)],
+        price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
+    }
+}
+
+fn tool(name: &str, idempotent: bool) -> ToolDefinition {
+    ToolDefinition {
+        name: name.to_owned(),
+        alias: name.replace(['/', '.'], "_"),
+        description: "a tool".to_owned(),
+        input_schema_json: r#"{"type":"object"}"#.to_owned(),
+        definition_hash: format!("sha256:{name}"),
+        idempotent,
+        ..ToolDefinition::default()
+    }
+}
+
+pub fn message(role: Role, parts: impl IntoIterator<Item = Part>) -> Message {
+    Message { role: role.into(), parts: parts.into_iter().collect() }
+}
+
+pub fn text(text: &str) -> Part {
+    Part { content: Some(Content::Text(text.to_owned())), ..Part::default() }
+}
+
+/// A part that asks for a tool.
+pub fn ask(tool: &str, provider_call_id: &str) -> Part {
+    let call = ToolCall {
+        provider_call_id: provider_call_id.to_owned(),
+        tool: tool.to_owned(),
+        arguments_json: format!(r#"{{"q":"{provider_call_id}"}}"#),
+        ..ToolCall::default()
+    };
+    Part { content: Some(Content::ToolCall(call)), ..Part::default() }
+}
+
+/// An answer in the schema's form that cites these passages.
+pub fn cited_answer(passages: &[&str]) -> String {
+    let citations: Vec<_> = passages.iter().map(|id| serde_json::json!({"passage_id": id, "quote": "q"})).collect();
+    serde_json::json!({"answer": "42", "citations": citations}).to_string()
+}
+
+pub fn usage(input_tokens: i64, output_tokens: i64) -> Usage {
+    Usage { input_tokens, output_tokens, cost_nano_usd: input_tokens * 3_000 + output_tokens * 15_000, ..Usage::default() }
+}
+
+pub fn finished(step: i64, attempt: i64, parts: Vec<Part>, usage: Usage) -> FinishedTurn {
+    FinishedTurn {
+        step,
+        attempt,
+        message: message(Role::Assistant, parts),
+        model: "models/m".to_owned(),
+        selection: "cheapest".to_owned(),
+        usage,
+        finish_reason: FinishReason::Stop,
+        translation_warnings: Vec::new(),
+        failed_attempts: Vec::new(),
+    }
+}
+
+/// A turn that used 50 and 10 tokens.
+pub fn turn(step: i64, attempt: i64, parts: Vec<Part>) -> Input {
+    Input::Turn(Box::new(finished(step, attempt, parts, usage(50, 10))))
+}
+
+pub fn call_id(step: i64, index: i64) -> String {
+    format!("{RUN}/{step}/{index}")
+}
+
+/// A call that came back with a passage where it is fine.
+pub fn returned(call_id: &str, attempt: i64, outcome: ToolOutcome, passage: &str) -> Input {
+    let result = if outcome == ToolOutcome::Ok {
+        let found = Passage { passage_id: passage.to_owned(), ..Passage::default() };
+        let passages = if passage.is_empty() { Vec::new() } else { vec![found] };
+        ToolResult { content: vec![Part { tainted: true, ..text("found") }], passages, ..ToolResult::default() }
+    } else {
+        error_result("it failed")
+    };
+    Input::Returned(Box::new(CallReturn {
+        call_id: call_id.to_owned(),
+        attempt,
+        outcome,
+        reason: if outcome == ToolOutcome::Ok { String::new() } else { "UPSTREAM_FAILED".to_owned() },
+        result,
+        decision_json: r#"{"verdict":"allow"}"#.to_owned(),
+        policy_hashes: vec!["sha256:p".to_owned()],
+        size_bytes: 5,
+        duration_ms: 1,
+    }))
+}
+
+/// One word for an event, for sequences that are read.
+pub fn word(event: &Event) -> String {
+    match &event.body {
+        Body::RunAdmitted(_) => "Admitted".to_owned(),
+        Body::RunClaimed(claimed) => format!("Claimed({})", claimed.epoch),
+        Body::AgentSealed(_) => "Sealed".to_owned(),
+        Body::GenerationStarted(started) => format!("Started({}.{})", started.step, started.attempt),
+        Body::TurnCommitted(turn) => format!("Turn({}.{})", turn.step, turn.attempt),
+        Body::GenerationFailed(failed) => format!("Failed({}.{} {})", failed.step, failed.attempt, failed.reason),
+        Body::ToolIntent(intent) => format!("Intent({}.{})", place(&intent.call_id), intent.attempt),
+        Body::ToolReturned(back) => {
+            let outcome = back.outcome().as_str_name().trim_start_matches("TOOL_OUTCOME_");
+            format!("Returned({} {outcome})", place(&back.call_id))
+        }
+        Body::AnswerRejected(rejected) => format!("Rejected({})", rejected.problems),
+        Body::CountersRebuilt(rebuilt) => format!("Rebuilt({})", rebuilt.found_seq),
+        Body::RunWaiting(_) => "Waiting".to_owned(),
+        Body::RunResumed(_) => "Resumed".to_owned(),
+        Body::StopRequested(_) => "Stop".to_owned(),
+        Body::RunEnded(ended) => {
+            let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
+            let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");
+            let why = if ended.halt_reason == 0 {
+                ended.failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default()
+            } else {
+                reason.to_owned()
+            };
+            format!("Ended({state}{}{why})", if why.is_empty() { "" } else { " " })
+        }
+    }
+}
+
+/// `{step}/{index}` of a call id.
+fn place(call_id: &str) -> &str {
+    call_id.split_once('/').map_or(call_id, |(_, place)| place)
+}

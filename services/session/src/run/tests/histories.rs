@@ -1,0 +1,54 @@
+//! Random histories.
+
+use proptest::prelude::*;
+
+use super::world::World;
+
+/// Enough to reach every corner below with room, and quick enough for every run of the tests.
+const HISTORIES: u32 = 2_500;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(HISTORIES),
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_history_keeps_the_invariants(script in proptest::collection::vec(any::<u8>(), 0..160)) {
+        let mut world = World::new(script);
+        world.to_the_end();
+        prop_assert_eq!(&world.driver.folded(), &world.driver.state);
+        world.driver.replayed();
+    }
+}
+
+/// A suite that never reaches a corner proves nothing of it.
+#[test]
+fn histories_reach_every_corner() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let scripts = proptest::collection::vec(any::<u8>(), 40..160);
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..1_200 {
+        let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
+        world.to_the_end();
+        for event in &world.driver.events {
+            let word = super::fixture::word(event);
+            let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);
+            let corner = if kind == "Ended" { word.as_str() } else { kind };
+            *seen.entry(corner.to_owned()).or_default() += 1;
+        }
+    }
+    let corners = [
+        "Claimed", "Rebuilt", "Waiting", "Resumed", "Rejected", "Stop", "Failed", "Ended(SUCCEEDED)",
+        "Ended(HALTED MAX_STEPS)", "Ended(HALTED MAX_TOOL_CALLS)", "Ended(HALTED ACTIVE_TIME)", "Ended(HALTED EXPIRED)",
+        "Ended(HALTED INPUT_TOKENS)", "Ended(HALTED OUTPUT_TOKENS)", "Ended(HALTED COST)",
+        "Ended(HALTED COUNTERS_UNAVAILABLE)", "Ended(CANCELLED CANCELLED_BY_CALLER)", "Ended(FAILED ANSWER_INVALID)",
+        "Ended(FAILED LOST)", "Ended(FAILED PROVIDER_FAILED)", "Ended(DENIED POLICY_DENIED)",
+    ];
+    for corner in corners {
+        assert!(seen.contains_key(corner), "no history reached {corner}: {seen:#?}");
+    }
+}

@@ -1,0 +1,273 @@
+//! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
+//! happens next is rolled.
+
+use mar_proto::session::ToolOutcome;
+use mar_proto::types::{HaltingPolicy, Part, Usage};
+use time::{Duration, OffsetDateTime};
+
+use super::dice::Dice;
+use super::driver::{Driver, Mishap};
+use super::fixture::{self, Form, MAX_OUTPUT, SEARCH, SEND, START, ask, text};
+use crate::run::{Effect, Input, Retry, Timed, ripe};
+
+/// No history takes more transitions.
+const MOST_TRANSITIONS: usize = 2_000;
+
+pub struct World {
+    pub driver: Driver,
+    pub dice: Dice,
+    form: Form,
+    now: OffsetDateTime,
+    /// Issued and not answered yet.
+    flying: Vec<Effect>,
+    /// Handed over and not taken by a commit.
+    inbox: Vec<Timed>,
+    /// Every input that was ever handed over.
+    past: Vec<Input>,
+    mishap: Mishap,
+    epoch: i64,
+    transitions: usize,
+}
+
+impl World {
+    pub fn new(script: Vec<u8>) -> Self {
+        let mut dice = Dice::new(script);
+        let limits = limits(&mut dice);
+        let form = dice.of(&[Form::Prose, Form::Schema, Form::Schema]);
+        let mut world = Self {
+            driver: Driver::new(limits),
+            dice,
+            form,
+            now: START,
+            flying: Vec::new(),
+            inbox: Vec::new(),
+            past: Vec::new(),
+            mishap: Mishap::None,
+            epoch: 1,
+            transitions: 0,
+        };
+        world.hand(Input::Begin);
+        world.run_on();
+        world
+    }
+
+    /// Until the run has ended, and some late inputs more.
+    pub fn to_the_end(&mut self) {
+        while !self.driver.state.ended() {
+            self.happen();
+        }
+        for input in self.past.clone().into_iter().rev().take(8) {
+            self.hand(input);
+            self.run_on();
+        }
+    }
+
+    fn happen(&mut self) {
+        match self.dice.below(41) {
+            0..26 => self.progress(),
+            26 | 27 => {
+                let answered = self.answer();
+                self.inbox.extend(answered.map(|input| Timed { at: self.now, input }));
+            }
+            28 | 29 => self.repeat(),
+            30 | 31 => {
+                let pause = self.dice.of(&[10, 300, 2_500, 20_000]);
+                self.now += Duration::milliseconds(pause);
+                self.hand(Input::Timer);
+            }
+            32 => self.hand(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: "user:ada".to_owned() }),
+            33 | 34 => self.crash(),
+            35 => self.driver.counters_up = false,
+            36 => self.driver.counters_up = true,
+            37 => {
+                let lost = self.dice.of(&[None, Some(0), Some(1), Some(2)]);
+                self.driver.lose_counters(lost);
+            }
+            38 => self.mishap = Mishap::Crash,
+            39 => self.mishap = Mishap::AnswerLost,
+            _ => {
+                if !self.flying.is_empty() {
+                    let lost = self.dice.below(self.flying.len());
+                    self.flying.remove(lost);
+                }
+            }
+        }
+        self.run_on();
+    }
+
+    /// Answers something in flight, or lets the time come when something is due.
+    fn progress(&mut self) {
+        if let Some(input) = self.answer() {
+            return self.hand(input);
+        }
+        let Some(due) = self.driver.wake_at() else { return };
+        if due > self.now {
+            self.now = due;
+        } else if self.dice.spent() {
+            // Nothing will change any more: the counters stay away until the run expires.
+            self.now = self.driver.state.expires_at;
+        } else {
+            self.now += Duration::seconds(1);
+        }
+        self.hand(Input::Timer);
+    }
+
+    /// An input that came before comes again.
+    fn repeat(&mut self) {
+        if !self.past.is_empty() {
+            let again = self.dice.below(self.past.len());
+            let input = self.past[again].clone();
+            self.hand(input);
+        }
+    }
+
+    fn hand(&mut self, input: Input) {
+        self.past.push(input.clone());
+        self.inbox.push(Timed { at: self.now, input });
+    }
+
+    /// The executor's loop, as long as there is something worth a commit.
+    fn run_on(&mut self) {
+        if !ripe(&self.driver.state, &self.inbox) {
+            return;
+        }
+        self.transitions += 1;
+        assert!(self.transitions < MOST_TRANSITIONS, "the run does not end");
+        let inputs = std::mem::take(&mut self.inbox);
+        let mishap = std::mem::replace(&mut self.mishap, Mishap::None);
+        match self.driver.transition(&inputs, mishap) {
+            None => self.crash(),
+            Some(effects) => {
+                let issued = |effect: &Effect| !matches!(effect, Effect::Stop | Effect::Seal);
+                self.flying.extend(effects.into_iter().filter(issued));
+            }
+        }
+        self.now += Duration::milliseconds(1);
+    }
+
+    /// The replica dies; another one finds what was committed. What was in flight may still be heard of.
+    fn crash(&mut self) {
+        let inputs = std::mem::take(&mut self.inbox);
+        self.past.extend(inputs.into_iter().map(|timed| timed.input));
+        while let Some(ghost) = self.answer() {
+            self.past.push(ghost);
+        }
+        self.driver.state = self.driver.replayed();
+        self.epoch += 1;
+        self.hand(Input::Claimed { epoch: self.epoch, owner: format!("replica-{}", self.epoch) });
+        self.run_on();
+    }
+
+    /// What one of the effects in flight comes to.
+    fn answer(&mut self) -> Option<Input> {
+        if self.flying.is_empty() {
+            return None;
+        }
+        let at = self.dice.below(self.flying.len());
+        Some(match self.flying.remove(at) {
+            Effect::Synthesise => self.synthesis(),
+            Effect::Generate { step, attempt } => self.generation(step, attempt),
+            Effect::Invoke { call_id, attempt } => self.call(&call_id, attempt),
+            Effect::Stop | Effect::Seal => Input::Timer,
+        })
+    }
+
+    fn synthesis(&mut self) -> Input {
+        let refused = |reason: &str| Input::SynthesisFailed { reason: reason.to_owned(), message: "no".to_owned() };
+        match self.dice.below(32) {
+            31 => refused("POLICY_DENIED"),
+            30 => refused("NO_MODEL"),
+            28 | 29 => {
+                self.flying.push(Effect::Synthesise);
+                Input::SynthesisDelayed { dependency: "agent-generator".to_owned() }
+            }
+            _ => Input::Synthesised(Box::new(fixture::agent(self.form))),
+        }
+    }
+
+    fn generation(&mut self, step: i64, attempt: i64) -> Input {
+        let parts = match self.dice.below(11) {
+            0 | 1 => vec![text(&self.good_answer())],
+            2..7 => self.questions(),
+            7 | 8 => self.bad_answer(),
+            _ => return self.failure(step, attempt),
+        };
+        let usage = self.usage();
+        Input::Turn(Box::new(fixture::finished(step, attempt, parts, usage)))
+    }
+
+    /// An answer that fits and cites what was received, where it was.
+    fn good_answer(&mut self) -> String {
+        let known: Vec<String> = self.driver.state.passages.iter().cloned().collect();
+        let cited = if known.is_empty() { Vec::new() } else { vec![self.dice.of(&known)] };
+        fixture::cited_answer(&cited.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn bad_answer(&mut self) -> Vec<Part> {
+        match self.dice.below(5) {
+            0 => Vec::new(),
+            1 => vec![text(" \n")],
+            2 => vec![text("no JSON")],
+            3 => vec![text(r#"{"answer": 42}"#)],
+            _ => vec![text(&fixture::cited_answer(&["never#received"]))],
+        }
+    }
+
+    fn questions(&mut self) -> Vec<Part> {
+        let count = 1 + self.dice.below(4);
+        let asked = (0..count).map(|i| {
+            let tool = self.dice.of(&[SEARCH, SEARCH, SEND, "frobnicate"]);
+            ask(tool, &format!("p{i}"))
+        });
+        let mut parts: Vec<Part> = asked.collect();
+        parts.insert(0, text("let me look"));
+        parts
+    }
+
+    fn usage(&mut self) -> Usage {
+        match self.dice.below(5) {
+            0 => fixture::usage(50, 10),
+            1 => Usage { cached_input_tokens: 30, reasoning_tokens: 5, ..fixture::usage(20, 10) },
+            2 => Usage { estimated: true, ..fixture::usage(300, MAX_OUTPUT) },
+            3 => Usage { cache_write_tokens: 9_000, ..fixture::usage(7_000, 3 * MAX_OUTPUT) },
+            _ => Usage::default(),
+        }
+    }
+
+    fn failure(&mut self, step: i64, attempt: i64) -> Input {
+        let (retry, reason) = self.dice.of(&[
+            (Retry::Bounded, "PROVIDER_FAILED"),
+            (Retry::WhenBack, "PEER_UNAVAILABLE"),
+            (Retry::Never, "INVALID_REQUEST"),
+        ]);
+        let usage = match self.dice.below(3) {
+            0 => None,
+            1 => Some(Usage::default()),
+            _ => Some(self.usage()),
+        };
+        Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage }
+    }
+
+    fn call(&mut self, call_id: &str, attempt: i64) -> Input {
+        use ToolOutcome::{Denied, Error, NotSent, Ok, Unknown};
+        let outcome = self.dice.of(&[Ok, Ok, Ok, Ok, Error, Denied, Unknown, NotSent]);
+        let passage = self.dice.of(&["a#1", "b#2", ""]);
+        fixture::returned(call_id, attempt, outcome, passage)
+    }
+}
+
+/// Limits of all sizes; most of them wide, or no history would go far.
+fn limits(dice: &mut Dice) -> HaltingPolicy {
+    let mut one = |wide: i64, narrow: &[i64]| if dice.once_in(6) { dice.of(narrow) } else { wide };
+    let roomy = fixture::roomy();
+    HaltingPolicy {
+        max_steps: Some(one(16, &[5, 3, 2, 1])),
+        max_tool_calls: Some(one(64, &[6, 3, 1, 0])),
+        max_active_time: Some(fixture::seconds(one(60, &[10, 1]))),
+        expire_after: Some(fixture::seconds(one(600, &[30, 2]))),
+        max_input_tokens: Some(one(10_000_000, &[30_000, 6_000, 1_000])),
+        max_output_tokens: Some(one(1_000_000, &[500, 150, 50])),
+        max_cost_nano_usd: Some(one(1_000_000_000_000, &[80_000_000, 20_000_000, 0])),
+        ..roomy
+    }
+}

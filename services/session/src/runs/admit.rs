@@ -1,0 +1,157 @@
+//! Admission: the run is durable before anything happens for it.
+
+use mar_proto::session::{EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
+use mar_proto::types::HaltingPolicy;
+use mar_runtime::auth::Caller;
+use prost::Message as _;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::{Runs, has_ended, session_body, stored_run};
+use crate::caller;
+use crate::error::Error;
+use crate::log::{self, Log, stamp};
+use crate::run::{Event, Input, State};
+use crate::store::{self, Admission, EventRow, RequestKey, RunRow, SessionRow};
+use crate::view;
+
+/// Tries of an admission whose outcome the store did not tell, before it goes on in the background.
+const TRIES: usize = 2;
+
+/// A run to admit, validated.
+#[derive(Debug, Clone)]
+pub struct Admit {
+    /// The request's id in its scope.
+    pub key: RequestKey,
+    /// The session.
+    pub session: Uuid,
+    /// What is to be done.
+    pub task: Task,
+    /// Effective limits, complete.
+    pub limits: HaltingPolicy,
+    /// Whether other root runs of the session may be open.
+    pub parallel: bool,
+}
+
+impl Runs {
+    /// Admits a run, or finds the one that the same request admitted before.
+    pub async fn admit(&self, caller: &Caller, admit: Admit) -> Result<Run, Error> {
+        let name = format!("sessions/{}", admit.session);
+        let session = self.store().session_get(&caller.tenant, admit.session).await?;
+        let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
+        let (row, first, run) = self.prepare(caller, &session, &admit)?;
+        let admission = self.settle_admission(caller, &session, &admit.key, &row, &first).await?;
+        match admission {
+            Admission::Admitted => {
+                self.0.shared.crash.pass("admit.committed");
+                self.execute(&session, caller.clone(), &[first], row.id, Input::Begin)?;
+                Ok(run)
+            }
+            Admission::Repeated(row) if row.session == admit.session => {
+                let name = view::run_name(row.session, row.id);
+                if has_ended(row.state) { stored_run(&row) } else { self.get(&row.tenant, row.session, row.id, &name).await }
+            }
+            Admission::Repeated(_) | Admission::Reused => Err(Error::RequestIdReused),
+            Admission::Busy(other) => Err(Error::SessionBusy(view::run_name(session.id, other))),
+            Admission::NotOpen(Some(_)) => Err(Error::SessionEnded(name)),
+            Admission::NotOpen(None) => Err(Error::NotFound { kind: "session", name }),
+        }
+    }
+
+    /// Row, first event and view of a new run.
+    fn prepare(&self, caller: &Caller, session: &SessionRow, admit: &Admit) -> Result<(RunRow, EventRow, Run), Error> {
+        let now = self.clock().now();
+        let id = self.ids().uuid_v7();
+        let expire_after = admit.limits.expire_after.as_ref().map_or(86_400, |span| span.seconds);
+        let expires_at = now + time::Duration::seconds(expire_after);
+        let event = Event {
+            time: now,
+            body: Body::RunAdmitted(RunAdmitted {
+                session: format!("sessions/{}", session.id),
+                task_type: admit.task.r#type.clone(),
+                environment: caller.environment.clone(),
+                limits: Some(admit.limits.clone()),
+                expire_time: Some(stamp(expires_at)),
+                history_through: String::new(),
+            }),
+            content: EventContent {
+                task: Some(admit.task.clone()),
+                principal: caller.principal.clone(),
+                session_json: session_json(&session_body(session)?),
+                ..EventContent::default()
+            },
+            counted_seq: None,
+        };
+        let log = Log::new(id, super::salt_key(session)?);
+        let first = log.encode(std::slice::from_ref(&event)).swap_remove(0);
+        let state = State::admitted(id, session.id, &event).ok_or(store::Error::Corrupt("first event"))?;
+        let run = view::run(&state, now, None);
+        let row = RunRow {
+            tenant: caller.tenant.clone(),
+            session: session.id,
+            id,
+            state: i16::try_from(run.state).unwrap_or_default(),
+            parallel: admit.parallel,
+            log_version: log::VERSION,
+            caller: caller::encode(caller),
+            summary: view::summary(run.clone()).encode_to_vec().into(),
+            create_time: now,
+            update_time: now,
+            expire_time: expires_at,
+        };
+        Ok((row, first, run))
+    }
+
+    /// Admits. When the store does not tell whether it did, the same row is offered again: in the end in the background,
+    /// because a run that was admitted must not stay without an executor.
+    async fn settle_admission(
+        &self,
+        caller: &Caller,
+        session: &SessionRow,
+        key: &RequestKey,
+        row: &RunRow,
+        first: &EventRow,
+    ) -> Result<Admission, Error> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            match self.store().run_admit(key, row, first, &self.0.owner).await {
+                Ok(admission) => return Ok(admission),
+                Err(error) if error.is_unavailable() => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (runs, caller, session) = (self.clone(), caller.clone(), session.clone());
+        let (key, row, first) = (key.clone(), row.clone(), first.clone());
+        let task = async move { runs.find_out(&caller, &session, &key, &row, &first).await };
+        self.0.tasks.spawn(task.in_current_span());
+        Err(Error::Store(last.unwrap_or(store::Error::Corrupt("admission"))))
+    }
+
+    /// Finds out whether a doubtful admission happened, and executes its run if it did.
+    async fn find_out(&self, caller: &Caller, session: &SessionRow, key: &RequestKey, row: &RunRow, first: &EventRow) {
+        loop {
+            tokio::select! {
+                () = self.0.shutdown.cancelled() => return,
+                () = self.clock().sleep(super::CLAIM_INTERVAL / 10) => {}
+            }
+            // Only what is there is looked for: offering the row again would admit a run that its caller may have given up.
+            match self.store().run_get(&row.tenant, row.id).await {
+                Ok(None) => return,
+                Ok(Some(_)) => break,
+                Err(_) => {}
+            }
+        }
+        tracing::info!(run.id = %row.id, request.id = %key.request_id, "doubtful admission had happened");
+        if let Err(error) = self.execute(session, caller.clone(), std::slice::from_ref(first), row.id, Input::Begin) {
+            tracing::error!(run.id = %row.id, error = %error, "admitted run cannot be executed");
+        }
+    }
+}
+
+/// What the session commitment opens to: the session as of admission.
+fn session_json(session: &Session) -> String {
+    let value = serde_json::json!({
+        "name": session.name, "purpose": session.purpose, "labels": session.labels, "environment": session.environment,
+    });
+    value.to_string()
+}

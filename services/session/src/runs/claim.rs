@@ -1,0 +1,97 @@
+//! Taking over what nobody executes: at start, and by timer for claims that failed.
+
+use tracing::Instrument as _;
+
+use super::{CLAIM_BATCH, CLAIM_INTERVAL, READ_BYTES, READ_EVENTS, Runs, stored_caller};
+use crate::error::Error;
+use crate::log;
+use crate::run::Input;
+use crate::store::{EventRow, RunRow};
+
+/// Number of `SessionState::Open`.
+const OPEN: i16 = 1;
+
+impl Runs {
+    /// Claims every open run that this replica does not hold. Called before the service serves.
+    pub async fn claim_all(&self) -> Result<usize, Error> {
+        let mut claimed = 0;
+        loop {
+            let batch = self.store().run_claim(&self.0.owner, log::VERSION, CLAIM_BATCH).await?;
+            if batch.is_empty() {
+                return Ok(claimed);
+            }
+            for (row, epoch) in batch {
+                claimed += 1;
+                self.take_over(row, epoch);
+            }
+        }
+    }
+
+    /// Looks for runs without an executor until the service stops.
+    pub fn keep_claiming(&self) {
+        let runs = self.clone();
+        let task = async move {
+            loop {
+                tokio::select! {
+                    () = runs.0.shutdown.cancelled() => return,
+                    () = runs.clock().sleep(CLAIM_INTERVAL) => {}
+                }
+                if let Err(error) = runs.claim_all().await {
+                    tracing::debug!(error = %error, "claims wait for the store");
+                }
+            }
+        };
+        self.0.tasks.spawn(task);
+    }
+
+    /// Executes a claimed run from its log on, as soon as the store lets it be read.
+    fn take_over(&self, row: RunRow, epoch: i64) {
+        let runs = self.clone();
+        let task = async move {
+            loop {
+                match runs.resume(&row, epoch).await {
+                    Ok(()) => return,
+                    Err(Error::Store(source)) if source.is_unavailable() => {}
+                    Err(error) => {
+                        tracing::error!(run.id = %row.id, error = %mar_runtime::status::chain(&error), "claimed run cannot go on");
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = runs.0.shutdown.cancelled() => return,
+                    () = runs.clock().sleep(CLAIM_INTERVAL / 10) => {}
+                }
+            }
+        };
+        self.0.tasks.spawn(task.in_current_span());
+    }
+
+    async fn resume(&self, row: &RunRow, epoch: i64) -> Result<(), Error> {
+        let name = format!("sessions/{}", row.session);
+        let session = self.store().session_get(&row.tenant, row.session).await?;
+        let session = session.ok_or(Error::NotFound { kind: "session", name })?;
+        let events = self.events(&row.tenant, row.id).await?;
+        tracing::info!(run.id = %row.id, run.epoch = epoch, run.events = events.len(), "run claimed");
+        let claimed = Input::Claimed { epoch, owner: self.0.owner.clone() };
+        self.execute(&session, stored_caller(row)?, &events, row.id, claimed)?;
+        if session.state != OPEN
+            && let Some(live) = self.live(&row.tenant, row.id)
+        {
+            live.inbox.send(Input::Cancel { reason: "SESSION_ENDED", principal: String::new() });
+        }
+        Ok(())
+    }
+
+    /// All events of a run.
+    async fn events(&self, tenant: &str, run: uuid::Uuid) -> Result<Vec<EventRow>, Error> {
+        let mut events: Vec<EventRow> = Vec::new();
+        loop {
+            let next = events.last().map_or(0, |row| row.seq + 1);
+            let page = self.store().event_read(tenant, run, next, READ_EVENTS, READ_BYTES).await?;
+            if page.is_empty() {
+                return Ok(events);
+            }
+            events.extend(page);
+        }
+    }
+}

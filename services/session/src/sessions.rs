@@ -1,0 +1,182 @@
+//! Sessions: started, read, changed, ended.
+
+use mar_proto::session::{Session, SessionState};
+use mar_runtime::auth::Caller;
+use mar_runtime::clock::random;
+use prost::Message as _;
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::log::stamp;
+use crate::runs::{Runs, session_body};
+use crate::store::{Outcome, Page, RequestKey, SessionRow};
+
+/// Tries of a change that meets another one.
+const TRIES: usize = 8;
+
+
+/// A change of a session.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The request's id in its scope.
+    pub key: RequestKey,
+    /// The session.
+    pub id: Uuid,
+    /// New values.
+    pub session: Session,
+    /// Which of them count.
+    pub paths: Vec<String>,
+    /// The version that the caller has read; `None` changes whatever there is.
+    pub version: Option<i64>,
+}
+
+/// The sessions of the service. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    runs: Runs,
+}
+
+impl Sessions {
+    /// Sessions whose runs are these.
+    pub fn new(runs: Runs) -> Self {
+        Self { runs }
+    }
+
+    /// Starts a session, or finds the one that the same request started before.
+    pub async fn start(&self, caller: &Caller, key: RequestKey, wish: Session) -> Result<Session, Error> {
+        let now = self.runs.clock().now();
+        let id = self.runs.ids().uuid_v7();
+        let body = Session {
+            principal: caller.principal.clone(),
+            end_user: caller.end_user.clone().unwrap_or_default(),
+            environment: caller.environment.clone(),
+            purpose: wish.purpose,
+            labels: wish.labels,
+            idle_timeout: wish.idle_timeout,
+            budget: wish.budget,
+            ..Session::default()
+        };
+        let row = SessionRow {
+            tenant: caller.tenant.clone(),
+            id,
+            state: SessionState::Open as i16,
+            principal: caller.principal.clone(),
+            body: body.encode_to_vec().into(),
+            salt_key: random::<32>(self.runs.ids()).to_vec().into(),
+            version: 1,
+            create_time: now,
+            update_time: now,
+        };
+        match self.runs.store().session_start(&key, &row).await? {
+            Outcome::Done(row) | Outcome::Repeated(row) => present(&row),
+            Outcome::Reused => Err(Error::RequestIdReused),
+        }
+    }
+
+    /// Reads a session.
+    pub async fn get(&self, tenant: &str, id: Uuid) -> Result<Session, Error> {
+        present(&self.row(tenant, id).await?)
+    }
+
+    /// Lists sessions, newest first.
+    pub async fn list(&self, tenant: &str, page: Page) -> Result<Vec<(Uuid, Session)>, Error> {
+        let rows = self.runs.store().session_list(tenant, page).await?;
+        rows.iter().map(|row| Ok((row.id, present(row)?))).collect()
+    }
+
+    /// Changes a session.
+    pub async fn change(&self, tenant: &str, change: Change) -> Result<Session, Error> {
+        for _ in 0..TRIES {
+            let mut row = self.row(tenant, change.id).await?;
+            if change.version.is_some_and(|version| version != row.version) && !self.is_repeat(&change, &row) {
+                return Err(Error::EtagMismatch);
+            }
+            if row.state != SessionState::Open as i16 {
+                return Err(Error::SessionEnded(name(change.id)));
+            }
+            let mut body = session_body(&row)?;
+            apply(&mut body, &change);
+            row.body = body.encode_to_vec().into();
+            row.version += 1;
+            row.update_time = self.runs.clock().now();
+            match self.runs.store().session_change(Some(&change.key), &row).await? {
+                Some(Outcome::Done(row) | Outcome::Repeated(row)) => return present(&row),
+                Some(Outcome::Reused) => return Err(Error::RequestIdReused),
+                // Somebody was faster; look again.
+                None => {}
+            }
+        }
+        Err(Error::EtagMismatch)
+    }
+
+    /// A repetition finds its own change done: the store tells, so the etag must not get in its way.
+    fn is_repeat(&self, change: &Change, row: &SessionRow) -> bool {
+        change.version.is_some_and(|version| version < row.version) && {
+            let Ok(mut body) = session_body(row) else { return false };
+            let before = body.clone();
+            apply(&mut body, change);
+            body == before
+        }
+    }
+
+    /// Ends a session: no run can be started any more, open ones are stopped and sealed. Idempotent, and picks up where a
+    /// crash left it.
+    pub async fn end(&self, caller: &Caller, id: Uuid) -> Result<Session, Error> {
+        self.reach(&caller.tenant, id, SessionState::Ending).await?;
+        self.runs.end_session(&caller.tenant, id, &caller.principal).await?;
+        self.reach(&caller.tenant, id, SessionState::Ended).await
+    }
+
+    /// Moves a session's state forward; one that is there or beyond stays.
+    async fn reach(&self, tenant: &str, id: Uuid, state: SessionState) -> Result<Session, Error> {
+        loop {
+            let mut row = self.row(tenant, id).await?;
+            if row.state >= state as i16 {
+                return present(&row);
+            }
+            row.state = state as i16;
+            row.version += 1;
+            row.update_time = self.runs.clock().now();
+            if let Some(Outcome::Done(row) | Outcome::Repeated(row)) = self.runs.store().session_change(None, &row).await? {
+                return present(&row);
+            }
+        }
+    }
+
+    async fn row(&self, tenant: &str, id: Uuid) -> Result<SessionRow, Error> {
+        let row = self.runs.store().session_get(tenant, id).await?;
+        row.ok_or_else(|| Error::NotFound { kind: "session", name: name(id) })
+    }
+}
+
+fn apply(body: &mut Session, change: &Change) {
+    for path in &change.paths {
+        match path.as_str() {
+            "purpose" => body.purpose.clone_from(&change.session.purpose),
+            "labels" => body.labels.clone_from(&change.session.labels),
+            "idle_timeout" => body.idle_timeout = change.session.idle_timeout,
+            "budget" => body.budget = change.session.budget,
+            // Validation lets no other path through.
+            _ => {}
+        }
+    }
+}
+
+/// `sessions/{session}`
+pub fn name(id: Uuid) -> String {
+    format!("sessions/{id}")
+}
+
+/// A session as callers see it.
+fn present(row: &SessionRow) -> Result<Session, Error> {
+    let ended = row.state >= SessionState::Ended as i16;
+    Ok(Session {
+        name: name(row.id),
+        state: i32::from(row.state),
+        create_time: Some(stamp(row.create_time)),
+        update_time: Some(stamp(row.update_time)),
+        end_time: ended.then(|| stamp(row.update_time)),
+        etag: row.version.to_string(),
+        ..session_body(row)?
+    })
+}
