@@ -1,0 +1,284 @@
+//! What a finished run comes to: for people, and as one JSON object.
+
+use std::time::Duration;
+
+use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, event_leaf};
+use mar_proto::types::{Citation, HaltingPolicy, Usage, part};
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+use crate::out::{Ink, clean, one_line};
+use crate::progress::describe::{halt, input, output, state};
+use crate::table::{Align, count, span, table, usd};
+
+/// What `mar` ends with after this run.
+pub fn exit(run: &Run) -> Exit {
+    match run.state() {
+        RunState::Succeeded => Exit::Done,
+        RunState::Halted => Exit::RunHalted,
+        RunState::Denied => Exit::RunDenied,
+        RunState::Cancelled => Exit::RunCancelled,
+        _ => Exit::RunFailed,
+    }
+}
+
+/// The answer's text; its JSON where the task asked for some.
+fn answer_text(answer: &Answer, wants_json: bool) -> String {
+    let indented =
+        || serde_json::from_str::<Value>(&answer.json).map_or(answer.json.clone(), |json| format!("{json:#}"));
+    if wants_json && !answer.json.is_empty() {
+        return indented();
+    }
+    let text = parts_text(answer);
+    if text.trim().is_empty() { indented() } else { text }
+}
+
+fn parts_text(answer: &Answer) -> String {
+    let texts = answer.parts.iter().filter_map(|part| match &part.content {
+        Some(part::Content::Text(text) | part::Content::Refusal(text)) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// The run for people: answer, sources, limits, hash and seal.
+pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
+    let mut lines = Vec::new();
+    match run.state() {
+        RunState::Succeeded => {
+            let answer = run.answer.clone().unwrap_or_default();
+            let wants_json = run.task.as_ref().is_some_and(|task| !task.output_schema_json.is_empty());
+            lines.push(clean(&answer_text(&answer, wants_json)));
+            lines.push(String::new());
+            lines.extend(sources(&answer.citations, ink));
+        }
+        RunState::Halted => lines.push(format!("{} by its limits: {}", ink.warn("HALTED"), halt(run.halt_reason()))),
+        other => {
+            let failure = run.failure.clone().unwrap_or_default();
+            let why = format!("{}: {}", failure.reason, one_line(&failure.message, 1_000));
+            lines.push(format!(
+                "{} {}",
+                ink.bad(&state(other)),
+                if failure.reason.is_empty() { String::new() } else { why }
+            ));
+        }
+    }
+    lines.extend(limits(run, ink));
+    lines.push(String::new());
+    let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    lines.push(format!("descriptor  {}", or_none(&run.descriptor_hash)));
+    let seal = run.seal.as_ref();
+    let events = seal.map_or(String::new(), |seal| format!("  ({} events)", seal.head_seq + 1));
+    lines.push(format!("seal        {}{events}", or_none(seal.map_or("", |seal| seal.hash.as_str()))));
+    lines.push(format!("run         {}", run.name));
+    lines
+}
+
+fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
+    if citations.is_empty() {
+        return Vec::new();
+    }
+    let source = |(at, citation): (usize, &Citation)| {
+        let passage = citation.passage.clone().unwrap_or_default();
+        let mut text = format!("  [{}] {}", at + 1, ink.name(&one_line(&passage.passage_id, 120)));
+        if !passage.title.is_empty() {
+            text.push_str(&format!("  {}", one_line(&passage.title, 80)));
+        }
+        if !citation.quote.is_empty() {
+            text.push_str(&ink.dim(&format!("  \"{}\"", one_line(&citation.quote, 160))));
+        }
+        text
+    };
+    let mut lines = vec![ink.bold("SOURCES")];
+    lines.extend(citations.iter().enumerate().map(source));
+    lines.push(String::new());
+    lines
+}
+
+fn limits(run: &Run, ink: Ink) -> Vec<String> {
+    let totals = run.totals.clone().unwrap_or_default();
+    let usage = totals.usage.clone().unwrap_or_default();
+    let limits = run.limits.clone().unwrap_or_default();
+    let of = |limit: Option<i64>| limit.map_or("-".into(), count);
+    let row = |name: &str, used: String, of: String| vec![name.to_owned(), used, of];
+    let active = Duration::from_millis(totals.active_time_ms.try_into().unwrap_or_default());
+    let max_active = limits.max_active_time.and_then(|time| Duration::try_from(time).ok());
+    let rows = [
+        row("steps", count(totals.steps), of(limits.max_steps)),
+        row("tool calls", count(totals.tool_calls), of(limits.max_tool_calls)),
+        row("input tokens", count(input(&usage)), of(limits.max_input_tokens)),
+        row("output tokens", count(output(&usage)), of(limits.max_output_tokens)),
+        row("cost", usd(usage.cost_nano_usd), limits.max_cost_nano_usd.map_or("-".into(), usd)),
+        row("active time", span(active), max_active.map_or("-".into(), span)),
+    ];
+    table(ink, &[("LIMITS", Align::Left), ("USED", Align::Right), ("OF", Align::Right)], &rows)
+}
+
+/// The run as one JSON object.
+pub fn json(run: &Run) -> Value {
+    let totals = run.totals.clone().unwrap_or_default();
+    let answer = run.answer.as_ref().map(|answer| {
+        json!({
+            "text": parts_text(answer),
+            "json": parsed(&answer.json),
+            "citations": answer.citations.iter().map(citation).collect::<Vec<_>>(),
+        })
+    });
+    let failure = run.failure.as_ref().map(|failure| json!({"reason": failure.reason, "message": failure.message}));
+    let halted = run.state() == RunState::Halted;
+    json!({
+        "run": run.name,
+        "session": run.name.split("/runs/").next(),
+        "state": state(run.state()),
+        "task_type": run.task.as_ref().map(|task| &task.r#type),
+        "answer": answer,
+        "halt_reason": halted.then(|| run.halt_reason().as_str_name().trim_start_matches("HALT_REASON_")),
+        "failure": failure,
+        "descriptor_hash": run.descriptor_hash,
+        "seal": run.seal.as_ref().map(seal),
+        "totals": {
+            "steps": totals.steps,
+            "tool_calls": totals.tool_calls,
+            "usage": totals.usage.as_ref().map(usage),
+            "overshoot": totals.overshoot.as_ref().map(usage),
+            "active_time_ms": totals.active_time_ms,
+        },
+        "limits": run.limits.as_ref().map(policy),
+        "create_time": run.create_time.as_ref().map(timestamp),
+        "end_time": run.end_time.as_ref().map(timestamp),
+    })
+}
+
+/// What happened in the run, event by event, as JSON.
+pub fn event_json(event: &Event) -> Value {
+    let leaf = event.body.clone().unwrap_or_default();
+    let content = event.content.clone().unwrap_or_default();
+    let mut value = json!({
+        "seq": event.seq,
+        "time": leaf.time.as_ref().map(timestamp),
+        "hash": hex::encode(&event.hash),
+        "kind": kind(leaf.body.as_ref()),
+    });
+    let Value::Object(fields) = &mut value else { return value };
+    match leaf.body {
+        Some(event_leaf::Body::TurnCommitted(turn)) => {
+            fields.insert("step".into(), json!(turn.step));
+            fields.insert("model".into(), json!(turn.model));
+            fields.insert("selection".into(), json!(turn.selection));
+            fields.insert("usage".into(), turn.usage.as_ref().map_or(Value::Null, usage));
+            fields.insert("tool_calls".into(), json!(turn.tool_calls));
+        }
+        Some(event_leaf::Body::ToolIntent(intent)) => {
+            fields.insert("call_id".into(), json!(intent.call_id));
+            fields.insert("tool".into(), json!(intent.tool));
+            fields.insert("arguments".into(), parsed(&content.arguments_json));
+        }
+        Some(event_leaf::Body::ToolReturned(returned)) => {
+            let outcome = returned.outcome().as_str_name().trim_start_matches("TOOL_OUTCOME_");
+            let result = content.tool_result.unwrap_or_default();
+            let passages: Vec<_> = result.passages.iter().map(|passage| &passage.passage_id).collect();
+            fields.insert("call_id".into(), json!(returned.call_id));
+            fields.insert("outcome".into(), json!(outcome));
+            fields.insert("reason".into(), json!(returned.reason));
+            fields.insert("passages".into(), json!(passages));
+            fields.insert("size_bytes".into(), json!(returned.size_bytes));
+            fields.insert("duration_ms".into(), json!(returned.duration_ms));
+        }
+        Some(event_leaf::Body::AgentSealed(sealed)) => {
+            fields.insert("descriptor_hash".into(), json!(sealed.descriptor_hash));
+        }
+        Some(event_leaf::Body::GenerationFailed(failed)) => {
+            fields.insert("step".into(), json!(failed.step));
+            fields.insert("reason".into(), json!(failed.reason));
+        }
+        Some(event_leaf::Body::AnswerRejected(rejected)) => {
+            fields.insert("step".into(), json!(rejected.step));
+            fields.insert("problems".into(), json!(content.problems));
+        }
+        _ => {}
+    }
+    value
+}
+
+fn kind(body: Option<&event_leaf::Body>) -> &'static str {
+    use event_leaf::Body;
+    match body {
+        Some(Body::RunAdmitted(_)) => "RUN_ADMITTED",
+        Some(Body::RunClaimed(_)) => "RUN_CLAIMED",
+        Some(Body::AgentSealed(_)) => "AGENT_SEALED",
+        Some(Body::GenerationStarted(_)) => "GENERATION_STARTED",
+        Some(Body::TurnCommitted(_)) => "TURN_COMMITTED",
+        Some(Body::GenerationFailed(_)) => "GENERATION_FAILED",
+        Some(Body::ToolIntent(_)) => "TOOL_INTENT",
+        Some(Body::ToolReturned(_)) => "TOOL_RETURNED",
+        Some(Body::AnswerRejected(_)) => "ANSWER_REJECTED",
+        Some(Body::CountersRebuilt(_)) => "COUNTERS_REBUILT",
+        Some(Body::RunWaiting(_)) => "RUN_WAITING",
+        Some(Body::RunResumed(_)) => "RUN_RESUMED",
+        Some(Body::StopRequested(_)) => "STOP_REQUESTED",
+        Some(Body::RunEnded(_)) => "RUN_ENDED",
+        None => "UNKNOWN",
+    }
+}
+
+/// JSON text as JSON; text that is none as a string; none where it is empty.
+fn parsed(text: &str) -> Value {
+    if text.is_empty() {
+        return Value::Null;
+    }
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+fn citation(citation: &Citation) -> Value {
+    let passage = citation.passage.clone().unwrap_or_default();
+    json!({
+        "passage_id": passage.passage_id,
+        "document": passage.document,
+        "title": passage.title,
+        "quote": citation.quote,
+    })
+}
+
+fn seal(seal: &RunSeal) -> Value {
+    json!({
+        "hash": seal.hash,
+        "head": hex::encode(&seal.head),
+        "head_seq": seal.head_seq,
+        "outcome": seal.outcome,
+        "key_id": seal.signature.as_ref().map(|signature| &signature.key_id),
+    })
+}
+
+fn usage(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cost_nano_usd": usage.cost_nano_usd,
+        "estimated": usage.estimated,
+    })
+}
+
+fn policy(limits: &HaltingPolicy) -> Value {
+    let seconds = |time: Option<prost_types::Duration>| time.map(|time| time.seconds);
+    json!({
+        "max_steps": limits.max_steps,
+        "max_tool_calls": limits.max_tool_calls,
+        "max_active_time_s": seconds(limits.max_active_time),
+        "expire_after_s": seconds(limits.expire_after),
+        "max_depth": limits.max_depth,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_output_tokens": limits.max_output_tokens,
+        "max_cost_nano_usd": limits.max_cost_nano_usd,
+    })
+}
+
+/// RFC 3339, in UTC.
+pub fn timestamp(time: &prost_types::Timestamp) -> String {
+    let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let format = &time::format_description::well_known::Rfc3339;
+    let time = time::OffsetDateTime::from_unix_timestamp_nanos(nanos);
+    time.ok().and_then(|time| time.format(format).ok()).unwrap_or_default()
+}

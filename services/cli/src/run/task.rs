@@ -1,0 +1,84 @@
+//! A task out of arguments.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use mar_proto::session::{ModelConstraints, Task, ToolSelector};
+use mar_proto::types::{HaltingPolicy, Part, part};
+
+use crate::args::{RunArgs, TaskArgs};
+use crate::failure::Failure;
+
+/// The most that is read of a file or of standard input, beyond what the API takes.
+const MAX_READ: u64 = 16 * 1024 * 1024;
+
+/// The task that the arguments describe.
+///
+/// # Errors
+/// A file cannot be read or does not hold what it should. What the runtime checks is left to it.
+pub fn task(args: &RunArgs) -> Result<Task, Failure> {
+    let mut task = shared(&args.task)?;
+    task.tools = args.tools.iter().map(|pattern| ToolSelector { pattern: pattern.trim().to_owned() }).collect();
+    let model = ModelConstraints {
+        routing_policy: args.model_policy.as_deref().map(|name| resource("routingPolicies/", name)).unwrap_or_default(),
+        models: args.model.iter().map(|name| resource("models/", name)).collect(),
+        ..ModelConstraints::default()
+    };
+    task.model = (model != ModelConstraints::default()).then_some(model);
+    let max_active_time = args.max_time.map(prost_types::Duration::try_from).transpose();
+    let halting = HaltingPolicy {
+        max_steps: args.max_steps,
+        max_tool_calls: args.max_tool_calls,
+        max_cost_nano_usd: args.max_cost,
+        max_active_time: max_active_time.map_err(|_| Failure::usage("--max-time is too long"))?,
+        ..HaltingPolicy::default()
+    };
+    task.halting = (halting != HaltingPolicy::default()).then_some(halting);
+    task.alignment_policy = args.policy.as_deref().map(read).transpose()?.unwrap_or_default();
+    task.labels = args.label.iter().cloned().collect();
+    Ok(task)
+}
+
+/// What `run` and `render` have in common.
+///
+/// # Errors
+/// As [`task`].
+pub fn shared(args: &TaskArgs) -> Result<Task, Failure> {
+    let text = if args.input == "-" { read_input()? } else { args.input.clone() };
+    let schema = args.schema.as_deref().map(read_schema).transpose()?;
+    Ok(Task {
+        r#type: args.kind.clone().unwrap_or_default(),
+        input: vec![Part { content: Some(part::Content::Text(text)), ..Part::default() }],
+        output_schema_json: schema.unwrap_or_default(),
+        recipe: args.recipe.as_deref().map(|name| resource("recipes/", name)).unwrap_or_default(),
+        parameters: args.param.iter().cloned().collect(),
+        ..Task::default()
+    })
+}
+
+/// A resource name out of a name or a bare id.
+pub fn resource(prefix: &str, name: &str) -> String {
+    if name.starts_with(prefix) { name.to_owned() } else { format!("{prefix}{name}") }
+}
+
+fn read_input() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(MAX_READ).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::usage(format!("standard input cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| Failure::usage("standard input is not UTF-8"))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::usage(format!("{} cannot be read: {error}", path.display()));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(MAX_READ).read_to_end(&mut bytes)).map_err(failed)?;
+    String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{} is not UTF-8", path.display())))
+}
+
+fn read_schema(path: &Path) -> Result<String, Failure> {
+    let text = read(path)?;
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::usage(format!("{} is not JSON: {error}", path.display()))),
+    }
+}
