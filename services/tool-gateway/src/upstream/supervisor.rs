@@ -36,18 +36,17 @@ impl Supervisor {
         let mut failures = 0;
         loop {
             let started = self.clock.monotonic();
-            let ended = tokio::select! {
-                () = shutdown.cancelled() => Ended::Shutdown,
-                ended = self.attempt(&shutdown) => ended,
+            let Ended::ByItself(detail) = self.attempt(&shutdown).await else {
+                // The state must not keep the session, and with it a child, alive.
+                return self.upstream.set_down("the gateway is stopping".to_owned(), 0);
             };
-            let Ended::ByItself(detail) = ended else { return };
             let lived = self.clock.monotonic().saturating_sub(started);
             let was_up = self.upstream.state().session.is_some();
             failures = if was_up && lived >= STABLE { 1 } else { failures + 1 };
             // A first end after success is restarted soon, and callers may wait for that.
             self.upstream.set_down(detail, if was_up { 1 } else { failures });
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return self.upstream.set_down("the gateway is stopping".to_owned(), 0),
                 () = self.clock.sleep(self.pause(failures)) => {}
             }
         }
@@ -55,7 +54,12 @@ impl Supervisor {
 
     async fn attempt(&self, shutdown: &CancellationToken) -> Ended {
         let limit = self.upstream.config.start_timeout;
-        let (session, tools) = match tokio::time::timeout(limit, self.open()).await {
+        let opening = tokio::time::timeout(limit, self.open());
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return Ended::Shutdown,
+            opened = opening => opened,
+        };
+        let (session, tools) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return Ended::ByItself(self.told(&error)),
             Err(_) => return Ended::ByItself(format!("did not start within {limit:?}")),
@@ -80,7 +84,11 @@ impl Supervisor {
                 () = shutdown.cancelled() => return Ended::Shutdown,
                 detail = &mut ended => return Ended::ByItself(detail),
                 () = session.changed() => {
-                    if let Err(ended) = self.relist(session).await {
+                    let relisted = tokio::select! {
+                        () = shutdown.cancelled() => return Ended::Shutdown,
+                        relisted = self.relist(session) => relisted,
+                    };
+                    if let Err(ended) = relisted {
                         return ended;
                     }
                 }
