@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mar_proto::session::{EventContent, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body};
+use mar_proto::session::{
+    EventContent, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
+};
 use mar_proto::types::{HaltReason, HaltingPolicy, Message, Part, Role, ToolResult, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -43,6 +45,7 @@ impl State {
             usage: Usage::default(),
             overshoot: Amounts::default(),
             counted_seq: -1,
+            takeover_seq: None,
             passages: Default::default(),
             candidate: None,
             repaired: false,
@@ -61,9 +64,7 @@ impl State {
     /// Applies the event at `next_seq`.
     pub fn apply(&mut self, event: &Event) {
         self.next_seq += 1;
-        if let Some(seq) = event.counted_seq {
-            self.counted_seq = seq;
-        }
+        self.note_change(event);
         let (at, content) = (event.time, &event.content);
         match &event.body {
             Body::RunAdmitted(_) | Body::CountersRebuilt(_) => {}
@@ -101,6 +102,20 @@ impl State {
                 });
             }
             Body::RunEnded(ended) => self.end(ended, content, at),
+        }
+    }
+
+    /// Notes the counter change that came before the event's commit.
+    fn note_change(&mut self, event: &Event) {
+        let Some(seq) = event.counted_seq else { return };
+        if matches!(event.body, Body::RunClaimed(_)) {
+            self.takeover_seq = Some(seq);
+        }
+        if self.takeover_seq == Some(seq) {
+            self.counted_seq = -1;
+        } else {
+            self.takeover_seq = None;
+            self.counted_seq = seq;
         }
     }
 

@@ -55,6 +55,7 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
     let next = plan.next();
     if let Counted::Answer(answer) = counted
         && let Some(found) = answer.rebuilt
+        && state.takeover_seq != Some(found)
         && !plan.state.ended()
     {
         plan.emit(plan.now, counters_rebuilt(found));
@@ -127,16 +128,15 @@ pub fn ripe(state: &State, inputs: &[Timed]) -> bool {
         let call = state.calls.iter().find(|call| call.call_id == call_id);
         call.and_then(|call| call.definition.as_ref()).is_some_and(|tool| tool.idempotent)
     };
-    let only_idempotent = inputs
-        .iter()
-        .all(|timed| matches!(&timed.input, Input::Returned(back) if idempotent(&back.call_id)));
+    let only_idempotent =
+        inputs.iter().all(|timed| matches!(&timed.input, Input::Returned(back) if idempotent(&back.call_id)));
     if !only_idempotent {
         return true;
     }
     let back = |call_id: &str, attempt: i64| {
-        inputs.iter().any(|timed| {
-            matches!(&timed.input, Input::Returned(back) if back.call_id == call_id && back.attempt == attempt)
-        })
+        inputs.iter().any(
+            |timed| matches!(&timed.input, Input::Returned(back) if back.call_id == call_id && back.attempt == attempt),
+        )
     };
     state.calls.iter().all(|call| match call.state {
         CallState::Open { attempt } => back(&call.call_id, attempt),

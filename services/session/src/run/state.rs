@@ -62,6 +62,10 @@ pub struct State {
     /// The last counter change that the log holds; -1 for none, and when the log has settled something without the
     /// counters since: they saw another last, so the next change overwrites them.
     pub counted_seq: i64,
+    /// The counter change of the last takeover's own commit, as long as it is the last. Its predecessor may have made another
+    /// at the same `seq` and died before the commit; counters that fell back to that one look the same. So the log does not
+    /// claim to know it: `counted_seq` is -1, and the next change overwrites them.
+    pub takeover_seq: Option<i64>,
     /// Passages that the run has received.
     pub passages: BTreeSet<String>,
     /// The turn that awaits judgement as a final answer.
@@ -253,10 +257,8 @@ impl State {
     /// Size of the tool definitions as a model is told of them.
     fn tool_bytes(&self) -> i64 {
         let tools = self.agent.as_ref().map_or(&[][..], |agent| agent.tools.as_slice());
-        let bytes: usize = tools
-            .iter()
-            .map(|tool| tool.alias.len() + tool.description.len() + 2 * tool.input_schema_json.len())
-            .sum();
+        let bytes: usize =
+            tools.iter().map(|tool| tool.alias.len() + tool.description.len() + 2 * tool.input_schema_json.len()).sum();
         i64::try_from(bytes).unwrap_or(i64::MAX / 4)
     }
 

@@ -62,7 +62,14 @@ impl Audit {
     }
 
     /// A decision before its commit: effects against intents, and both against the counters.
-    pub fn decision(&mut self, before: &State, inputs: &[Timed], charge: Charge, counted: Counted, decision: &Decision) {
+    pub fn decision(
+        &mut self,
+        before: &State,
+        inputs: &[Timed],
+        charge: Charge,
+        counted: Counted,
+        decision: &Decision,
+    ) {
         let Decision { events, effects } = decision;
         self.stops(before, decision);
         let (mut begun, mut repeated, mut settled) = (Amounts::default(), Amounts::default(), Amounts::default());
@@ -132,9 +139,9 @@ impl Audit {
     }
 
     fn closed_inputs_change_nothing(&self, before: &State, inputs: &[Timed], charge: Charge, decision: &Decision) {
-        let quiet = inputs.iter().all(|timed| {
-            closed(before, &timed.input) && before.wake_at().is_none_or(|wake| timed.at < wake)
-        });
+        let quiet = inputs
+            .iter()
+            .all(|timed| closed(before, &timed.input) && before.wake_at().is_none_or(|wake| timed.at < wake));
         if quiet && !matches!(before.phase, Phase::Waiting(_)) {
             assert!(decision.events.is_empty() && decision.effects.is_empty(), "{inputs:?} changed a thing");
             assert!(charge.is_zero());
@@ -143,7 +150,8 @@ impl Audit {
 
     /// After a takeover nothing of the predecessor is left open.
     fn takeover(&self, before: &State, inputs: &[Timed], decision: &Decision) {
-        let claims = inputs.iter().any(|timed| matches!(timed.input, Input::Claimed { epoch, .. } if epoch > before.epoch));
+        let claims =
+            inputs.iter().any(|timed| matches!(timed.input, Input::Claimed { epoch, .. } if epoch > before.epoch));
         if !claims || before.ended() || inputs.len() > 1 {
             return;
         }
@@ -164,9 +172,10 @@ impl Audit {
                 matches!(&event.body, Body::ToolReturned(back) if back.call_id == call.call_id
                     && back.outcome() == ToolOutcome::Unknown)
             });
-            let again = decision.events.iter().any(|event| {
-                matches!(&event.body, Body::ToolIntent(intent) if intent.call_id == call.call_id)
-            });
+            let again = decision
+                .events
+                .iter()
+                .any(|event| matches!(&event.body, Body::ToolIntent(intent) if intent.call_id == call.call_id));
             assert!(unknown != again, "a doubtful call is repeated or told to be unknown");
             assert!(unknown || idempotent, "a call that may not be repeated was");
         }

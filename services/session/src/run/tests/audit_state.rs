@@ -18,7 +18,11 @@ impl Audit {
         assert_eq!(counted + Amounts { steps: 0, ..state.reserved }, state.used, "used is settled plus reserved");
         assert!(state.used.steps <= self.limits.steps && state.used.tool_calls <= self.limits.tool_calls);
         let bound = self.limits + self.overshoot;
-        assert_eq!(state.used.max(bound), bound, "a limit was exceeded by more than calls used beyond their reservation");
+        assert_eq!(
+            state.used.max(bound),
+            bound,
+            "a limit was exceeded by more than calls used beyond their reservation"
+        );
         assert_eq!(state.active, self.active);
         assert_eq!(state.running_since, self.running_since);
         self.phase(state);

@@ -1,10 +1,14 @@
 //! Tasks, agents, turns and results.
 
+use std::sync::LazyLock;
+
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
-use mar_proto::session::{Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, event_leaf::Body};
+use mar_proto::session::{
+    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, event_leaf::Body,
+};
 use mar_proto::types::{
-    HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage,
-    part::Content,
+    HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult,
+    Usage, part::Content,
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -22,7 +26,8 @@ pub const SEND: &str = "tools/mail.send";
 /// Output tokens of one generation.
 pub const MAX_OUTPUT: i64 = 100;
 
-const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"},"citations":{"type":"array"}}}"#;
+const SCHEMA: &str =
+    r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"},"citations":{"type":"array"}}}"#;
 
 /// Limits that stop nothing in a short run.
 pub fn roomy() -> HaltingPolicy {
@@ -66,6 +71,11 @@ pub enum Form {
 }
 
 pub fn agent(form: Form) -> Agent {
+    static BOTH: LazyLock<[Agent; 2]> = LazyLock::new(|| [synthesised(Form::Prose), synthesised(Form::Schema)]);
+    BOTH[usize::from(form == Form::Schema)].clone()
+}
+
+fn synthesised(form: Form) -> Agent {
     let mut descriptor = Descriptor::default();
     let sampling = Sampling { max_output_tokens: MAX_OUTPUT, ..Sampling::default() };
     descriptor.model.roles.insert("reason".to_owned(), ModelRole { sampling, ..ModelRole::default() });
@@ -121,7 +131,12 @@ pub fn cited_answer(passages: &[&str]) -> String {
 }
 
 pub fn usage(input_tokens: i64, output_tokens: i64) -> Usage {
-    Usage { input_tokens, output_tokens, cost_nano_usd: input_tokens * 3_000 + output_tokens * 15_000, ..Usage::default() }
+    Usage {
+        input_tokens,
+        output_tokens,
+        cost_nano_usd: input_tokens * 3_000 + output_tokens * 15_000,
+        ..Usage::default()
+    }
 }
 
 pub fn finished(step: i64, attempt: i64, parts: Vec<Part>, usage: Usage) -> FinishedTurn {

@@ -1,0 +1,215 @@
+//! Failed generations, doubtful calls, lost replicas, counters that are away, synthesis that fails.
+
+use mar_proto::session::{RunState, ToolOutcome, WaitReason};
+use mar_proto::types::HaltingPolicy;
+use mar_proto::types::Usage;
+use time::Duration;
+
+use super::driver::Mishap;
+use super::fixture::*;
+use super::scenarios::Story;
+use crate::run::{Effect, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, Retry, Timed};
+
+const NOTHING: Vec<String> = Vec::new();
+
+fn failed(attempt: i64, retry: Retry) -> Input {
+    let reason = if retry == Retry::WhenBack { "PEER_UNAVAILABLE" } else { "PROVIDER_FAILED" };
+    Input::GenerationFailed { step: 1, attempt, reason: reason.to_owned(), retry, usage: Some(Usage::default()) }
+}
+
+fn claimed(epoch: i64) -> Input {
+    Input::Claimed { epoch, owner: format!("replica-{epoch}") }
+}
+
+#[test]
+fn a_failed_generation_is_tried_again_after_a_pause() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    assert_eq!(story.tell(vec![failed(1, Retry::Bounded)]), ["Failed(1.1 PROVIDER_FAILED)"]);
+    assert_eq!(story.driver.state.wake_at(), Some(START + story.at + Duration::milliseconds(250)));
+    assert_eq!(story.tell_now(vec![Input::Timer]), NOTHING);
+    story.at += Duration::milliseconds(250);
+    assert_eq!(story.tell_now(vec![Input::Timer]), ["Started(1.2)"]);
+    assert_eq!(story.driver.state.used.steps, 1, "another try is no other step");
+    story.tell(vec![failed(2, Retry::Bounded)]);
+    assert_eq!(story.driver.state.wake_at(), Some(START + story.at + Duration::milliseconds(500)));
+    assert_eq!(story.tell(vec![Input::Timer]), ["Started(1.3)"]);
+    let words = story.tell(vec![failed(MAX_ATTEMPTS, Retry::Bounded)]);
+    assert_eq!(words, ["Failed(1.3 PROVIDER_FAILED)", "Ended(FAILED PROVIDER_FAILED)"]);
+}
+
+#[test]
+fn a_generation_in_flight_has_no_alarm_but_the_limits_of_time() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.tell(vec![failed(1, Retry::Bounded)]);
+    story.tell(vec![Input::Timer]);
+    let due = story.driver.state.active_deadline();
+    assert_eq!(story.driver.state.wake_at(), due, "the pause before the try is over");
+}
+
+#[test]
+fn a_request_that_will_fail_again_is_not_repeated() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let words = story.tell(vec![failed(1, Retry::Never)]);
+    assert_eq!(words, ["Failed(1.1 PROVIDER_FAILED)", "Ended(FAILED PROVIDER_FAILED)"]);
+    assert_eq!(story.phase(), Phase::Ended(RunState::Failed));
+}
+
+#[test]
+fn tries_that_reach_nobody_do_not_count() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    for attempt in 1..=6 {
+        story.tell(vec![failed(attempt, Retry::WhenBack)]);
+        story.at += Duration::seconds(8);
+        story.tell_now(vec![Input::Timer]);
+    }
+    let words = story.tell(vec![failed(7, Retry::Bounded)]);
+    assert_eq!(words, ["Failed(1.7 PROVIDER_FAILED)"], "the first that reached a provider");
+    assert!(!story.driver.state.ended());
+}
+
+#[test]
+fn a_lost_generation_settles_in_full_and_starts_again_at_once() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let first = story.driver.state.reserved;
+    let words = story.tell(vec![claimed(2)]);
+    assert_eq!(words, ["Claimed(2)", "Failed(1.1 LOST)", "Started(1.2)"]);
+    assert_eq!(story.driver.state.usage.input_tokens, first.input_tokens);
+    assert!(story.driver.state.usage.estimated);
+    assert_eq!(story.tell(vec![turn(1, 1, vec![text("late")])]), NOTHING, "its turn comes too late");
+    story.tell(vec![claimed(3)]);
+    let words = story.tell(vec![claimed(4)]);
+    assert_eq!(
+        words,
+        ["Claimed(4)", "Failed(1.3 LOST)", "Ended(FAILED LOST)"],
+        "what kills replicas is not fed to more"
+    );
+}
+
+#[test]
+fn an_old_claim_changes_nothing() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.tell(vec![claimed(2)]);
+    assert_eq!(story.tell(vec![claimed(2)]), NOTHING);
+    assert_eq!(story.tell(vec![claimed(1)]), NOTHING);
+}
+
+#[test]
+fn after_a_takeover_calls_are_repeated_only_where_declared_harmless() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.tell(vec![turn(1, 1, vec![ask(SEND, "p0"), ask(SEARCH, "p1")])]);
+    let words = story.tell(vec![claimed(2)]);
+    assert_eq!(words, ["Claimed(2)", "Returned(1/0 UNKNOWN)", "Intent(1/1.2)"]);
+    assert_eq!(story.effects, [Effect::Invoke { call_id: call_id(1, 1), attempt: 2 }]);
+    assert_eq!(story.driver.state.used.tool_calls, 2, "a repetition costs nothing more");
+    assert_eq!(story.tell(vec![returned(&call_id(1, 1), 1, ToolOutcome::Ok, "")]), NOTHING, "the first try is over");
+    let words = story.tell(vec![returned(&call_id(1, 1), 2, ToolOutcome::Ok, "")]);
+    assert_eq!(words, ["Returned(1/1 OK)", "Started(2.1)"]);
+}
+
+#[test]
+fn a_doubtful_call_is_repeated_so_often_and_then_told_to_be_unknown() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0")])]);
+    let doubt = |attempt| returned(&call_id(1, 0), attempt, ToolOutcome::Unknown, "");
+    for attempt in 1..MAX_CALL_ATTEMPTS {
+        assert_eq!(story.tell(vec![doubt(attempt)]), [format!("Intent(1/0.{})", attempt + 1)]);
+    }
+    assert_eq!(story.tell(vec![doubt(MAX_CALL_ATTEMPTS)]), ["Returned(1/0 UNKNOWN)", "Started(2.1)"]);
+}
+
+#[test]
+fn errors_and_denials_are_for_the_model_to_read() {
+    for outcome in [ToolOutcome::Error, ToolOutcome::Denied] {
+        let mut story = Story::running(roomy(), Form::Prose);
+        story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0")])]);
+        let words = story.tell(vec![returned(&call_id(1, 0), 1, outcome, "")]);
+        assert_eq!(words[1], "Started(2.1)");
+    }
+}
+
+#[test]
+fn synthesis_that_fails_or_is_denied_ends_the_run() {
+    for (reason, ended) in [("NO_MODEL", "Ended(FAILED NO_MODEL)"), ("POLICY_DENIED", "Ended(DENIED POLICY_DENIED)")] {
+        let mut story = Story::admitted(roomy());
+        story.tell(vec![Input::Begin]);
+        let refused = Input::SynthesisFailed { reason: reason.to_owned(), message: "no".to_owned() };
+        assert_eq!(story.tell(vec![refused]), [ended]);
+        assert_eq!(story.effects, [Effect::Seal]);
+    }
+}
+
+#[test]
+fn synthesis_that_waits_keeps_the_run_pending() {
+    let mut story = Story::admitted(roomy());
+    story.tell(vec![Input::Begin]);
+    let delayed = || Input::SynthesisDelayed { dependency: "agent-generator".to_owned() };
+    assert_eq!(story.tell(vec![delayed()]), ["Waiting"]);
+    assert_eq!(story.phase(), Phase::Pending(Some(WaitReason::Dependency)));
+    assert_eq!(story.tell(vec![delayed()]), NOTHING, "said once");
+    assert_eq!(story.tell(vec![claimed(2)]), ["Claimed(2)"]);
+    assert_eq!(story.effects, [Effect::Synthesise]);
+    let words = story.tell(vec![Input::Synthesised(Box::new(agent(Form::Prose)))]);
+    assert_eq!(words, ["Sealed", "Started(1.1)"]);
+    assert_eq!(story.driver.state.active, Duration::ZERO, "waiting for an agent is no activity");
+}
+
+#[test]
+fn without_counters_a_run_settles_and_waits() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.driver.counters_up = false;
+    assert_eq!(story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0")])]), ["Turn(1.1)", "Waiting"]);
+    assert_eq!(story.effects, []);
+    assert_eq!(story.phase(), Phase::Waiting(WaitReason::Dependency));
+    assert_eq!(story.tell(vec![Input::Timer]), NOTHING);
+    story.driver.counters_up = true;
+    let words = story.tell(vec![Input::Timer]);
+    assert_eq!(words, ["Rebuilt(1)", "Resumed", "Intent(1/0.1)"], "they have not seen the turn's settlement");
+}
+
+#[test]
+fn an_answer_needs_no_counters() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.driver.counters_up = false;
+    assert_eq!(story.tell(vec![turn(1, 1, vec![text("42")])]), ["Turn(1.1)", "Ended(SUCCEEDED)"]);
+}
+
+#[test]
+fn counters_that_stay_away_halt_the_run_when_it_expires() {
+    let mut story = Story::admitted(HaltingPolicy { max_active_time: Some(seconds(5)), ..roomy() });
+    story.driver.counters_up = false;
+    story.tell(vec![Input::Begin]);
+    story.tell(vec![Input::Synthesised(Box::new(agent(Form::Prose)))]);
+    assert_eq!(story.at_second(599), NOTHING);
+    assert_eq!(story.at_second(600), ["Stop", "Ended(HALTED COUNTERS_UNAVAILABLE)"]);
+}
+
+#[test]
+fn lost_and_stale_counters_are_rebuilt_before_the_next_intent() {
+    for (lost, found) in [(None, -1), (Some(1), 1)] {
+        let mut story = Story::running(roomy(), Form::Prose);
+        story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0")])]);
+        story.driver.lose_counters(lost);
+        let words = story.tell(vec![returned(&call_id(1, 0), 1, ToolOutcome::Ok, "")]);
+        assert_eq!(words, ["Returned(1/0 OK)".to_owned(), format!("Rebuilt({found})"), "Started(2.1)".to_owned()]);
+    }
+}
+
+#[test]
+fn a_takeover_does_not_get_the_answer_to_its_predecessors_question() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let turn = Timed { at: START + Duration::seconds(3), input: turn(1, 1, vec![ask(SEARCH, "p0")]) };
+    assert!(story.driver.transition(&[turn], Mishap::Crash).is_none(), "the counters have settled a turn that is lost");
+    let words = story.tell(vec![claimed(2)]);
+    assert_eq!(words, ["Claimed(2)", "Failed(1.1 LOST)", "Rebuilt(3)", "Started(1.2)"]);
+}
+
+#[test]
+fn counters_that_fall_back_to_a_predecessors_lost_change_are_overwritten() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let lost = Timed { at: START + Duration::seconds(3), input: turn(1, 1, vec![ask(SEARCH, "p0")]) };
+    assert!(story.driver.transition(&[lost], Mishap::Crash).is_none());
+    story.tell(vec![claimed(2)]);
+    story.driver.lose_counters(Some(1));
+    let words = story.tell(vec![turn(1, 2, vec![ask(SEARCH, "p0")])]);
+    assert_eq!(words, ["Turn(1.2)", "Intent(1/0.1)"], "the driver compares counters and log");
+}
