@@ -30,7 +30,8 @@ impl Scripted {
 
     fn tools(&self) -> Vec<Tool> {
         let text = |name: &str| json!({"type": "object", "properties": {name: {"type": "string"}}, "required": [name]});
-        let number = |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]});
+        let number =
+            |name: &str| json!({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]});
         let echo = std::fs::read_to_string(self.folder.join("description")).unwrap_or_else(|_| "Says it again.".into());
         [
             ("echo", echo.as_str(), text("text")),

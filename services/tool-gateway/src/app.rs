@@ -34,11 +34,7 @@ pub struct Deps {
 
 impl Default for Deps {
     fn default() -> Self {
-        Self {
-            clock: Arc::new(SystemClock::new()),
-            ids: Arc::new(SystemIds),
-            descriptor_keys: VerifyingKeys::new(),
-        }
+        Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), descriptor_keys: VerifyingKeys::new() }
     }
 }
 

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_alignment::{Agent, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both};
+use mar_alignment::{
+    Agent, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both,
+};
 use mar_descriptor::{Hash, domain};
 use mar_proto::tool::Dispatch;
 use mar_runtime::auth;
@@ -90,7 +92,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    fn new(reason: &'static str, message: impl Into<String>) -> Kind {
+    fn told(reason: &'static str, message: impl Into<String>) -> Kind {
         Kind::Denied(Self { reason, message: message.into() })
     }
 }
@@ -129,7 +131,7 @@ impl Dispatcher {
     async fn clear<'a>(&'a self, call: &Invocation, record: &mut Record) -> Result<Cleared<'a>, Kind> {
         let agent = &call.sealed.descriptor().agent;
         let Some(sealed) = agent.tool(&call.tool) else {
-            return Err(Denial::new("TOOL_NOT_SEALED", "this agent does not have this tool"));
+            return Err(Denial::told("TOOL_NOT_SEALED", "this agent does not have this tool"));
         };
         record.sealed_definition(sealed.definition_hash);
         let Some((upstream, tool)) = self.registry.find(&call.tool) else {
@@ -197,11 +199,11 @@ fn pinned(state: &State, tool: &str, pin: Hash, record: &mut Record) -> Result<A
         return Err(unavailable("the upstream of this tool is down"));
     };
     let Some(definition) = catalogue.get(tool) else {
-        return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the upstream no longer offers this tool"));
+        return Err(Denial::told("TOOL_DEFINITION_CHANGED", "the upstream no longer offers this tool"));
     };
     record.definition(definition.hash);
     if definition.hash != pin {
-        return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the tool has changed since this agent was made"));
+        return Err(Denial::told("TOOL_DEFINITION_CHANGED", "the tool has changed since this agent was made"));
     }
     Ok(Arc::clone(definition))
 }
@@ -210,7 +212,7 @@ fn judge(call: &Invocation, decision: &Decision, definition: Hash, arguments: Ha
     let message = |default: &str| decision.message.clone().unwrap_or_else(|| default.to_owned());
     match decision.verdict {
         Verdict::Allow => Ok(()),
-        Verdict::Deny => Err(Denial::new("POLICY_DENIED", message("the policy does not allow this call"))),
+        Verdict::Deny => Err(Denial::told("POLICY_DENIED", message("the policy does not allow this call"))),
         Verdict::RequireApproval => {
             let call = json!({
                 "call_id": call.call_id, "tool": call.tool, "definition": definition.to_string(),
@@ -243,7 +245,7 @@ async fn dispatch(call: &Invocation, cleared: Cleared<'_>) -> Kind {
         let Some(session) = &state.session else { return Err(unavailable("the upstream of this tool is down")) };
         let current = state.catalogue.as_ref().and_then(|catalogue| catalogue.get(&definition.tool));
         if current.is_none_or(|current| current.hash != definition.hash) {
-            return Err(Denial::new("TOOL_DEFINITION_CHANGED", "the tool has just changed"));
+            return Err(Denial::told("TOOL_DEFINITION_CHANGED", "the tool has just changed"));
         }
         session.call(outgoing).await.map_err(Kind::Failed)
     };
@@ -268,5 +270,5 @@ fn unavailable(message: &str) -> Kind {
 }
 
 fn invalid(message: impl Into<String>) -> Kind {
-    Denial::new("ARGUMENTS_INVALID", message)
+    Denial::told("ARGUMENTS_INVALID", message)
 }

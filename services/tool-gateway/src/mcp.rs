@@ -25,6 +25,7 @@ use crate::definition::Described;
 use crate::outcome::{Answer, Call, Failure, Reason, Sent};
 use crate::upstream::{ConnectError, Session};
 
+mod bounded;
 pub mod content;
 pub mod egress;
 pub mod http;
@@ -52,16 +53,6 @@ pub struct McpSession {
     ended: CancellationToken,
     stop: std::sync::Mutex<Option<RunningServiceCancellationToken>>,
     tasks: TaskTracker,
-    marking: Marking,
-}
-
-/// Who notes that a call has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Marking {
-    /// The transport, just before the first byte goes.
-    Transport,
-    /// The session, before the transport takes the call; the transport's error may say that it did not leave.
-    Session,
 }
 
 /// What the gateway is to a server: a client without capabilities of its own.
@@ -85,7 +76,7 @@ impl McpSession {
     ///
     /// # Errors
     /// The server broke off, or speaks no revision that the gateway knows.
-    pub async fn open<T, E, A>(transport: T, marking: Marking, tasks: TaskTracker) -> Result<Self, ConnectError>
+    pub async fn open<T, E, A>(transport: T, tasks: TaskTracker) -> Result<Self, ConnectError>
     where
         T: IntoTransport<RoleClient, E, A>,
         E: std::error::Error + Send + Sync + 'static,
@@ -108,7 +99,7 @@ impl McpSession {
             let _ = running.waiting().await;
             drop(done);
         });
-        let session = Self { peer, changed, ended, stop, tasks, marking };
+        let session = Self { peer, changed, ended, stop, tasks };
         session.subscribe();
         Ok(session)
     }
@@ -158,13 +149,9 @@ impl McpSession {
         }
         let params = CallToolRequestParams::new(call.tool).with_arguments(call.arguments);
         let mut request = CallToolRequest::new(params);
-        if self.marking == Marking::Session {
-            call.sent.mark();
-        }
         request.extensions.insert(call.sent);
         let options = PeerRequestOptions::no_options().with_meta(meta);
-        let handle =
-            self.peer.send_cancellable_request(ClientRequest::CallToolRequest(request), options).await?;
+        let handle = self.peer.send_cancellable_request(ClientRequest::CallToolRequest(request), options).await?;
         let mut guard = CancelOnDrop { peer: self.peer.clone(), id: Some(handle.id.clone()), tasks: &self.tasks };
         let result = handle.await_response().await;
         guard.id = None;
@@ -277,11 +264,13 @@ fn too_large() -> Failure {
 
 /// An error that the server reports is an answer; one of the way to it is a failure.
 fn refused(error: ServiceError, sent: &Sent) -> Result<Answer, Failure> {
+    if sent.is_too_large() {
+        return Err(too_large());
+    }
     match error {
         ServiceError::McpError(error) => match own_error(&error) {
             Some(TOO_LARGE) => Err(too_large()),
             Some(_) => Err(not_mcp()),
-            None if http::is_too_large(&error.message) => Err(too_large()),
             None => Ok(content::error(&error)),
         },
         ServiceError::TransportSend(error) => Err(http::failure(&error, sent)),

@@ -22,19 +22,35 @@ pub struct Call {
     pub sent: Sent,
 }
 
-/// Remembers whether a call has left the gateway. Set before the first byte goes, so "no" is certain and "yes" is not.
+/// Remembers how far a call has got. "Has left" is set before the first byte goes, so "no" is certain and "yes" is not.
 #[derive(Clone, Debug, Default)]
-pub struct Sent(Arc<AtomicBool>);
+pub struct Sent(Arc<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    left: AtomicBool,
+    too_large: AtomicBool,
+}
 
 impl Sent {
     /// The call is about to leave.
     pub fn mark(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.left.store(true, Ordering::Release);
+    }
+
+    /// The answer came, and was larger than is read.
+    pub fn mark_too_large(&self) {
+        self.0.too_large.store(true, Ordering::Release);
+    }
+
+    /// Whether the answer was larger than is read.
+    pub fn is_too_large(&self) -> bool {
+        self.0.too_large.load(Ordering::Acquire)
     }
 
     /// How far a call got that brought no answer.
     pub fn dispatch(&self) -> Dispatch {
-        if self.0.load(Ordering::Acquire) { Dispatch::Unknown } else { Dispatch::NotSent }
+        if self.0.left.load(Ordering::Acquire) { Dispatch::Unknown } else { Dispatch::NotSent }
     }
 }
 

@@ -62,7 +62,14 @@ fn everything_wrong_is_named_at_once() {
     )
     .unwrap_err();
     let all = lines.join("\n");
-    for path in ["Bad_Name: must match", "Bad_Name.command", "Bad_Name.folder", "Bad_Name.timeout", "web.url", "web.max_concurrency"] {
+    for path in [
+        "Bad_Name: must match",
+        "Bad_Name.command",
+        "Bad_Name.folder",
+        "Bad_Name.timeout",
+        "web.url",
+        "web.max_concurrency",
+    ] {
         assert!(all.contains(&format!("tool_gateway.upstreams.{path}")), "{path} in {all}");
     }
 }

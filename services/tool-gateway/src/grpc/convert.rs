@@ -57,7 +57,9 @@ pub(super) fn sealed(sealed: Option<types::SealedDescriptor>, found: &mut Violat
         let hash = found.take("hash", sealed.hash.parse());
         let mut signatures = Vec::new();
         for (index, signature) in sealed.signatures.into_iter().enumerate() {
-            found.item("signatures", index, |found| found.require(signature.sig.len() == 64, "sig", "must be 64 bytes").is_empty());
+            found.item("signatures", index, |found| {
+                found.require(signature.sig.len() == 64, "sig", "must be 64 bytes").is_empty()
+            });
             signatures.push(Signature { key_id: signature.key_id, sig: signature.sig.to_vec() });
         }
         Some(SealedDescriptor { hash: hash?, canonical: sealed.canonical.to_vec(), signatures })
@@ -99,9 +101,7 @@ pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResp
                 truncated: answer.truncated,
             })
         }
-        Kind::Denied(denial) => {
-            Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message })
-        }
+        Kind::Denied(denial) => Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message }),
         Kind::ApprovalRequired { digest, message } => {
             Told::ApprovalRequired(pb::ApprovalRequired { call_digest: digest.to_string(), message })
         }

@@ -27,16 +27,24 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// Refuses a URL whose host is a private address already; names are left to the resolver.
+/// Refuses a URL whose host is a private address or a name of private addresses only. A name that cannot be resolved
+/// passes: the resolver refuses whatever it may become.
 ///
 /// # Errors
 /// [`Private`].
-pub fn check(url: &reqwest::Url) -> Result<(), Private> {
+pub async fn check(url: &reqwest::Url) -> Result<(), Private> {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(address) if !is_public(address) => Err(Private),
-        _ => Ok(()),
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return if is_public(address) { Ok(()) } else { Err(Private) };
+    }
+    match tokio::net::lookup_host((bare, 0)).await {
+        Ok(found) => {
+            let found: Vec<SocketAddr> = found.collect();
+            let private = !found.is_empty() && !found.iter().any(|address| is_public(address.ip()));
+            if private { Err(Private) } else { Ok(()) }
+        }
+        Err(_) => Ok(()),
     }
 }
 
@@ -94,26 +102,47 @@ mod tests {
             assert!(is_public(text.parse().unwrap()), "{text}");
         }
         for text in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-            "255.255.255.255", "198.18.0.1", "240.0.0.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254",
-            "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1", "2001:db8::1",
-            "::127.0.0.1", "fec0::1", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "ff02::1",
+            "2001:db8::1",
+            "::127.0.0.1",
+            "fec0::1",
+            "2001::1",
         ] {
             assert!(!is_public(text.parse().unwrap()), "{text}");
         }
     }
 
-    #[test]
-    fn literal_hosts_are_checked() {
+    #[tokio::test]
+    async fn hosts_are_checked() {
         for (url, fits) in [
             ("http://127.0.0.1:80/mcp", false),
             ("http://[::1]/mcp", false),
             ("http://2130706433/mcp", false),
             ("http://0x7f.1/mcp", false),
             ("https://1.1.1.1/mcp", true),
-            ("https://tools.example/mcp", true),
+            ("http://localhost/mcp", false),
         ] {
-            assert_eq!(check(&url.parse().unwrap()).is_ok(), fits, "{url}");
+            assert_eq!(check(&url.parse().unwrap()).await.is_ok(), fits, "{url}");
         }
     }
 

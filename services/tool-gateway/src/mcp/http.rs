@@ -12,8 +12,9 @@ use rmcp::transport::streamable_http_client::{StreamableHttpClientTransportConfi
 use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
 
-use super::egress::{self, Private, PublicResolver};
-use super::{MAX_MESSAGE_BYTES, Marking, McpSession};
+use super::bounded::BoundedClient;
+use super::egress::{self, PublicResolver};
+use super::{MAX_MESSAGE_BYTES, McpSession};
 use crate::config::UpstreamConfig;
 use crate::outcome::{Failure, Reason, Sent};
 use crate::upstream::{ConnectError, Connector, Session};
@@ -33,7 +34,7 @@ impl HttpServer {
         Self { config, tasks }
     }
 
-    fn client(&self, url: &reqwest::Url) -> Result<reqwest::Client, ConnectError> {
+    async fn client(&self, url: &reqwest::Url) -> Result<reqwest::Client, ConnectError> {
         mar_runtime::process::install_crypto();
         // A proxy would resolve names itself, past the check of addresses.
         let mut client = reqwest::Client::builder()
@@ -41,7 +42,7 @@ impl HttpServer {
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT);
         if self.config.allow_private != Some(true) {
-            egress::check(url).map_err(|error| ConnectError::bare(error.to_string()))?;
+            egress::check(url).await.map_err(|error| ConnectError::bare(error.to_string()))?;
             client = client.dns_resolver(Arc::new(PublicResolver));
         }
         client.build().map_err(|error| ConnectError::new("the HTTP client cannot be made", error))
@@ -71,17 +72,9 @@ impl Connector for HttpServer {
             .max_concurrent_requests(self.config.max_concurrency.saturating_add(4))
             .max_sse_event_size(MAX_MESSAGE_BYTES)
             .custom_headers(self.headers()?);
-        let transport = StreamableHttpClientTransport::with_client(self.client(&parsed)?, config);
-        match McpSession::open(transport, Marking::Session, self.tasks.clone()).await {
-            Ok(session) => Ok(Arc::new(session)),
-            Err(error) if names_private(&error) => Err(ConnectError::bare(Private.to_string())),
-            Err(error) => Err(error),
-        }
+        let transport = StreamableHttpClientTransport::with_client(BoundedClient(self.client(&parsed).await?), config);
+        Ok(Arc::new(McpSession::open(transport, self.tasks.clone()).await?))
     }
-}
-
-fn names_private(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.to_string().contains(&Private.to_string()) || error.source().is_some_and(names_private)
 }
 
 /// What an error of the way to the server means for a call.
@@ -113,9 +106,4 @@ fn of_http(error: &StreamableHttpError<reqwest::Error>) -> Failure {
             Failure::new(Reason::Broken, Dispatch::Unknown, "the connection to the upstream broke")
         }
     }
-}
-
-/// The SDK turns an event beyond the limit into a JSON-RPC error with this text.
-pub(super) fn is_too_large(message: &str) -> bool {
-    message.contains("exceeded the maximum size of")
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::process::{self, Process};
 use super::wire::{Incoming, Lines};
-use super::{MAX_MESSAGE_BYTES, Marking, McpSession};
+use super::{MAX_MESSAGE_BYTES, McpSession};
 use crate::config::UpstreamConfig;
 use crate::outcome::Sent;
 use crate::upstream::{ConnectError, Connector, Session};
@@ -44,7 +44,7 @@ impl Connector for StdioServer {
             stdin: Arc::new(Mutex::new(Some(streams.stdin))),
             process,
         };
-        Ok(Arc::new(McpSession::open(pipe, Marking::Transport, self.tasks.clone()).await?))
+        Ok(Arc::new(McpSession::open(pipe, self.tasks.clone()).await?))
     }
 }
 
@@ -101,7 +101,7 @@ impl Transport<RoleClient> for Pipe {
 }
 
 /// Where the call behind a message remembers that it has left.
-fn sent_mark(message: &TxJsonRpcMessage<RoleClient>) -> Option<&Sent> {
+pub(super) fn sent_mark(message: &TxJsonRpcMessage<RoleClient>) -> Option<&Sent> {
     match message {
         JsonRpcMessage::Request(request) => match &request.request {
             ClientRequest::CallToolRequest(call) => call.extensions().get::<Sent>(),

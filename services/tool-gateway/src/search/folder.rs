@@ -118,8 +118,7 @@ mod tests {
         fs::write(root.join("large.md"), "x".repeat(2_000)).unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.md"), root.join("link.md")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.join("linked")).unwrap();
-        let folder =
-            Folder { root: root.into(), extensions: vec!["md".into(), "html".into()], max_file_bytes: 1_000 };
+        let folder = Folder { root: root.into(), extensions: vec!["md".into(), "html".into()], max_file_bytes: 1_000 };
         let names: Vec<_> = folder.list().unwrap().into_keys().collect();
         assert_eq!(names, ["a.md", "guide/deep/b.HTML"]);
         assert_eq!(folder.read("a.md").unwrap(), "text");

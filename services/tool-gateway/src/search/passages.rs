@@ -170,7 +170,9 @@ mod tests {
     #[test]
     fn sections_stay_together() {
         let body = "A run stops when a limit is reached. ".repeat(18);
-        let text = format!("# Guide\n\nIntro.\n\n## Limits\n\n{body}\n\n## Counters\n\n{body}\n\n```\n# no heading\n\nx\n```\n");
+        let text = format!(
+            "# Guide\n\nIntro.\n\n## Limits\n\n{body}\n\n## Counters\n\n{body}\n\n```\n# no heading\n\nx\n```\n"
+        );
         let document = split("docs/guide.md", &text);
         assert_eq!(document.title, "Guide");
         assert_eq!(document.passages.len(), 2);

@@ -62,9 +62,15 @@ mod tests {
     #[test]
     fn syntax_is_text() {
         assert_eq!(to_match("\") OR 1").unwrap(), "\"1\"");
-        assert_eq!(to_match("NEAR(a b) title:x* -y").unwrap(), r#""near" OR "near"* OR "b" OR "title" OR "title"* OR "x" OR "y""#);
+        assert_eq!(
+            to_match("NEAR(a b) title:x* -y").unwrap(),
+            r#""near" OR "near"* OR "b" OR "title" OR "title"* OR "x" OR "y""#
+        );
         assert_eq!(to_match("\"*^(){}:+-"), None);
-        assert_eq!(to_match("What is the halting policy?").unwrap(), r#""halting" OR "halting"* OR "policy" OR "policy"*"#);
+        assert_eq!(
+            to_match("What is the halting policy?").unwrap(),
+            r#""halting" OR "halting"* OR "policy" OR "policy"*"#
+        );
         assert_eq!(to_match("what is the").unwrap(), r#""what" OR "what"* OR "is" OR "the""#);
     }
 

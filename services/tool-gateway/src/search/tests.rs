@@ -7,7 +7,8 @@ async fn open(files: &[(&str, &str)]) -> (tempfile::TempDir, SearchSession) {
     for (name, text) in files {
         fs::write(root.path().join(name), text).unwrap();
     }
-    let config = UpstreamConfig { folder: Some(root.path().into()), ..UpstreamConfig::new(crate::config::Kind::Search) };
+    let config =
+        UpstreamConfig { folder: Some(root.path().into()), ..UpstreamConfig::new(crate::config::Kind::Search) };
     let FolderSearch { folder, rescan } = FolderSearch::new(&config);
     let session = SearchSession { folder, rescan, index: Index::open().await.unwrap() };
     session.refresh().await.unwrap();
@@ -40,7 +41,9 @@ async fn the_best_passage_comes_first() {
 #[tokio::test]
 async fn hostile_queries_are_words() {
     let (_root, session) = open(&[("a.md", "alpha 1")]).await;
-    for query in ["\") OR 1", "'; DROP TABLE passages; --", "NEAR(", "*", "^", "\"", "a AND", "title:", "{}", "\0", "-alpha"] {
+    for query in
+        ["\") OR 1", "'; DROP TABLE passages; --", "NEAR(", "*", "^", "\"", "a AND", "title:", "{}", "\0", "-alpha"]
+    {
         session.search(&arguments(query)).await.unwrap();
     }
     assert_eq!(ids(&session, "\") OR 1").await, ["a.md#1"]);

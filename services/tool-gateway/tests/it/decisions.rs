@@ -24,12 +24,18 @@ async fn a_call_needs_token_and_descriptor() {
     let mut bare = agent.request("s.echo", &hello);
     bare.metadata_mut().remove("authorization");
     let refused = agent.send(bare).await.unwrap_err();
-    assert_eq!((refused.code(), Reason::of(&refused)), (Code::PermissionDenied, Some(ErrorReason::NoStandingDescriptor)));
+    assert_eq!(
+        (refused.code(), Reason::of(&refused)),
+        (Code::PermissionDenied, Some(ErrorReason::NoStandingDescriptor))
+    );
 
     let mut without = agent.request("s.echo", &hello);
     without.get_mut().descriptor = None;
     let refused = agent.send(without).await.unwrap_err();
-    assert_eq!((refused.code(), Reason::of(&refused)), (Code::FailedPrecondition, Some(ErrorReason::DescriptorRequired)));
+    assert_eq!(
+        (refused.code(), Reason::of(&refused)),
+        (Code::FailedPrecondition, Some(ErrorReason::DescriptorRequired))
+    );
 
     let mut forged = agent.request("s.echo", &hello);
     let sealed = forged.get_mut().descriptor.as_mut().unwrap();
@@ -67,7 +73,8 @@ async fn requests_are_checked_whole() {
     let mut client = bench.client.clone();
     let refused = client.get_tool(pb::GetToolRequest { name: "tools/docs.none".into() }).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(ErrorReason::NotFound));
-    let tool = client.get_tool(pb::GetToolRequest { name: "tools/docs.search".into() }).await.unwrap().into_inner().tool;
+    let tool =
+        client.get_tool(pb::GetToolRequest { name: "tools/docs.search".into() }).await.unwrap().into_inner().tool;
     assert!(tool.unwrap().definition.unwrap().read_only);
     let patterns = vec!["docs*".to_owned(), String::new()];
     let refused = client.list_tools(pb::ListToolsRequest { patterns, ..Default::default() }).await.unwrap_err();

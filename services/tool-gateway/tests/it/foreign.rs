@@ -17,8 +17,12 @@ fn installed(name: &str) -> Option<PathBuf> {
     }
     let required = std::env::var_os("MAR_REQUIRE_TOOLS").is_some_and(|value| value == "1");
     assert!(!required, "{} is missing: run scripts/install-tools.sh", program.display());
-    eprintln!("skipped: {name} is not installed; scripts/install-tools.sh installs it");
+    skipped(name);
     None
+}
+
+fn skipped(name: &str) {
+    eprintln!("skipped: {name} is not installed; scripts/install-tools.sh installs it");
 }
 
 fn node(program: &std::path::Path, args: &[&str], folder: &std::path::Path) -> UpstreamConfig {
