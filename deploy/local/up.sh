@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Starts the four services as four processes on loopback, with deploy/local/runtime.toml, and stops them on Ctrl-C.
+#
+#   deploy/local/up.sh [--release]
+#
+# Postgres and Redis are taken from MAR_POSTGRES_URL and MAR_REDIS_URL; without them, own ones are started by
+# deploy/local/stores.sh and stopped at the end. Keys, data and logs are in .local/ (MAR_LOCAL_DIR overrides).
+# MAR_CONFIG names another configuration. Then: mar run "…" --endpoint 127.0.0.1:7441
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+profile=debug build=()
+case "${1:-}" in
+  '') ;;
+  --release) profile=release build=(--release) ;;
+  *)
+    echo "usage: deploy/local/up.sh [--release]" >&2
+    exit 64
+    ;;
+esac
+
+config=${MAR_CONFIG:-deploy/local/runtime.toml}
+local=${MAR_LOCAL_DIR:-.local}
+bin=${CARGO_TARGET_DIR:-target}/$profile
+mkdir -p "$local"
+
+say() { echo "$*" >&2; }
+
+pids=() names=()
+stop() {
+  trap '' INT TERM
+  # Callers first, so that nobody loses whom it calls.
+  for at in "${!pids[@]}"; do kill -TERM "${pids[$at]}" 2> /dev/null || true; done
+  for at in "${!pids[@]}"; do wait "${pids[$at]}" 2> /dev/null || true; done
+  if [ -n "${stores:-}" ]; then
+    kill -TERM "$stores" 2> /dev/null || true
+    wait "$stores" 2> /dev/null || true
+  fi
+}
+trap stop EXIT
+trap 'exit 0' INT TERM
+
+say "building (a clean build takes about 3 minutes)"
+cargo build --quiet "${build[@]}" -p mar-session -p mar-router -p mar-agent-generator -p mar-tool-gateway -p mar-cli
+
+"$bin/mar" keys new "$local/keys" > /dev/null
+
+if [ -z "${MAR_POSTGRES_URL:-}" ] || [ -z "${MAR_REDIS_URL:-}" ]; then
+  # In a session of its own, so that Ctrl-C does not take the stores from under the services.
+  setsid deploy/local/stores.sh "$local/stores" &
+  stores=$!
+  for _ in $(seq 300); do
+    [ -f "$local/stores/urls" ] && break
+    kill -0 "$stores" 2> /dev/null || { say "the stores did not start"; exit 69; }
+    sleep 0.1
+  done
+  # shellcheck disable=SC1091
+  . "$local/stores/urls"
+fi
+
+export MAR_SESSION__STORE__URL=$MAR_POSTGRES_URL MAR_AGENT_GENERATOR__STORE__URL=$MAR_POSTGRES_URL
+export MAR_SESSION__COUNTERS__URL=$MAR_REDIS_URL
+if [ "$local" != .local ]; then
+  export MAR_SESSION__SIGNING_KEY__FILE=$local/keys/session.pem
+  export MAR_AGENT_GENERATOR__SIGNING_KEY__FILE=$local/keys/generator.pem
+  export MAR_ROUTER__DESCRIPTOR_KEY_FILES="[\"$local/keys/generator.pub.pem\"]"
+  export MAR_TOOL_GATEWAY__DESCRIPTOR_KEYS="[\"$local/keys/generator.pub.pem\"]"
+  export MAR_RUNTIME__RUN_TOKENS__VERIFICATION_KEY_FILES="[\"$local/keys/session.pub.pem\"]"
+fi
+
+# Everything is checked before anything starts.
+for service in session agent-generator router tool-gateway; do
+  "$bin/$service" --config "$config" --check-config
+done
+
+# In the order in which they stop.
+for service in session agent-generator router tool-gateway; do
+  "$bin/$service" --config "$config" 2> "$local/$service.log" > /dev/null &
+  pids+=($!) names+=("$service")
+done
+
+address() { # service, table
+  "$bin/$1" --config "$config" --dump-config | awk -v table="[$2]" '$0 == table { found = 1 } found && /^listen = / { gsub(/"/, "", $3); print $3; exit }'
+}
+serves() { (exec 3<> "/dev/tcp/${1%:*}/${1##*:}") 2> /dev/null; }
+
+for at in "${!names[@]}"; do
+  name=${names[$at]}
+  where=$(address "$name" "${name//-/_}")
+  for try in $(seq 100); do
+    serves "$where" && break
+    kill -0 "${pids[$at]}" 2> /dev/null || { say "$name ended:"; tail -n 5 "$local/$name.log" >&2; exit 69; }
+    [ "$try" -lt 100 ] || { say "$name does not answer at $where; see $local/$name.log"; exit 69; }
+    sleep 0.1
+  done
+  say "$(printf '%-16s %s' "$name" "$where")"
+  [ "$name" != session ] || session=$where
+done
+
+say ""
+say "Try:  $bin/mar run \"What is a halting policy?\" --tools 'docs.*' --endpoint $session"
+say "Ctrl-C stops all four. Logs are in $local/."
+wait -n "${pids[@]}" || true
+say "a service has ended; see the logs in $local/"
+exit 69
