@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mar_proto::session::{
     EventContent, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
 };
-use mar_proto::types::{HaltReason, HaltingPolicy, Message, Part, Role, ToolResult, Usage, part::Content};
+use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ impl State {
             epoch: 1,
             next_seq: 1,
             task: Arc::new(event.content.task.clone().unwrap_or_default()),
-            limits: admitted.limits.clone().unwrap_or_else(HaltingPolicy::default),
+            limits: admitted.limits.unwrap_or_default(),
             admitted_at: event.time,
             expires_at,
             agent: None,

@@ -18,7 +18,7 @@ proptest! {
     #[test]
     fn every_history_keeps_the_invariants(script in proptest::collection::vec(any::<u8>(), 0..160)) {
         let mut world = World::new(script);
-        world.to_the_end();
+        world.run_out();
         prop_assert_eq!(&world.driver.folded(), &world.driver.state);
         world.driver.replayed();
     }
@@ -33,7 +33,7 @@ fn histories_reach_every_corner() {
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
     for _ in 0..1_200 {
         let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
-        world.to_the_end();
+        world.run_out();
         for event in &world.driver.events {
             let word = super::fixture::word(event);
             let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);

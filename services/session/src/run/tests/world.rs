@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Until the run has ended, and some late inputs more.
-    pub fn to_the_end(&mut self) {
+    pub fn run_out(&mut self) {
         while !self.driver.state.ended() {
             self.happen();
         }
