@@ -63,6 +63,9 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
             ));
         }
     }
+    if run.state() != RunState::Succeeded {
+        lines.push(String::new());
+    }
     lines.extend(limits(run, ink));
     lines.push(String::new());
     let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };

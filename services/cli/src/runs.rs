@@ -80,7 +80,10 @@ fn row(run: &Run) -> Vec<String> {
 fn age(run: &Run) -> String {
     let Some(created) = &run.create_time else { return "-".to_owned() };
     let now = SystemClock::new().now().unix_timestamp();
-    span(Duration::from_secs(now.saturating_sub(created.seconds).try_into().unwrap_or_default()))
+    match u64::try_from(now.saturating_sub(created.seconds)) {
+        Ok(0) | Err(_) => "now".to_owned(),
+        Ok(seconds) => span(Duration::from_secs(seconds)),
+    }
 }
 
 fn run_state(name: StateName) -> RunState {

@@ -7,6 +7,8 @@ use super::{Hints, Place, pattern};
 
 /// Strings are padded to at most this many characters.
 const LONGEST: usize = 1 << 20;
+/// Quotes are short, as a model's are, and stay within its output limit.
+const LONGEST_QUOTE: usize = 120;
 
 const ANSWERS: [&str; 9] =
     ["answer", "final_answer", "text", "content", "summary", "message", "response", "reply", "result"];
@@ -81,7 +83,7 @@ fn hinted(place: Place<'_>, hints: &Hints) -> Option<String> {
 fn cited(name: &str, passage: &Passage) -> Option<String> {
     match name {
         _ if IDS.contains(&name) => Some(passage.id.clone()),
-        _ if QUOTES.contains(&name) => Some(passage.text.clone()),
+        _ if QUOTES.contains(&name) => Some(passage.text.trim().chars().take(LONGEST_QUOTE).collect()),
         "title" => Some(passage.title.clone()),
         _ => None,
     }
