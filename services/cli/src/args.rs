@@ -48,7 +48,7 @@ Examples:
   mar run \"And who sets it?\" --tools 'docs.*' --session 01935c1e-…
   mar run \"Extract the invoice\" --schema invoice.json --json
   mar run - --max-steps 4 --max-cost 0.05 < task.txt
-  mar run \"Sum this up\" --recipe plain --param language=German
+  mar run \"What is a seal?\" --recipe answer-with-sources --param language=German
 
 Steps go to standard error, the answer to standard output. Ctrl-C cancels the run; a second one leaves at once.";
 
@@ -72,7 +72,7 @@ Examples:
     pub(super) const RENDER: &str = "\
 Examples:
   mar render \"What is a halting policy?\"       the prompt that an agent would get, without running anything
-  mar render \"Sum this up\" --recipe plain --param language=German --json";
+  mar render \"What is a seal?\" --param language=German --json";
 
     pub(super) const REHEARSE: &str = "\
 Examples:
@@ -245,10 +245,10 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "TOOLS")]
     pub tools: Vec<String>,
     /// Turns of the model at the most
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
     pub max_steps: Option<i64>,
     /// Tool calls at the most
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
     pub max_tool_calls: Option<i64>,
     /// Cost at the most, such as 0.05
     #[arg(long, value_name = "USD", value_parser = nano_usd, help_heading = "Limits")]

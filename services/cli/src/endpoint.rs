@@ -57,6 +57,11 @@ impl Endpoint {
         &self.url
     }
 
+    /// Whether it was named, rather than taken by default.
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
     fn peer(&self, name: ServiceName) -> Result<Peer, Failure> {
         if !(self.url.starts_with("http://") || self.url.starts_with("https://")) {
             return Err(Failure::usage(format!("the endpoint {} is no http or https URL", self.url)));

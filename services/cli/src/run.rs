@@ -35,7 +35,7 @@ pub async fn run(args: RunArgs, out: Out) -> Result<Exit, Failure> {
         out.json(&followed.json());
     } else {
         out.lines(report::lines(&followed.run, out.result));
-        if args.session.is_none() {
+        if args.session.is_none() && out.live && !endpoint.is_named() {
             let id = session.trim_start_matches("sessions/");
             out.note(out.remark.dim(&format!("Go on with: mar run --session {id} \"…\"")));
         }
