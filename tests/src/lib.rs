@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The whole system under test, as its users meet it: real processes, real stores, real gRPC, and a rehearsed model.
+//!
+//! The binaries have to be built before: `cargo test --workspace` does, `cargo build --workspace --bins --examples` before a
+//! test of this crate alone.
+
+pub mod client;
+pub mod deployment;
+pub mod task;
+
+pub use client::{Client, Followed};
+pub use deployment::{Deployment, Options, Shape, Stores};

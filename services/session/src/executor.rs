@@ -233,7 +233,7 @@ impl Executor {
         let advance = Advance {
             root: self.state.run,
             run: self.state.run,
-            epoch: self.state.epoch,
+            epoch: charge.epoch,
             seq: self.state.next_seq,
             last_seq: self.state.counted_seq,
             totals: self.state.used,

@@ -55,7 +55,6 @@ impl State {
             tainted: false,
             active: Duration::ZERO,
             running_since: None,
-            counted_prompt: None,
             ending: None,
             changed_at: event.time,
         })
@@ -165,7 +164,6 @@ impl State {
         if says_something(&message) {
             self.transcript.push(Arc::clone(&message));
         }
-        self.note_count(&usage);
         self.calls = self.wanted(&message);
         if self.calls.is_empty() {
             self.candidate = Some(message);

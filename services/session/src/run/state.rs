@@ -8,7 +8,6 @@ use mar_proto::types::{HaltReason, HaltingPolicy, Message, ToolDefinition, ToolR
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::amounts::{input_tokens, output_tokens};
 use crate::counters::Amounts;
 
 /// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
@@ -84,8 +83,6 @@ pub struct State {
     pub active: Duration,
     /// Since when it is RUNNING without a pause.
     pub running_since: Option<OffsetDateTime>,
-    /// Provider's count of the prompt so far, and how many messages it covers.
-    pub counted_prompt: Option<(i64, usize)>,
     /// The answer, failure or halt reason, when it has ended.
     pub ending: Option<Ending>,
     /// When the state last changed.
@@ -246,12 +243,11 @@ impl State {
         Some(at)
     }
 
-    /// An upper bound of the tokens of the prompt that the next generation sends: the provider's own count of what it has
-    /// seen, plus one token for each byte that came since. A byte-level tokenizer never makes more.
+    /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level
+    /// tokenizer never exceeds. The settlement gives back what was not used.
     pub fn prompt_bound(&self) -> i64 {
-        let (counted, covered) = self.counted_prompt.unwrap_or((PROMPT_OVERHEAD + self.tool_bytes(), 0));
-        let fresh = self.transcript.get(covered..).unwrap_or_default();
-        fresh.iter().fold(counted, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
+        let start = PROMPT_OVERHEAD + self.tool_bytes();
+        self.transcript.iter().fold(start, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
     }
 
     /// Size of the tool definitions as a model is told of them.
@@ -287,14 +283,6 @@ impl State {
             reserved: Some(self.reserved.to_usage(false)),
             overshoot: Some(self.overshoot.to_usage(false)),
             active_time_ms: i64::try_from(self.active_time(now).whole_milliseconds()).unwrap_or(i64::MAX),
-        }
-    }
-
-    /// Notes the provider's count of a prompt and the turn that followed it.
-    pub(super) fn note_count(&mut self, usage: &Usage) {
-        if !usage.estimated {
-            let tokens = input_tokens(usage).saturating_add(output_tokens(usage));
-            self.counted_prompt = Some((tokens, self.transcript.len()));
         }
     }
 }

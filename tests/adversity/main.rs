@@ -1,0 +1,1 @@
+//! Bad input and dead parts: the right code, a reason, every violation; and a log that tells why.

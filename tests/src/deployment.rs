@@ -1,0 +1,290 @@
+//! A running system.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mar_runtime::auth::keys;
+use mar_runtime::clock::SystemIds;
+use mar_testkit::ports;
+use mar_testkit::postgres::Postgres;
+use mar_testkit::process::{Process, Signal, built_binary};
+use mar_testkit::redis::Redis;
+use mar_testkit::rehearsal::{Rehearsal, Script};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::client::Client;
+
+/// How long a process may take to serve.
+const START: Duration = Duration::from_secs(30);
+const SERVICES: [&str; 4] = ["session", "router", "agent-generator", "tool-gateway"];
+
+/// In how many processes the services run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// `mar up`: client on server in one process.
+    One,
+    /// The four binaries over TCP.
+    Four,
+}
+
+/// Where sessions and counters are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stores {
+    /// SQLite files and counters of the process.
+    Embedded,
+    /// Postgres and Redis, shared by the tests of a process, with a database of its own.
+    Servers,
+}
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// In how many processes.
+    pub shape: Shape,
+    /// On which stores.
+    pub stores: Stores,
+    /// What the model does, in the rehearsal's language; empty for its built-in agent.
+    pub script: String,
+    /// Documents of the searched folder.
+    pub documents: Vec<(&'static str, &'static str)>,
+    /// Further configuration, in TOML.
+    pub extra: String,
+    /// Environment of the process that hosts session.
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Options {
+    /// One process on embedded stores, with two documents and the built-in agent.
+    pub fn new(shape: Shape, stores: Stores) -> Self {
+        Self {
+            shape,
+            stores,
+            script: String::new(),
+            documents: vec![
+                ("tides.md", "# Tides\n\nThe harbour of Marel floods at spring tide, twice a month.\n"),
+                ("lamps.md", "# Lamps\n\nThe lighthouse of Marel burns whale oil and is lit at dusk.\n"),
+            ],
+            extra: String::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// With this script.
+    #[must_use]
+    pub fn script(mut self, script: impl Into<String>) -> Self {
+        self.script = script.into();
+        self
+    }
+
+    /// With this configuration besides.
+    #[must_use]
+    pub fn extra(mut self, toml: impl Into<String>) -> Self {
+        self.extra = toml.into();
+        self
+    }
+
+    /// With this variable in session's environment.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+}
+
+/// A running system. Dropping it ends its processes.
+pub struct Deployment {
+    options: Options,
+    folder: TempDir,
+    ports: Vec<u16>,
+    /// The model.
+    pub rehearsal: Rehearsal,
+    processes: Vec<(String, Process)>,
+    urls: Option<(String, String)>,
+}
+
+impl Deployment {
+    /// Starts everything and waits until it serves.
+    ///
+    /// # Errors
+    /// What did not start, with its last lines.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
+        let rehearsal = Rehearsal::start(script).await?;
+        let folder = tempfile::tempdir()?;
+        let urls = match options.stores {
+            Stores::Embedded => None,
+            Stores::Servers => {
+                let servers = || anyhow::Ok((Postgres::shared()?.database()?, Redis::shared()?.database()?));
+                Some(tokio::task::block_in_place(servers)?)
+            }
+        };
+        let mut system =
+            Self { options, folder, ports: ports::free_many(4)?, rehearsal, processes: Vec::new(), urls };
+        system.write_files()?;
+        system.start_processes().await?;
+        Ok(system)
+    }
+
+    /// A client of session.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Client::connect(self.endpoint(0)).await
+    }
+
+    /// The URL of a service: session, router, agent-generator, tool-gateway. In one process they are the same.
+    pub fn endpoint(&self, service: usize) -> String {
+        let port = match self.options.shape {
+            Shape::One => self.ports[0],
+            Shape::Four => self.ports[service],
+        };
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// The folder of documents.
+    pub fn documents(&self) -> PathBuf {
+        self.folder.path().join("documents")
+    }
+
+    /// The folder that scripted upstreams keep their journal in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The lines of the process that hosts session.
+    pub fn log(&self) -> Vec<String> {
+        self.processes.first().map(|(_, process)| process.log()).unwrap_or_default()
+    }
+
+    /// Waits until the process that hosts session has ended by itself.
+    pub async fn wait_for_crash(&mut self) -> anyhow::Result<()> {
+        let (name, process) = self.processes.first_mut().context("nothing runs")?;
+        process.wait(START).await.with_context(|| format!("{name} did not crash"))?;
+        Ok(())
+    }
+
+    /// Ends the process of a service as `kill -9` does.
+    pub async fn kill(&mut self, service: usize) -> anyhow::Result<()> {
+        let index = self.process_of(service);
+        let (_, process) = self.processes.get_mut(index).context("nothing runs")?;
+        process.kill().await?;
+        Ok(())
+    }
+
+    /// Sends a signal to the process of a service.
+    pub async fn signal(&mut self, service: usize, signal: Signal) -> anyhow::Result<()> {
+        let index = self.process_of(service);
+        let (_, process) = self.processes.get_mut(index).context("nothing runs")?;
+        process.signal(signal)?;
+        Ok(())
+    }
+
+    /// Starts the process of a service again, without the environment that the first one had.
+    pub async fn restart(&mut self, service: usize) -> anyhow::Result<()> {
+        let index = self.process_of(service);
+        let name = self.processes[index].0.clone();
+        self.options.env.clear();
+        let started = self.start_process(&name).await?;
+        self.processes[index] = started;
+        Ok(())
+    }
+
+    fn process_of(&self, service: usize) -> usize {
+        if self.options.shape == Shape::One { 0 } else { service }
+    }
+
+    fn write_files(&self) -> anyhow::Result<()> {
+        let folder = self.folder.path();
+        std::fs::create_dir_all(self.documents())?;
+        for (name, text) in &self.options.documents {
+            std::fs::write(self.documents().join(name), text)?;
+        }
+        for name in ["session", "generator"] {
+            let pair = keys::generate(&SystemIds)?;
+            keys::write(&pair, &folder.join(format!("{name}.pem")), &folder.join(format!("{name}.pub.pem")))?;
+        }
+        std::fs::write(folder.join("runtime.toml"), self.config()?)?;
+        Ok(())
+    }
+
+    fn config(&self) -> anyhow::Result<String> {
+        let folder = self.folder.path().display();
+        let sqlite = |name: &str| format!("sqlite:{folder}/{name}.db");
+        let (session, agents, counters) = match &self.urls {
+            None => (sqlite("session"), sqlite("agents"), "memory:".to_owned()),
+            Some((postgres, redis)) => (postgres.clone(), postgres.clone(), redis.clone()),
+        };
+        let [p0, p1, p2, p3] = [0, 1, 2, 3].map(|index| self.ports[index]);
+        let mut text = format!(
+            r#"
+[runtime.run_tokens]
+verification_key_files = ["{folder}/session.pub.pem"]
+[runtime.limits]
+drain = "2s"
+[session]
+listen = "127.0.0.1:{p0}"
+signing_key = {{ file = "{folder}/session.pem" }}
+store = {{ url = "{session}" }}
+counters = {{ url = "{counters}" }}
+[router]
+listen = "127.0.0.1:{p1}"
+descriptor_key_files = ["{folder}/generator.pub.pem"]
+providers.rehearsal = {{ base_url = "{rehearsal}" }}
+[agent_generator]
+listen = "127.0.0.1:{p2}"
+signing_key = {{ file = "{folder}/generator.pem" }}
+store = {{ url = "{agents}" }}
+[tool_gateway]
+listen = "127.0.0.1:{p3}"
+descriptor_keys = ["{folder}/generator.pub.pem"]
+upstreams.docs = {{ kind = "search", folder = "{folder}/documents", rescan = "200ms" }}
+"#,
+            rehearsal = self.rehearsal.api_url(),
+        );
+        if self.options.shape == Shape::Four {
+            write!(
+                text,
+                r#"
+[runtime.peers]
+session = "http://127.0.0.1:{p0}"
+router = "http://127.0.0.1:{p1}"
+agent_generator = "http://127.0.0.1:{p2}"
+tool_gateway = "http://127.0.0.1:{p3}"
+"#
+            )?;
+        }
+        text.push_str(&self.options.extra.replace("{folder}", &folder.to_string()));
+        Ok(text)
+    }
+
+    async fn start_processes(&mut self) -> anyhow::Result<()> {
+        let names: &[&str] = match self.options.shape {
+            Shape::One => &["mar"],
+            Shape::Four => &SERVICES,
+        };
+        for name in names {
+            let started = self.start_process(name).await?;
+            self.processes.push(started);
+        }
+        Ok(())
+    }
+
+    async fn start_process(&self, name: &str) -> anyhow::Result<(String, Process)> {
+        let folder = self.folder.path();
+        let mut command = Command::new(built_binary(name)?);
+        if name == "mar" {
+            command.arg("up").arg("--data").arg(folder.join("data"));
+            command.arg("--listen").arg(format!("127.0.0.1:{}", self.ports[0]));
+        }
+        command.arg("--config").arg(folder.join("runtime.toml")).current_dir(folder);
+        if matches!(name, "mar" | "session") {
+            command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
+        }
+        let index = SERVICES.iter().position(|service| *service == name).unwrap_or(0);
+        let mut process = Process::spawn(name, command)?;
+        process.wait_for_port(SocketAddr::from(([127, 0, 0, 1], self.ports[index])), START).await?;
+        Ok((name.to_owned(), process))
+    }
+}
