@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mar_alignment::{Layer, PolicyText, Stack, default_platform};
 use mar_descriptor::VerifyingKeys;
@@ -20,6 +21,8 @@ use crate::mcp::stdio::StdioServer;
 use crate::registry::Registry;
 use crate::search::FolderSearch;
 use crate::upstream::{Connector, Supervisor, Upstream};
+
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the gateway gets from its host.
 #[derive(Clone, Debug)]
@@ -102,11 +105,13 @@ impl Gateway {
         Routes::new(self.service())
     }
 
-    /// Ends every session and every child, and returns when they have ended.
+    /// Ends every session and every child, and returns when they have ended, after 15 s at the latest.
     pub async fn close(&self) {
         self.0.shutdown.cancel();
         self.0.tasks.close();
-        self.0.tasks.wait().await;
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.0.tasks.len(), "some upstreams did not end in time");
+        }
     }
 
     pub(crate) fn app(&self) -> &App {

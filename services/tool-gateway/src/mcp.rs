@@ -1,6 +1,7 @@
 //! Upstreams that speak the Model Context Protocol, over stdio or streamable HTTP, through the official SDK.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,6 +41,7 @@ pub const IDEMPOTENCY_KEY: &str = "agentruntime/idempotency-key";
 
 const MAX_PAGES: usize = 100;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Marks the errors that our own transport puts in the place of an answer that it could not take.
 const OWN_ERROR: &str = "agentruntime/transport";
@@ -53,6 +55,31 @@ pub struct McpSession {
     ended: CancellationToken,
     stop: std::sync::Mutex<Option<RunningServiceCancellationToken>>,
     tasks: TaskTracker,
+    /// Cancelled when the server was found to be gone.
+    lost: CancellationToken,
+    probe: Option<Arc<Probe>>,
+}
+
+/// Looks after a session that the transport keeps open whatever becomes of the server: after a call without an answer
+/// it asks for the tools, and ends the session when that brings no answer either.
+struct Probe {
+    peer: Peer<RoleClient>,
+    lost: CancellationToken,
+    running: AtomicBool,
+}
+
+impl Probe {
+    async fn run(self: Arc<Self>) {
+        if self.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, page(&self.peer, None)).await;
+        if !matches!(asked, Ok(Ok(_))) {
+            tracing::info!("the server does not answer any more, its session is ended");
+            self.lost.cancel();
+        }
+        self.running.store(false, Ordering::Release);
+    }
 }
 
 /// What the gateway is to a server: a client without capabilities of its own.
@@ -99,9 +126,19 @@ impl McpSession {
             let _ = running.waiting().await;
             drop(done);
         });
-        let session = Self { peer, changed, ended, stop, tasks };
+        let lost = CancellationToken::new();
+        let session = Self { peer, changed, ended, stop, tasks, lost, probe: None };
         session.subscribe();
         Ok(session)
+    }
+
+    /// Ends the session when a call brings no answer and the server does not list its tools either. For transports that
+    /// do not notice by themselves that a server is gone, or has forgotten the session.
+    #[must_use]
+    pub fn with_probe(mut self) -> Self {
+        let (peer, lost) = (self.peer.clone(), self.lost.clone());
+        self.probe = Some(Arc::new(Probe { peer, lost, running: AtomicBool::new(false) }));
+        self
     }
 
     /// Newer revisions tell of changes only to those who subscribe.
@@ -125,17 +162,9 @@ impl McpSession {
         }));
     }
 
-    async fn page(&self, cursor: Option<String>) -> Result<rmcp::model::ListToolsResult, ConnectError> {
-        let broken = |error: ServiceError| ConnectError::new("the server did not list its tools", error);
-        let request = ListToolsRequest {
-            method: rmcp::model::ListToolsRequestMethod,
-            params: Some(PaginatedRequestParams::default().with_cursor(cursor)),
-            extensions: rmcp::model::Extensions::default(),
-        };
-        // Not `list_tools`: its cache may answer with what the notification has just made old.
-        match self.peer.send_request(ClientRequest::ListToolsRequest(request)).await.map_err(broken)? {
-            ServerResult::ListToolsResult(page) => Ok(page),
-            _ => Err(ConnectError::bare("the server did not list its tools")),
+    fn probe(&self) {
+        if let Some(probe) = &self.probe {
+            self.tasks.spawn(self.ended.clone().run_until_cancelled_owned(Arc::clone(probe).run()));
         }
     }
 
@@ -152,28 +181,46 @@ impl McpSession {
         request.extensions.insert(call.sent);
         let options = PeerRequestOptions::no_options().with_meta(meta);
         let handle = self.peer.send_cancellable_request(ClientRequest::CallToolRequest(request), options).await?;
-        let mut guard = CancelOnDrop { peer: self.peer.clone(), id: Some(handle.id.clone()), tasks: &self.tasks };
+        let mut guard = CancelOnDrop { session: self, id: Some(handle.id.clone()) };
         let result = handle.await_response().await;
         guard.id = None;
+        if matches!(&result, Err(error) if !matches!(error, ServiceError::McpError(_))) {
+            self.probe();
+        }
         result
+    }
+}
+
+async fn page(peer: &Peer<RoleClient>, cursor: Option<String>) -> Result<rmcp::model::ListToolsResult, ConnectError> {
+    let broken = |error: ServiceError| ConnectError::new("the server did not list its tools", error);
+    let request = ListToolsRequest {
+        method: rmcp::model::ListToolsRequestMethod,
+        params: Some(PaginatedRequestParams::default().with_cursor(cursor)),
+        extensions: rmcp::model::Extensions::default(),
+    };
+    // Not `list_tools`: its cache may answer with what the notification has just made old.
+    match peer.send_request(ClientRequest::ListToolsRequest(request)).await.map_err(broken)? {
+        ServerResult::ListToolsResult(page) => Ok(page),
+        _ => Err(ConnectError::bare("the server did not list its tools")),
     }
 }
 
 /// Tells the server that nobody waits for a call any more.
 struct CancelOnDrop<'a> {
-    peer: Peer<RoleClient>,
+    session: &'a McpSession,
     id: Option<RequestId>,
-    tasks: &'a TaskTracker,
 }
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let peer = self.peer.clone();
-        self.tasks.spawn(async move {
+        let peer = self.session.peer.clone();
+        let told = async move {
             let param = CancelledNotificationParam::new(Some(id), Some("the caller went away".to_owned()));
             let _ = peer.send_notification(CancelledNotification::new(param).into()).await;
-        });
+        };
+        self.session.tasks.spawn(self.session.ended.clone().run_until_cancelled_owned(told));
+        self.session.probe();
     }
 }
 
@@ -183,7 +230,7 @@ impl Session for McpSession {
         let mut found = Vec::new();
         let mut cursor = None;
         for _ in 0..MAX_PAGES {
-            let page = self.page(cursor).await?;
+            let page = page(&self.peer, cursor).await?;
             found.extend(page.tools.into_iter().map(described));
             cursor = page.next_cursor.filter(|next| !next.is_empty());
             if cursor.is_none() {
@@ -214,8 +261,10 @@ impl Session for McpSession {
     }
 
     async fn ended(&self) -> String {
-        self.ended.cancelled().await;
-        "the connection to the server ended".to_owned()
+        tokio::select! {
+            () = self.ended.cancelled() => "the connection to the server ended".to_owned(),
+            () = self.lost.cancelled() => "the server does not answer".to_owned(),
+        }
     }
 
     async fn changed(&self) {

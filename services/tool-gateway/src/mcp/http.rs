@@ -73,7 +73,7 @@ impl Connector for HttpServer {
             .max_sse_event_size(MAX_MESSAGE_BYTES)
             .custom_headers(self.headers()?);
         let transport = StreamableHttpClientTransport::with_client(BoundedClient(self.client(&parsed).await?), config);
-        Ok(Arc::new(McpSession::open(transport, self.tasks.clone()).await?))
+        Ok(Arc::new(McpSession::open(transport, self.tasks.clone()).await?.with_probe()))
     }
 }
 

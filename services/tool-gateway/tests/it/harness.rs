@@ -105,7 +105,7 @@ impl Bench {
                 list.tools.iter().any(|tool| tool.upstream == **name && !tool.stale)
                     && !list.unavailable.iter().any(|down| down.upstream == **name)
             };
-            if names.iter().all(|name| up(name)) {
+            if names.iter().all(up) {
                 return list.tools;
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
