@@ -1,0 +1,251 @@
+//! Benchmark A: the cost of a transition (decide, counters, commit) with peers in the same process, beside its floors
+//! measured in the same run. `make bench` builds it optimised and runs it; it starts its own Postgres and Redis and takes
+//! about a minute.
+//!
+//! Floors: single-insert commits per second of pgbench on the same Postgres, and one trip of an empty script to the same
+//! Redis.
+
+use std::io::Write as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use mar_descriptor::SigningKey;
+use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
+use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse, Turn, stream_generate_response::Frame};
+use mar_proto::session::{Agent, RunState, Session, Task};
+use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, invoke_tool_response::Outcome};
+use mar_proto::types::{
+    HaltingPolicy, Message, Part, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
+};
+use mar_runtime::auth::Caller;
+use mar_runtime::clock::{Clock, SystemClock, SystemIds};
+use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
+use mar_session::counters::redis::{RedisConfig, RedisCounters};
+use mar_session::crash::CrashPoints;
+use mar_session::executor::Shared;
+use mar_session::runs::{Admit, Follow, Limits, Runs};
+use mar_session::sessions::Sessions;
+use mar_session::store::RequestKey;
+use mar_session::store::postgres::{PostgresConfig, PostgresStore};
+use mar_testkit::postgres::Postgres;
+use mar_testkit::redis::Redis;
+
+const CLIENTS: usize = 16;
+const STEPS: i64 = 60;
+const ROUNDS: usize = 4;
+const PGBENCH_SECONDS: u32 = 6;
+/// A leaf and a small content, as a step's event has them.
+const ROW_BYTES: usize = 600;
+
+/// Peers that answer at once: a call of one tool in every turn, and an answer in the last.
+struct Instant;
+
+fn text(text: &str) -> Part {
+    Part { content: Some(Content::Text(text.into())), ..Part::default() }
+}
+
+#[async_trait]
+impl Peers for Instant {
+    async fn generate_agent(&self, _: &RunContext, _: GenerateAgentRequest) -> Result<GenerateAgentResponse, Refusal> {
+        let tool = ToolDefinition {
+            name: "tools/bench.tool".into(),
+            alias: "bench_tool".into(),
+            input_schema_json: "{}".into(),
+            idempotent: true,
+            ..ToolDefinition::default()
+        };
+        let agent = Agent {
+            descriptor: Some(SealedDescriptor { hash: format!("sha256:{}", "0".repeat(64)), ..Default::default() }),
+            prompt: vec![Message { role: Role::User.into(), parts: vec![text("go")] }],
+            tools: vec![tool],
+            price: None,
+        };
+        Ok(GenerateAgentResponse { name: String::new(), agent: Some(agent) })
+    }
+
+    async fn stream_generate(
+        &self,
+        _: &RunContext,
+        request: StreamGenerateRequest,
+        _: Duration,
+    ) -> Result<TurnStream, Refusal> {
+        let step: i64 = request.generation_id.split('/').nth(1).and_then(|step| step.parse().ok()).unwrap_or(0);
+        let part = if step < STEPS {
+            let call = ToolCall {
+                tool: "tools/bench.tool".into(),
+                provider_call_id: format!("call_{step}"),
+                arguments_json: r#"{"query":"a question of middling length"}"#.into(),
+                ..ToolCall::default()
+            };
+            Part { content: Some(Content::ToolCall(call)), ..Part::default() }
+        } else {
+            text("done")
+        };
+        let turn = Turn {
+            message: Some(Message { role: Role::Assistant.into(), parts: vec![part] }),
+            model: "models/bench".into(),
+            usage: Some(Usage { input_tokens: 100, output_tokens: 20, ..Usage::default() }),
+            ..Turn::default()
+        };
+        let frame = StreamGenerateResponse { frame: Some(Frame::Turn(turn)) };
+        Ok(futures::stream::iter([Ok(frame)]).boxed())
+    }
+
+    async fn invoke_tool(
+        &self,
+        _: &RunContext,
+        _: InvokeToolRequest,
+        _: Duration,
+    ) -> Result<InvokeToolResponse, Refusal> {
+        let result = ToolResult { content: vec![text("a result of middling length, as tools give them")], ..Default::default() };
+        Ok(InvokeToolResponse { outcome: Some(Outcome::Result(result)), ..InvokeToolResponse::default() })
+    }
+
+    fn forget(&self, _: &RunContext) {}
+}
+
+fn limits() -> HaltingPolicy {
+    let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    HaltingPolicy {
+        max_steps: Some(STEPS + 1),
+        max_tool_calls: Some(STEPS + 1),
+        max_active_time: span(600),
+        expire_after: span(3_600),
+        max_depth: Some(0),
+        max_input_tokens: Some(1_000_000_000),
+        max_output_tokens: Some(1_000_000_000),
+        max_cost_nano_usd: Some(0),
+        on_budget: 1,
+    }
+}
+
+fn key(method: &'static str, id: usize) -> RequestKey {
+    RequestKey { principal: "bench".into(), method, request_id: id.to_string(), digest: [0; 32] }
+}
+
+/// Runs whole runs, `width` at a time; answers commits and the time they took.
+async fn transitions(runs: &Runs, clock: &SystemClock, width: usize, rounds: usize, base: usize) -> anyhow::Result<(u64, Duration)> {
+    let caller = Caller { tenant: "bench".into(), principal: "bench".into(), ..Caller::dev() };
+    let sessions = Sessions::new(runs.clone());
+    let began = clock.monotonic();
+    let one = |lane: usize| {
+        let (runs, caller, sessions) = (runs.clone(), caller.clone(), sessions.clone());
+        async move {
+            for round in 0..rounds {
+                let id = base + lane * rounds + round;
+                let session = sessions.start(&caller, key("/bench/session", id), Session::default()).await?;
+                let session = session.name.trim_start_matches("sessions/").parse()?;
+                let task = Task { r#type: "bench".into(), input: vec![text("go")], ..Task::default() };
+                let admit = Admit { key: key("/bench/run", id), session, task, limits: limits(), parallel: false };
+                let run = runs.admit(&caller, admit).await?;
+                let id = run.name.rsplit('/').next().unwrap_or_default().parse()?;
+                let follow = Follow { tenant: caller.tenant.clone(), session, run: id, from_seq: 0, deltas: false };
+                let mut frames = runs.follow(follow).await?;
+                let mut last = None;
+                while let Some(frame) = frames.next().await {
+                    last = frame?.frame;
+                }
+                let Some(mar_proto::session::run_frame::Frame::End(end)) = last else { anyhow::bail!("no end") };
+                let run = end.run.context("no run")?;
+                ensure!(run.state() == RunState::Succeeded, "{run:?}");
+            }
+            anyhow::Ok(())
+        }
+    };
+    futures::future::try_join_all((0..width).map(one)).await?;
+    let took = clock.monotonic().saturating_sub(began);
+    // Admission, the first commit A with the agent, two commits a step but for the last, which ends the run in its B.
+    let commits = (width * rounds) as u64 * (1 + 1 + 2 * STEPS as u64);
+    Ok((commits, took))
+}
+
+/// Commits per second and mean latency of pgbench inserting one row at a time.
+fn pgbench(postgres: &Postgres, url: &str, clients: usize) -> anyhow::Result<(f64, Duration)> {
+    let script = tempfile::NamedTempFile::new()?;
+    writeln!(script.as_file(), "INSERT INTO floor (leaf) VALUES (decode(repeat('ab', {ROW_BYTES}), 'hex'));")?;
+    let output = Command::new(postgres.binaries().join("pgbench"))
+        .args(["-n", "-M", "prepared", "-j", "2"])
+        .args(["-c", &clients.to_string(), "-T", &PGBENCH_SECONDS.to_string()])
+        .arg("-f")
+        .arg(script.path())
+        .arg(url)
+        .output()
+        .context("pgbench cannot be started")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+    let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    let tps = tps.with_context(|| format!("pgbench says no tps:\n{text}"))?;
+    Ok((tps, Duration::from_secs_f64(clients as f64 / tps)))
+}
+
+/// Mean time of a trip of an empty script, one at a time.
+async fn redis_trip(url: &str, clock: &SystemClock) -> anyhow::Result<Duration> {
+    const TRIPS: u32 = 5_000;
+    let client = redis::Client::open(url)?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let script = redis::Script::new("return 1");
+    let _: i64 = script.invoke_async(&mut connection).await?;
+    let began = clock.monotonic();
+    for _ in 0..TRIPS {
+        let _: i64 = script.invoke_async(&mut connection).await?;
+    }
+    Ok(clock.monotonic().saturating_sub(began) / TRIPS)
+}
+
+fn micros(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e6
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let clock = SystemClock::new();
+    let postgres = tokio::task::block_in_place(|| Postgres::builder().durable().start())?;
+    let redis = tokio::task::block_in_place(Redis::start)?;
+    let (url, floor_url) = (postgres.database()?, postgres.database()?);
+    create_floor(&postgres, &floor_url)?;
+
+    let (floor_rate, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
+    let (_, floor_commit) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, 1))?;
+    let trip = redis_trip(&redis.url(), &clock).await?;
+
+    let store = PostgresStore::connect(&PostgresConfig::new(url.into())).await?;
+    let shared = Shared {
+        store: Arc::new(store),
+        counters: Arc::new(RedisCounters::new(&RedisConfig::new(redis.url().into()))?),
+        peers: Arc::new(Instant),
+        clock: Arc::new(SystemClock::new()),
+        seal_key: SigningKey::from_seed(&[7; 32]),
+        crash: CrashPoints::default(),
+    };
+    let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default());
+    transitions(&runs, &clock, 2, 1, 0).await?;
+    let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
+    let (many, many_took) = transitions(&runs, &clock, CLIENTS, ROUNDS, 10_000).await?;
+    let (again, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
+    runs.close().await;
+
+    let rate = many as f64 / many_took.as_secs_f64();
+    let floor_rate = f64::midpoint(floor_rate, again);
+    let each = alone_took / u32::try_from(alone)?;
+    let floor_each = floor_commit + trip;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "A, transition: decide + counters + commit, peers in process, {STEPS} steps a run")?;
+    writeln!(out, "  {:<44} {floor_rate:>10.0} /s   floor, before and after", format!("pgbench, single insert, {CLIENTS} clients"))?;
+    writeln!(out, "  {:<44} {rate:>10.0} /s   ratio {:.2} (wanted: 0.60 or more)", format!("transitions, {CLIENTS} runs at a time"), rate / floor_rate)?;
+    writeln!(out, "  {:<44} {:>10.0} µs   floor", "pgbench, single insert, 1 client", micros(floor_commit))?;
+    writeln!(out, "  {:<44} {:>10.0} µs   floor", "redis, empty script, one at a time", micros(trip))?;
+    writeln!(out, "  {:<44} {:>10.0} µs   ratio {:.2} (wanted: 1.50 or less)", "transition, one at a time", micros(each), micros(each) / micros(floor_each))?;
+    Ok(())
+}
+
+/// A table like the log's: a key and a leaf.
+fn create_floor(postgres: &Postgres, url: &str) -> anyhow::Result<()> {
+    let table = "CREATE TABLE floor (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, leaf bytea NOT NULL)";
+    let output = Command::new(postgres.binaries().join("psql")).args(["-q", "-c", table, url]).output()?;
+    ensure!(output.status.success(), "no table for the floor: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
