@@ -29,8 +29,8 @@ pub mod trace;
 pub use record::Record;
 
 const CALL_DOMAIN: &str = "mcp-agent-runtime/tool-call/v1";
-/// What is kept of a caller's deadline to tell it that time was up.
-const MARGIN: Duration = Duration::from_millis(50);
+/// What is kept of a caller's deadline, at most, to tell it that time was up.
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// A call that has passed token and descriptor.
 #[derive(Debug)]

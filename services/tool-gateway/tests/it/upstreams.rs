@@ -156,7 +156,7 @@ async fn a_caller_that_leaves_frees_the_slot() {
 
     // A deadline of the caller's is told as an answer, before it passes.
     let mut request = agent.request("s.slow", &slow);
-    request.set_timeout(Duration::from_millis(600));
+    request.set_timeout(Duration::from_secs(2));
     let Some(Outcome::Failed(failed)) = agent.send(request).await.unwrap().outcome else { panic!() };
     assert_eq!(failed.reason, "TIMEOUT");
     bench.stop().await;
