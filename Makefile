@@ -1,0 +1,55 @@
+# What there is to do here. `make` alone lists it with expected times, measured on 2 cores.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build fmt lint test tools demo bench up docs-check questions
+
+CARGO ?= cargo
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## builds everything (first time 3 to 5 min)
+	@echo "build: 3 to 5 minutes the first time, seconds afterwards"
+	$(CARGO) build --workspace
+
+fmt: ## formats the code (seconds)
+	$(CARGO) fmt --all
+
+tools: ## installs what tests and the demo need beside Rust (first time 1 to 3 min)
+	@echo "tools: 1 to 3 minutes the first time, seconds afterwards"
+	@scripts/install-tools.sh
+
+lint: ## formatting, clippy, proto, dependencies (first time 4 min)
+	@echo "lint: about 4 minutes the first time, seconds afterwards"
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	@scripts/lint.sh
+
+test: tools lint ## everything that must hold, on Postgres, Redis and the embedded stores (15 to 25 min from a clean clone)
+	@echo "test: 15 to 25 minutes from a clean clone, 3 to 6 afterwards"
+	$(CARGO) build --workspace --bins --quiet
+	$(CARGO) test --workspace --no-fail-fast
+
+demo: ## asks a real model about this project: make demo QUESTION="…" MODEL=small (first time 5 to 8 min, then under 1)
+	@echo "demo: 5 to 8 minutes the first time (build, 1.1 GB of model), then under a minute"
+	@QUESTION="$${QUESTION:-}" MODEL="$${MODEL:-}" scripts/demo.sh "$${QUESTION:-}"
+
+questions: ## ten questions to the local model, as a table (8 min; MODEL=small 4)
+	@echo "questions: about 8 minutes, 4 with MODEL=small"
+	@scripts/questions.sh --model $(if $(filter small,$(MODEL)),small,large)
+
+bench: ## benchmark A beside its floors (10 min, of which 8 build)
+	@echo "bench: about 10 minutes, most of it an optimised build"
+	@scripts/bench.sh
+
+up: ## starts everything in one process, with the documentation as tools, until Ctrl-C
+	@echo "up: starts in under a second once it is built"
+	$(CARGO) run --quiet -p mar-cli -- up --docs docs
+
+docs-check: ## builds the API documentation without warnings and checks links between the pages (2 min)
+	@echo "docs-check: about 2 minutes the first time"
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	@python3 scripts/check_links.py
