@@ -60,7 +60,11 @@ pub fn check(task: &Task, found: &mut Violations) {
 /// Records what is wrong with what a prompt is made of: type, recipe, input, schema and parameters.
 pub fn check_brief(task: &Task, found: &mut Violations) {
     found.require(task.r#type.is_empty() || is_type(&task.r#type), "type", "must match [a-z][a-z0-9_-]{0,63}");
-    found.require(task.recipe.is_empty() || recipe_name(&task.recipe).is_some(), "recipe", "must be `recipes/{recipe}`");
+    found.require(
+        task.recipe.is_empty() || recipe_name(&task.recipe).is_some(),
+        "recipe",
+        "must be `recipes/{recipe}`",
+    );
     check_input(&task.input, found);
     if !task.output_schema_json.is_empty() {
         found.take("output_schema_json", OutputSchema::parse(&task.output_schema_json));

@@ -101,7 +101,8 @@ impl Peers for Instant {
         _: InvokeToolRequest,
         _: Duration,
     ) -> Result<InvokeToolResponse, Refusal> {
-        let result = ToolResult { content: vec![text("a result of middling length, as tools give them")], ..Default::default() };
+        let result =
+            ToolResult { content: vec![text("a result of middling length, as tools give them")], ..Default::default() };
         Ok(InvokeToolResponse { outcome: Some(Outcome::Result(result)), ..InvokeToolResponse::default() })
     }
 
@@ -128,7 +129,13 @@ fn key(method: &'static str, id: usize) -> RequestKey {
 }
 
 /// Runs whole runs, `width` at a time; answers commits and the time they took.
-async fn transitions(runs: &Runs, clock: &SystemClock, width: usize, rounds: usize, base: usize) -> anyhow::Result<(u64, Duration)> {
+async fn transitions(
+    runs: &Runs,
+    clock: &SystemClock,
+    width: usize,
+    rounds: usize,
+    base: usize,
+) -> anyhow::Result<(u64, Duration)> {
     let caller = Caller { tenant: "bench".into(), principal: "bench".into(), ..Caller::dev() };
     let sessions = Sessions::new(runs.clone());
     let began = clock.monotonic();
@@ -234,11 +241,26 @@ async fn main() -> anyhow::Result<()> {
     let floor_each = floor_commit + trip;
     let mut out = std::io::stdout().lock();
     writeln!(out, "A, transition: decide + counters + commit, peers in process, {STEPS} steps a run")?;
-    writeln!(out, "  {:<44} {floor_rate:>10.0} /s   floor, before and after", format!("pgbench, single insert, {CLIENTS} clients"))?;
-    writeln!(out, "  {:<44} {rate:>10.0} /s   ratio {:.2} (wanted: 0.60 or more)", format!("transitions, {CLIENTS} runs at a time"), rate / floor_rate)?;
+    writeln!(
+        out,
+        "  {:<44} {floor_rate:>10.0} /s   floor, before and after",
+        format!("pgbench, single insert, {CLIENTS} clients")
+    )?;
+    writeln!(
+        out,
+        "  {:<44} {rate:>10.0} /s   ratio {:.2} (wanted: 0.60 or more)",
+        format!("transitions, {CLIENTS} runs at a time"),
+        rate / floor_rate
+    )?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "pgbench, single insert, 1 client", micros(floor_commit))?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "redis, empty script, one at a time", micros(trip))?;
-    writeln!(out, "  {:<44} {:>10.0} µs   ratio {:.2} (wanted: 1.50 or less)", "transition, one at a time", micros(each), micros(each) / micros(floor_each))?;
+    writeln!(
+        out,
+        "  {:<44} {:>10.0} µs   ratio {:.2} (wanted: 1.50 or less)",
+        "transition, one at a time",
+        micros(each),
+        micros(each) / micros(floor_each)
+    )?;
     Ok(())
 }
 

@@ -174,7 +174,11 @@ impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
         violations.take("signing_key", self.seal_key());
         violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
-        violations.require((1..=1_000).contains(&self.store.max_connections), "store.max_connections", "must be 1 to 1000");
+        violations.require(
+            (1..=1_000).contains(&self.store.max_connections),
+            "store.max_connections",
+            "must be 1 to 1000",
+        );
         violations.require(self.counters.kind().is_some(), "counters.url", "must be `redis://…` or `memory:`");
         violations.within("halting", |found| {
             self.halting.limits().complete(None, found);

@@ -75,9 +75,7 @@ impl From<Error> for Status {
         match error {
             Error::Invalid(found) => found.into(),
             Error::NotFound { kind, name } => Fault::not_found(kind, &name).into(),
-            Error::RequestIdReused => {
-                Fault::new(Code::AlreadyExists, ErrorReason::RequestIdReused, text).into()
-            }
+            Error::RequestIdReused => Fault::new(Code::AlreadyExists, ErrorReason::RequestIdReused, text).into(),
             Error::SessionBusy(run) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionBusy, text)
                 .resource("run", run.clone())
                 .metadata("run", run)
@@ -91,12 +89,12 @@ impl From<Error> for Status {
                     .metadata("next_seq", next_seq.to_string())
                     .into()
             }
-            Error::RunUnowned => Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text)
-                .retry_after(TAKEOVER_PAUSE)
-                .into(),
-            Error::StillEnding => Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text)
-                .retry_after(DEFAULT_RETRY)
-                .into(),
+            Error::RunUnowned => {
+                Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text).retry_after(TAKEOVER_PAUSE).into()
+            }
+            Error::StillEnding => {
+                Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text).retry_after(DEFAULT_RETRY).into()
+            }
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()
             }

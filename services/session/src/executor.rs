@@ -125,7 +125,8 @@ impl Executor {
         let (sender, receiver) = mpsc::unbounded_channel();
         let inbox = Inbox { sender, clock: Arc::clone(&shared.clock) };
         let now = shared.clock.now();
-        let view = View { run: Arc::new(view::run(&begin.state, now, None)), attempt: None, stopping: false, over: false };
+        let view =
+            View { run: Arc::new(view::run(&begin.state, now, None)), attempt: None, stopping: false, over: false };
         let feed = Feed::new(view);
         let executor = Self {
             stored_state: view::run_state(begin.state.phase).into(),

@@ -41,11 +41,7 @@ pub struct Feed {
 impl Feed {
     /// A feed that begins with this view.
     pub fn new(view: View) -> Self {
-        Self {
-            view: watch::Sender::new(view),
-            deltas: broadcast::Sender::new(DELTAS),
-            recent: Arc::default(),
-        }
+        Self { view: watch::Sender::new(view), deltas: broadcast::Sender::new(DELTAS), recent: Arc::default() }
     }
 
     /// Shows committed events and the view after them.

@@ -48,7 +48,13 @@ impl Limits {
             max_steps: count("max_steps", wish.max_steps, default.max_steps, 1, max.max_steps),
             max_tool_calls: count("max_tool_calls", wish.max_tool_calls, default.max_tool_calls, 0, max.max_tool_calls),
             max_depth: count("max_depth", wish.max_depth, default.max_depth, 0, max.max_depth),
-            max_input_tokens: count("max_input_tokens", wish.max_input_tokens, default.max_input_tokens, 1, max.max_input_tokens),
+            max_input_tokens: count(
+                "max_input_tokens",
+                wish.max_input_tokens,
+                default.max_input_tokens,
+                1,
+                max.max_input_tokens,
+            ),
             max_output_tokens: count(
                 "max_output_tokens",
                 wish.max_output_tokens,
@@ -63,7 +69,13 @@ impl Limits {
                 0,
                 max.max_cost_nano_usd,
             ),
-            max_active_time: span("max_active_time", wish.max_active_time, default.max_active_time, max.max_active_time, found),
+            max_active_time: span(
+                "max_active_time",
+                wish.max_active_time,
+                default.max_active_time,
+                max.max_active_time,
+                found,
+            ),
             expire_after: span("expire_after", wish.expire_after, default.expire_after, max.expire_after, found),
             on_budget: on_budget(wish.on_budget, default.on_budget, found),
         }

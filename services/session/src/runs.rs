@@ -126,7 +126,14 @@ impl Runs {
     }
 
     /// Executes a run from its log on.
-    fn execute(&self, session: &SessionRow, caller: Caller, rows: &[EventRow], run: Uuid, input: Input) -> Result<(), Error> {
+    fn execute(
+        &self,
+        session: &SessionRow,
+        caller: Caller,
+        rows: &[EventRow],
+        run: Uuid,
+        input: Input,
+    ) -> Result<(), Error> {
         let (state, log) = log::replay(run, session.id, salt_key(session)?, rows)?;
         let context = RunContext {
             caller: Arc::new(caller),
@@ -151,7 +158,8 @@ impl Runs {
             gen_ai.conversation.id = %session.id,
             run.id = %run,
         );
-        let (executor, inbox, feed) = Executor::new(Arc::clone(&self.0.shared), begin, self.0.shutdown.clone(), span.clone());
+        let (executor, inbox, feed) =
+            Executor::new(Arc::clone(&self.0.shared), begin, self.0.shutdown.clone(), span.clone());
         let live = Live { tenant: session.tenant.clone(), session: session.id, inbox, feed };
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner).insert(run, live);
         let inner = Arc::clone(&self.0);
@@ -180,8 +188,7 @@ impl Runs {
     /// A run's row; one of another session or tenant is not there.
     async fn row(&self, tenant: &str, session: Uuid, run: Uuid, name: &str) -> Result<RunRow, Error> {
         let row = self.store().run_get(tenant, run).await?;
-        row.filter(|row| row.session == session)
-            .ok_or_else(|| Error::NotFound { kind: "run", name: name.to_owned() })
+        row.filter(|row| row.session == session).ok_or_else(|| Error::NotFound { kind: "run", name: name.to_owned() })
     }
 }
 

@@ -14,7 +14,6 @@ use crate::store::{Outcome, Page, RequestKey, SessionRow};
 /// Tries of a change that meets another one.
 const TRIES: usize = 8;
 
-
 /// A change of a session.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -137,7 +136,9 @@ impl Sessions {
             row.state = state as i16;
             row.version += 1;
             row.update_time = self.runs.clock().now();
-            if let Some(Outcome::Done(row) | Outcome::Repeated(row)) = self.runs.store().session_change(None, &row).await? {
+            if let Some(Outcome::Done(row) | Outcome::Repeated(row)) =
+                self.runs.store().session_change(None, &row).await?
+            {
                 return present(&row);
             }
         }

@@ -38,7 +38,7 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
         name: run_name(state.session, state.run),
         state: run_state(state.phase).into(),
         task: Some((*state.task).clone()),
-        limits: Some(state.limits.clone()),
+        limits: Some(state.limits),
         totals: Some(state.totals(if state.ended() { state.changed_at } else { now })),
         descriptor_hash: descriptor_hash(state),
         seal,

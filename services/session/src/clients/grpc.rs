@@ -37,9 +37,7 @@ impl GrpcPeers {
             generator: AgentGeneratorServiceClient::new(generator)
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
-            router: RouterServiceClient::new(router)
-                .max_decoding_message_size(limit)
-                .max_encoding_message_size(limit),
+            router: RouterServiceClient::new(router).max_decoding_message_size(limit).max_encoding_message_size(limit),
             tools: ToolGatewayServiceClient::new(tools)
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
@@ -86,8 +84,9 @@ fn wants_descriptor(status: &Status) -> bool {
 /// A status as a refusal.
 fn refusal(status: &Status) -> Refusal {
     let reason = Reason::of(status).map_or_else(|| code_reason(status.code()), status::reason_name);
-    let transient = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unknown)
-        && !matches!(reason, "BUDGET_EXCEEDED" | "MESSAGE_TOO_LARGE");
+    let transient =
+        matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unknown)
+            && !matches!(reason, "BUDGET_EXCEEDED" | "MESSAGE_TOO_LARGE");
     Refusal {
         reason: reason.to_owned(),
         message: status.message().to_owned(),
@@ -142,9 +141,7 @@ impl Peers for GrpcPeers {
         }
         let stream = response.map_err(|status| refusal(&status))?.into_inner();
         introduced.store(true, Ordering::Relaxed);
-        Ok(stream
-            .map(|frame: Result<StreamGenerateResponse, Status>| frame.map_err(|status| refusal(&status)))
-            .boxed())
+        Ok(stream.map(|frame: Result<StreamGenerateResponse, Status>| frame.map_err(|status| refusal(&status))).boxed())
     }
 
     async fn invoke_tool(

@@ -39,7 +39,7 @@ impl Executor {
         let request = GenerateAgentRequest {
             task: Some((*self.state.task).clone()),
             purpose: self.purpose.clone(),
-            limits: Some(self.state.limits.clone()),
+            limits: Some(self.state.limits),
         };
         let effect = async move {
             let mut pause = SYNTHESIS_BACKOFF.0;

@@ -79,7 +79,8 @@ fn admit(
         found.within("halting", |found| limits.complete(task.halting.as_ref(), found))
     });
     mar_task::complete(&mut task);
-    let concurrency = found.take("concurrency", Concurrency::try_from(concurrency).map_err(|_| "must be SERIAL or PARALLEL"));
+    let concurrency =
+        found.take("concurrency", Concurrency::try_from(concurrency).map_err(|_| "must be SERIAL or PARALLEL"));
     let parallel = concurrency == Some(Concurrency::Parallel);
     found.into_result(Admit { key, session, task, limits, parallel })
 }

@@ -92,7 +92,6 @@ pub fn events(caller: &Caller, request: &ListEventsRequest) -> Result<(Uuid, Uui
     let size = page::size(request.page_size, &mut found);
     let token = &request.page_token;
     let from_seq = if token.is_empty() { None } else { page::decode::<i64>(token, &scope, &mut found) };
-    let listing =
-        EventListing { scope, from_seq: from_seq.unwrap_or(0), size, include_leaf: request.include_leaf };
+    let listing = EventListing { scope, from_seq: from_seq.unwrap_or(0), size, include_leaf: request.include_leaf };
     found.into_result((session, run, listing))
 }

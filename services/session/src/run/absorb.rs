@@ -107,7 +107,10 @@ impl Plan {
             Input::Returned(back) => self.call_returned(back, timed.at),
             Input::Cancel { reason, principal } => {
                 if self.state.stop.is_none() {
-                    self.stop(stop_requested(RunState::Cancelled, HaltReason::Unspecified, reason, principal), timed.at);
+                    self.stop(
+                        stop_requested(RunState::Cancelled, HaltReason::Unspecified, reason, principal),
+                        timed.at,
+                    );
                 }
             }
             Input::Timer => {}
@@ -162,8 +165,7 @@ impl Plan {
             self.effects.push(Effect::Invoke { call_id: call.call_id.clone(), attempt: attempt + 1 });
             return;
         }
-        let mut draft =
-            tool_unanswered(&self.state, call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
+        let mut draft = tool_unanswered(call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
         if let (Some(back), Body::ToolReturned(returned)) = (back, &mut draft.0) {
             returned.duration_ms = back.duration_ms;
             returned.policy_hashes.clone_from(&back.policy_hashes);
@@ -188,8 +190,11 @@ impl Plan {
         self.emit(at, draft);
         let strangers: Vec<Call> = self.state.calls.iter().filter(|call| call.definition.is_none()).cloned().collect();
         for call in strangers {
-            let text = format!("TOOL_NOT_FOUND: there is no tool named {:?}; use only the tools that you were given", call.tool);
-            let draft = tool_unanswered(&self.state, &call, ToolOutcome::Error, "TOOL_NOT_FOUND", &text);
+            let text = format!(
+                "TOOL_NOT_FOUND: there is no tool named {:?}; use only the tools that you were given",
+                call.tool
+            );
+            let draft = tool_unanswered(&call, ToolOutcome::Error, "TOOL_NOT_FOUND", &text);
             self.emit(at, draft);
         }
     }
@@ -221,7 +226,7 @@ impl Plan {
         if back.outcome == ToolOutcome::Unknown {
             self.doubt(&call, back.attempt, Some(back), at);
         } else {
-            let draft = tool_returned(&self.state, &call, back);
+            let draft = tool_returned(&call, back);
             self.emit(at, draft);
         }
     }
@@ -261,8 +266,7 @@ impl Plan {
                 self.fail_generation(CANCELLED, Retry::Never, None, self.now);
             }
             for (call, _) in self.open_calls() {
-                let draft =
-                    tool_unanswered(&self.state, &call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
+                let draft = tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
                 self.emit(self.now, draft);
             }
         }

@@ -62,8 +62,7 @@ fn visible(turn: &Message) -> Vec<Part> {
 }
 
 fn judge_json(state: &State, schema: &Value, text: &str) -> Result<Answer, Vec<String>> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| vec![format!("it is not JSON: {error}")])?;
+    let value: Value = serde_json::from_str(text).map_err(|error| vec![format!("it is not JSON: {error}")])?;
     let validator = jsonschema::validator_for(schema).map_err(|_| vec!["its schema does not compile".to_owned()])?;
     let mut problems: Vec<String> = validator
         .iter_errors(&value)
@@ -106,7 +105,10 @@ fn strangers(state: &State, citations: &[Citation]) -> Vec<String> {
     cited
         .filter(|passage| !state.passages.contains(&passage.passage_id))
         .map(|passage| {
-            format!("it cites {:?}, which no tool result contains; cite only passages that you received", passage.passage_id)
+            format!(
+                "it cites {:?}, which no tool result contains; cite only passages that you received",
+                passage.passage_id
+            )
         })
         .collect()
 }

@@ -93,7 +93,7 @@ pub fn idempotency_key(state: &State, call: &Call) -> String {
 }
 
 /// A call that came back.
-pub(super) fn tool_returned(state: &State, call: &Call, back: &CallReturn) -> Draft {
+pub(super) fn tool_returned(call: &Call, back: &CallReturn) -> Draft {
     let mut result = back.result.clone();
     result.call_id.clone_from(&call.call_id);
     result.provider_call_id.clone_from(&call.provider_call_id);
@@ -101,7 +101,6 @@ pub(super) fn tool_returned(state: &State, call: &Call, back: &CallReturn) -> Dr
     for part in &mut result.content {
         part.set_origin(Origin::Tool);
     }
-    debug_assert_eq!(call.call_id, back.call_id);
     let body = ToolReturned {
         call_id: call.call_id.clone(),
         outcome: back.outcome.into(),
@@ -110,7 +109,6 @@ pub(super) fn tool_returned(state: &State, call: &Call, back: &CallReturn) -> Dr
         duration_ms: back.duration_ms,
         policy_hashes: back.policy_hashes.clone(),
     };
-    let _ = state;
     let content = EventContent {
         tool_result: Some(result),
         decision_json: back.decision_json.clone(),
@@ -120,7 +118,7 @@ pub(super) fn tool_returned(state: &State, call: &Call, back: &CallReturn) -> Dr
 }
 
 /// A call that ends without its tool's answer.
-pub(super) fn tool_unanswered(state: &State, call: &Call, outcome: ToolOutcome, reason: &str, text: &str) -> Draft {
+pub(super) fn tool_unanswered(call: &Call, outcome: ToolOutcome, reason: &str, text: &str) -> Draft {
     let back = CallReturn {
         call_id: call.call_id.clone(),
         attempt: 0,
@@ -132,7 +130,7 @@ pub(super) fn tool_unanswered(state: &State, call: &Call, outcome: ToolOutcome, 
         size_bytes: 0,
         duration_ms: 0,
     };
-    tool_returned(state, call, &back)
+    tool_returned(call, &back)
 }
 
 /// A result that tells the model of a failure.
@@ -153,11 +151,8 @@ pub(super) fn answer_rejected(step: i64, problems: &[String]) -> Draft {
 
 /// What the model is told of an answer that does not fit.
 pub(super) fn repair_request(problems: &str) -> Message {
-    let part = Part {
-        content: Some(Content::Text(problems.to_owned())),
-        origin: Origin::Platform.into(),
-        ..Part::default()
-    };
+    let part =
+        Part { content: Some(Content::Text(problems.to_owned())), origin: Origin::Platform.into(), ..Part::default() };
     Message { role: mar_proto::types::Role::User.into(), parts: vec![part] }
 }
 
@@ -179,10 +174,8 @@ pub(super) fn stop_requested(outcome: RunState, halt_reason: HaltReason, reason:
 
 /// The run is over as its stop demanded.
 pub(super) fn ended_by(stop: &Stop) -> RunEnded {
-    let failure = (stop.outcome == RunState::Cancelled).then(|| RunFailure {
-        reason: stop.reason.clone(),
-        message: "the run was cancelled".to_owned(),
-    });
+    let failure = (stop.outcome == RunState::Cancelled)
+        .then(|| RunFailure { reason: stop.reason.clone(), message: "the run was cancelled".to_owned() });
     RunEnded { state: stop.outcome.into(), halt_reason: stop.halt_reason.into(), failure, totals: None }
 }
 

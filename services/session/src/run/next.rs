@@ -1,6 +1,6 @@
 //! Second half of a transition: what comes after everything in flight is closed.
 
-use mar_proto::session::{AnswerRejected, RunState};
+use mar_proto::session::RunState;
 
 use super::absorb::Plan;
 use super::answer;
@@ -41,7 +41,8 @@ impl Plan {
         if let Some(candidate) = self.state.candidate.clone() {
             return match answer::judge(&self.state, &candidate) {
                 Ok(answer) => {
-                    let ended = mar_proto::session::RunEnded { state: RunState::Succeeded.into(), ..Default::default() };
+                    let ended =
+                        mar_proto::session::RunEnded { state: RunState::Succeeded.into(), ..Default::default() };
                     self.end(ended, Some(answer));
                     Next::Nothing
                 }
@@ -73,10 +74,6 @@ impl Plan {
             self.end(failed(RunState::Failed, "ANSWER_INVALID", &text), None);
             return Next::Nothing;
         }
-        debug_assert!(matches!(
-            draft.0,
-            mar_proto::session::event_leaf::Body::AnswerRejected(AnswerRejected { .. })
-        ));
         self.emit(self.now, draft);
         self.generate(self.state.step + 1, 1, 1)
     }

@@ -49,7 +49,11 @@ impl Runs {
             }
             Admission::Repeated(row) if row.session == admit.session => {
                 let name = view::run_name(row.session, row.id);
-                if has_ended(row.state) { stored_run(&row) } else { self.get(&row.tenant, row.session, row.id, &name).await }
+                if has_ended(row.state) {
+                    stored_run(&row)
+                } else {
+                    self.get(&row.tenant, row.session, row.id, &name).await
+                }
             }
             Admission::Repeated(_) | Admission::Reused => Err(Error::RequestIdReused),
             Admission::Busy(other) => Err(Error::SessionBusy(view::run_name(session.id, other))),
@@ -70,7 +74,7 @@ impl Runs {
                 session: format!("sessions/{}", session.id),
                 task_type: admit.task.r#type.clone(),
                 environment: caller.environment.clone(),
-                limits: Some(admit.limits.clone()),
+                limits: Some(admit.limits),
                 expire_time: Some(stamp(expires_at)),
                 history_through: String::new(),
             }),

@@ -12,7 +12,14 @@ use crate::view;
 
 impl Runs {
     /// Asks a run to stop, and answers when the demand is durable. A run that has ended stays as it is.
-    pub async fn cancel(&self, tenant: &str, session: Uuid, run: Uuid, principal: &str, name: &str) -> Result<Run, Error> {
+    pub async fn cancel(
+        &self,
+        tenant: &str,
+        session: Uuid,
+        run: Uuid,
+        principal: &str,
+        name: &str,
+    ) -> Result<Run, Error> {
         let Some(live) = self.live(tenant, run).filter(|live| live.session == session) else {
             let row = self.row(tenant, session, run, name).await?;
             return if has_ended(row.state) { stored_run(&row) } else { Err(Error::RunUnowned) };
