@@ -55,6 +55,8 @@ pub struct Options {
     pub extra: String,
     /// Environment of the process that hosts session.
     pub env: Vec<(&'static str, String)>,
+    /// With [`Stores::Servers`]: servers of its own, which a test may stop, instead of the shared ones.
+    pub own_servers: bool,
 }
 
 impl Options {
@@ -70,7 +72,15 @@ impl Options {
             ],
             extra: String::new(),
             env: Vec::new(),
+            own_servers: false,
         }
+    }
+
+    /// With a Postgres and a Redis that nobody else uses.
+    #[must_use]
+    pub fn own_servers(mut self) -> Self {
+        self.own_servers = true;
+        self
     }
 
     /// With this script.
@@ -104,6 +114,10 @@ pub struct Deployment {
     pub rehearsal: Rehearsal,
     processes: Vec<(String, Process)>,
     urls: Option<(String, String)>,
+    /// Its own Postgres, where it was asked for. Dropped after the processes.
+    pub postgres: Option<Postgres>,
+    /// Its own Redis, where it was asked for.
+    pub redis: Option<Redis>,
 }
 
 impl Deployment {
@@ -115,15 +129,23 @@ impl Deployment {
         let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
         let rehearsal = Rehearsal::start(script).await?;
         let folder = tempfile::tempdir()?;
+        let (mut postgres, mut redis) = (None, None);
         let urls = match options.stores {
             Stores::Embedded => None,
+            Stores::Servers if options.own_servers => {
+                let servers = || anyhow::Ok((Postgres::start()?, Redis::start()?));
+                let (own_postgres, own_redis) = tokio::task::block_in_place(servers)?;
+                let urls = (own_postgres.url(), own_redis.url());
+                (postgres, redis) = (Some(own_postgres), Some(own_redis));
+                Some(urls)
+            }
             Stores::Servers => {
                 let servers = || anyhow::Ok((Postgres::shared()?.database()?, Redis::shared()?.database()?));
                 Some(tokio::task::block_in_place(servers)?)
             }
         };
-        let mut system =
-            Self { options, folder, ports: ports::free_many(4)?, rehearsal, processes: Vec::new(), urls };
+        let ports = ports::free_many(4)?;
+        let mut system = Self { options, folder, ports, rehearsal, processes: Vec::new(), urls, postgres, redis };
         system.write_files()?;
         system.start_processes().await?;
         Ok(system)
@@ -158,6 +180,16 @@ impl Deployment {
         self.processes.first().map(|(_, process)| process.log()).unwrap_or_default()
     }
 
+    /// The process id of a service; none once it was killed.
+    pub fn pid(&self, service: usize) -> Option<u32> {
+        self.processes.get(self.process_of(service)).and_then(|(_, process)| process.pid())
+    }
+
+    /// The lines of the process of a service.
+    pub fn log_of(&self, service: usize) -> Vec<String> {
+        self.processes.get(self.process_of(service)).map(|(_, process)| process.log()).unwrap_or_default()
+    }
+
     /// Waits until the process that hosts session has ended by itself.
     pub async fn wait_for_crash(&mut self) -> anyhow::Result<()> {
         let (name, process) = self.processes.first_mut().context("nothing runs")?;
@@ -181,11 +213,24 @@ impl Deployment {
         Ok(())
     }
 
+    /// Waits until the process of a service has ended, as after a signal.
+    pub async fn wait_for_end(&mut self, service: usize) -> anyhow::Result<()> {
+        let index = self.process_of(service);
+        let (name, process) = self.processes.get_mut(index).context("nothing runs")?;
+        process.wait(START).await.with_context(|| format!("{name} did not end"))?;
+        Ok(())
+    }
+
     /// Starts the process of a service again, without the environment that the first one had.
     pub async fn restart(&mut self, service: usize) -> anyhow::Result<()> {
+        self.restart_with(service, Vec::new()).await
+    }
+
+    /// Starts the process of a service again, in this environment if it hosts session.
+    pub async fn restart_with(&mut self, service: usize, env: Vec<(&'static str, String)>) -> anyhow::Result<()> {
         let index = self.process_of(service);
         let name = self.processes[index].0.clone();
-        self.options.env.clear();
+        self.options.env = env;
         let started = self.start_process(&name).await?;
         self.processes[index] = started;
         Ok(())

@@ -1,0 +1,248 @@
+//! What must hold of every run, however often its process died.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use mar_descriptor::chain::{Head, Link, verify};
+use mar_descriptor::{Commitment, Hash, Outcome, RunSeal};
+use mar_proto::session::{
+    Event, EventLeaf, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome, event_leaf::Body,
+};
+use mar_proto::types::Usage;
+use prost::Message as _;
+
+use crate::caller::names;
+
+/// What deaths left behind in a run's log.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Scars {
+    /// Takeovers.
+    pub claims: usize,
+    /// Generations that died with their process.
+    pub lost: usize,
+    /// Intents that were repeated with their key.
+    pub repeated: usize,
+    /// Calls of which nobody knows what they did.
+    pub unknown: usize,
+    /// Times that the counters were rebuilt.
+    pub rebuilt: usize,
+    /// Keys of intents by tool, with the number of times that each was issued.
+    pub keys: BTreeMap<(String, String), usize>,
+    /// Generations that were reserved.
+    pub generations: usize,
+}
+
+impl std::ops::AddAssign<&Self> for Scars {
+    fn add_assign(&mut self, other: &Self) {
+        self.claims += other.claims;
+        self.lost += other.lost;
+        self.repeated += other.repeated;
+        self.unknown += other.unknown;
+        self.rebuilt += other.rebuilt;
+        self.generations += other.generations;
+        self.keys.extend(other.keys.clone());
+    }
+}
+
+/// Checks a run that has ended against its log, which has its leaves.
+pub fn check(run: &Run, events: &[Event]) -> anyhow::Result<Scars> {
+    let judged = chain_holds(run, events).and_then(|()| {
+        let replay = replay(events)?;
+        totals_hold(run, &replay)?;
+        Ok(replay.scars)
+    });
+    judged.with_context(|| format!("{}: {:?}", run.name, names(events)))
+}
+
+/// Recomputes the chain from the stored bytes, and the seal from its end.
+fn chain_holds(run: &Run, events: &[Event]) -> anyhow::Result<()> {
+    let mut links = Vec::new();
+    let mut prev = Hash::ZERO;
+    for event in events {
+        ensure!(event.prev_hash == prev.as_bytes()[..], "event {} follows another hash", event.seq);
+        let leaf = EventLeaf::decode(event.leaf.clone())?;
+        ensure!(Some(&leaf) == event.body.as_ref(), "event {} is shown other than it is stored", event.seq);
+        ensure!(leaf.seq == event.seq && run.name.ends_with(&leaf.run), "leaf {} of {}", leaf.seq, leaf.run);
+        prev = hash(&event.hash)?;
+        links.push(Link { seq: event.seq, leaf: &event.leaf, hash: prev });
+    }
+    let head = verify(Head::genesis(Hash::ZERO), links)?;
+    let sealed = run.seal.as_ref().context("no seal")?;
+    ensure!(sealed.head == head.hash.as_bytes()[..] && sealed.head_seq == head.seq, "the seal has another head");
+    let seal = RunSeal {
+        descriptor_hash: sealed.descriptor_hash.parse().ok(),
+        input_commitment: commitment(&sealed.input_commitment)?,
+        session_commitment: commitment(&sealed.session_commitment)?,
+        outcome: match run.state() {
+            RunState::Succeeded => Outcome::Succeeded,
+            RunState::Cancelled => Outcome::Cancelled,
+            other => anyhow::bail!("the run is {other:?}: {:?}", run.failure),
+        },
+        head,
+    };
+    ensure!(sealed.hash == seal.hash()?.to_string(), "the seal's hash is another");
+    ensure!(sealed.signature.is_some(), "the seal is not signed");
+    ensure!(run.next_seq == head.seq + 1, "next_seq is {}", run.next_seq);
+    Ok(())
+}
+
+fn hash(bytes: &[u8]) -> anyhow::Result<Hash> {
+    Ok(Hash::from_bytes(bytes.try_into()?))
+}
+
+fn commitment(bytes: &[u8]) -> anyhow::Result<Commitment> {
+    Ok(Commitment::from_bytes(bytes.try_into()?))
+}
+
+#[derive(Debug, Default)]
+struct Replay {
+    scars: Scars,
+    epoch: i64,
+    limits: Option<mar_proto::types::HaltingPolicy>,
+    open: Option<GenerationStarted>,
+    /// The last generation that yielded nothing and is to be tried again.
+    failed: Option<(i64, i64)>,
+    steps: i64,
+    calls: BTreeMap<String, (ToolIntent, bool)>,
+    /// What was in flight at the last takeover and is not yet resolved.
+    doubtful_generation: bool,
+    doubtful_calls: BTreeMap<String, ToolIntent>,
+    used: Usage,
+    stopping: bool,
+    ended: bool,
+}
+
+fn replay(events: &[Event]) -> anyhow::Result<Replay> {
+    let mut replay = Replay { epoch: 1, ..Replay::default() };
+    for event in events {
+        let leaf = event.body.as_ref().context("no leaf")?;
+        let body = leaf.body.as_ref().context("no body")?;
+        ensure!(!replay.ended, "event {} after the end", event.seq);
+        ensure!((event.seq == 0) == matches!(body, Body::RunAdmitted(_)), "event {} is {body:?}", event.seq);
+        replay.take(body).with_context(|| format!("event {}", event.seq))?;
+        ensure!(leaf.epoch == replay.epoch, "event {} has epoch {}, not {}", event.seq, leaf.epoch, replay.epoch);
+    }
+    ensure!(replay.ended, "the log has no end");
+    ensure!(replay.open.is_none() && replay.calls.values().all(|(_, open)| !open), "something is still open");
+    Ok(replay)
+}
+
+impl Replay {
+    fn take(&mut self, body: &Body) -> anyhow::Result<()> {
+        match body {
+            Body::RunAdmitted(admitted) => self.limits = admitted.limits,
+            Body::RunClaimed(claimed) => self.claim(claimed.epoch)?,
+            Body::GenerationStarted(started) => self.start(started)?,
+            Body::TurnCommitted(turn) => {
+                let open = self.close(turn.step, turn.attempt)?;
+                ensure!(!self.doubtful_generation, "a turn of a dead process: {open:?}");
+                self.failed = None;
+                self.add(turn.usage.unwrap_or_default());
+            }
+            Body::GenerationFailed(failed) => {
+                let open = self.close(failed.step, failed.attempt)?;
+                let usage = failed.usage.unwrap_or_default();
+                if std::mem::take(&mut self.doubtful_generation) {
+                    ensure!(failed.reason == "LOST", "lost, but for {}", failed.reason);
+                    let full = open.reservation.unwrap_or_default();
+                    ensure!(amounts(&usage) == reserved(&full), "lost at {usage:?}, reserved were {full:?}");
+                    self.scars.lost += 1;
+                }
+                self.failed = failed.retried.then_some((failed.step, failed.attempt));
+                self.add(usage);
+            }
+            Body::ToolIntent(intent) => self.intend(intent)?,
+            Body::ToolReturned(returned) => {
+                let (intent, open) = self.calls.get_mut(&returned.call_id).context("returned without intent")?;
+                ensure!(std::mem::take(open), "{} returned twice", returned.call_id);
+                let unknown = returned.outcome() == ToolOutcome::Unknown;
+                if self.doubtful_calls.remove(&returned.call_id).is_some() {
+                    ensure!(unknown, "a call of a dead process is {:?}", returned.outcome());
+                    ensure!(!intent.idempotent || intent.attempt == 3 || self.stopping, "an idempotent call was given up");
+                }
+                self.scars.unknown += usize::from(unknown);
+            }
+            Body::CountersRebuilt(_) => self.scars.rebuilt += 1,
+            Body::StopRequested(_) => self.stopping = true,
+            Body::RunEnded(_) => self.ended = true,
+            Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, epoch: i64) -> anyhow::Result<()> {
+        ensure!(epoch > self.epoch, "epoch {epoch} after {}", self.epoch);
+        self.epoch = epoch;
+        self.scars.claims += 1;
+        self.doubtful_generation = self.open.is_some();
+        let open = self.calls.iter().filter(|(_, (_, open))| *open);
+        self.doubtful_calls = open.map(|(id, (intent, _))| (id.clone(), intent.clone())).collect();
+        Ok(())
+    }
+
+    fn start(&mut self, started: &GenerationStarted) -> anyhow::Result<()> {
+        ensure!(self.open.is_none(), "two generations are open");
+        ensure!(!self.stopping, "a generation after the stop");
+        ensure!(self.doubtful_calls.is_empty(), "calls are unresolved: {:?}", self.doubtful_calls.keys());
+        let expected = self.failed.map_or((self.steps + 1, 1), |(step, attempt)| (step, attempt + 1));
+        ensure!((started.step, started.attempt) == expected, "{started:?} where {expected:?} is due");
+        self.steps = started.step;
+        self.scars.generations += 1;
+        self.open = Some(*started);
+        Ok(())
+    }
+
+    fn close(&mut self, step: i64, attempt: i64) -> anyhow::Result<GenerationStarted> {
+        let open = self.open.take().context("no generation is open")?;
+        ensure!((open.step, open.attempt) == (step, attempt), "{open:?} closed by {step}/{attempt}");
+        Ok(open)
+    }
+
+    fn intend(&mut self, intent: &ToolIntent) -> anyhow::Result<()> {
+        ensure!(!self.stopping, "an intent after the stop");
+        let before = self.calls.get(&intent.call_id);
+        match before {
+            None => ensure!(intent.attempt == 1, "first intent is try {}", intent.attempt),
+            Some((before, open)) => {
+                ensure!(*open, "{} is repeated after its result", intent.call_id);
+                ensure!(intent.idempotent && before.idempotent, "{} is not idempotent and repeated", intent.call_id);
+                ensure!(intent.attempt == before.attempt + 1, "try {} after {}", intent.attempt, before.attempt);
+                ensure!(intent.idempotency_key == before.idempotency_key, "{} has another key", intent.call_id);
+                self.scars.repeated += 1;
+            }
+        }
+        self.doubtful_calls.remove(&intent.call_id);
+        *self.scars.keys.entry((intent.tool.clone(), intent.idempotency_key.clone())).or_default() += 1;
+        self.calls.insert(intent.call_id.clone(), (intent.clone(), true));
+        Ok(())
+    }
+
+    fn add(&mut self, usage: Usage) {
+        self.used.input_tokens += usage.input_tokens;
+        self.used.output_tokens += usage.output_tokens;
+        self.used.cost_nano_usd += usage.cost_nano_usd;
+    }
+}
+
+/// Counted limits are kept, and the totals are what the log says.
+fn totals_hold(run: &Run, replay: &Replay) -> anyhow::Result<()> {
+    let totals = run.totals.as_ref().context("no totals")?;
+    let limits = replay.limits.context("no limits")?;
+    let calls = i64::try_from(replay.calls.len())?;
+    ensure!(totals.steps == replay.steps, "{} steps, the log has {}", totals.steps, replay.steps);
+    ensure!(totals.tool_calls == calls, "{} tool calls, the log has {calls}", totals.tool_calls);
+    ensure!(limits.max_steps.is_some_and(|most| totals.steps <= most), "too many steps: {totals:?}");
+    ensure!(limits.max_tool_calls.is_some_and(|most| totals.tool_calls <= most), "too many calls: {totals:?}");
+    let used = totals.usage.unwrap_or_default();
+    ensure!(amounts(&used) == amounts(&replay.used), "used {used:?}, the log has {:?}", replay.used);
+    ensure!(amounts(&totals.reserved.unwrap_or_default()) == (0, 0, 0), "still reserved: {:?}", totals.reserved);
+    Ok(())
+}
+
+fn amounts(usage: &Usage) -> (i64, i64, i64) {
+    (usage.input_tokens, usage.output_tokens, usage.cost_nano_usd)
+}
+
+fn reserved(reservation: &Reservation) -> (i64, i64, i64) {
+    (reservation.input_tokens, reservation.output_tokens, reservation.cost_nano_usd)
+}
