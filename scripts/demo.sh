@@ -10,7 +10,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 question=${1:-}
-[ -n "$question" ] || question="On which address does mar up serve by default?"
+[ -n "$question" ] || question="Which exit code does mar use when a run was halted by a limit?"
 
 # shellcheck disable=SC2016 # expanded by the inner shell
 exec scripts/with-runtime.sh bash -c '

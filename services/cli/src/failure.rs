@@ -24,9 +24,12 @@ pub enum Retry {
     NothingSent,
 }
 
-/// A command's failure.
+/// A command's failure. Small, as it is in every result.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct Failure(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
     exit: Exit,
     message: String,
     status: Option<StatusParts>,
@@ -45,14 +48,14 @@ struct StatusParts {
 impl Failure {
     /// A failure that has nothing to do with a request.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             exit,
             message: message.into(),
             status: None,
             violations: Vec::new(),
             retry: Retry::NothingSent,
             hints: Vec::new(),
-        }
+        }))
     }
 
     /// Wrong arguments, or a file that cannot be used.
@@ -63,18 +66,18 @@ impl Failure {
     /// Adds a line that says what to do next.
     #[must_use]
     pub fn hint(mut self, text: impl Into<String>) -> Self {
-        self.hints.push(text.into());
+        self.0.hints.push(text.into());
         self
     }
 
     /// What the process ends with.
     pub fn exit(&self) -> Exit {
-        self.exit
+        self.0.exit
     }
 
     /// Whether nothing answered at the endpoint.
     pub fn is_unreachable(&self) -> bool {
-        self.status.as_ref().is_some_and(|status| status.reason == "PEER_UNAVAILABLE")
+        self.0.status.as_ref().is_some_and(|status| status.reason == "PEER_UNAVAILABLE")
     }
 
     /// Says everything, on standard error; as one JSON object on standard output when that was asked for.
@@ -84,14 +87,14 @@ impl Failure {
             return;
         }
         out.note(format!("{} {}", out.remark.bad("mar:"), self.headline()));
-        for Violation { field, description } in &self.violations {
+        for Violation { field, description } in &self.0.violations {
             let place = if field.is_empty() { String::new() } else { format!("{}: ", out.remark.bold(&clean(field))) };
             out.note(format!("  {place}{}", clean(description)));
         }
-        for (key, value) in self.status.iter().flat_map(|status| &status.metadata) {
+        for (key, value) in self.0.status.iter().flat_map(|status| &status.metadata) {
             out.note(format!("  {}: {}", clean(key), clean(value)));
         }
-        match self.retry {
+        match self.0.retry {
             Retry::NothingSent => {}
             Retry::Safe(None) => out.note("  Trying again is safe."),
             Retry::Safe(Some(after)) => {
@@ -100,14 +103,14 @@ impl Failure {
             }
             Retry::Useless => out.note("  Trying again as it is will be refused again."),
         }
-        for hint in &self.hints {
+        for hint in &self.0.hints {
             out.note(format!("  {hint}"));
         }
     }
 
     fn headline(&self) -> String {
-        let message = clean(&self.message);
-        match &self.status {
+        let message = clean(&self.0.message);
+        match &self.0.status {
             Some(status) if !status.reason.is_empty() => format!("{message} ({})", clean(&status.reason)),
             _ => message,
         }
@@ -115,24 +118,24 @@ impl Failure {
 
     fn to_json(&self) -> Value {
         let violations: Vec<_> =
-            self.violations.iter().map(|one| json!({"field": one.field, "description": one.description})).collect();
-        let (safe, after) = match self.retry {
+            self.0.violations.iter().map(|one| json!({"field": one.field, "description": one.description})).collect();
+        let (safe, after) = match self.0.retry {
             Retry::Safe(after) => (true, after.map(|after| after.as_millis() as u64)),
             Retry::NothingSent => (true, None),
             Retry::Useless => (false, None),
         };
-        let status = self.status.as_ref();
+        let status = self.0.status.as_ref();
         json!({
             "error": {
                 "code": status.map(|status| format!("{:?}", status.code)),
                 "reason": status.map(|status| &status.reason),
-                "message": self.message,
+                "message": self.0.message,
                 "violations": violations,
                 "metadata": status.map(|status| &status.metadata),
                 "retry": { "safe": safe, "after_ms": after },
-                "hints": self.hints,
+                "hints": self.0.hints,
             },
-            "exit_code": self.exit.code(),
+            "exit_code": self.0.exit.code(),
         })
     }
 }
@@ -144,14 +147,14 @@ impl From<Status> for Failure {
         if let Some(resource) = status.get_details_resource_info().filter(|found| !found.resource_name.is_empty()) {
             metadata.insert("resource".into(), resource.resource_name);
         }
-        Self {
+        Self(Box::new(Parts {
             exit: Exit::of_status(status.code()),
             message: status.message().to_owned(),
             violations: status::violations(&status),
             retry: retry(&status),
             hints: Vec::new(),
             status: Some(StatusParts { code: status.code(), reason, metadata }),
-        }
+        }))
     }
 }
 
@@ -171,7 +174,7 @@ impl From<mar_runtime::Failure> for Failure {
                     None => Violation { field: String::new(), description: line },
                 };
                 let mut failure = Self::new(exit, "the configuration is wrong");
-                failure.violations = lines.into_iter().map(violation).collect();
+                failure.0.violations = lines.into_iter().map(violation).collect();
                 failure
             }
         }
@@ -234,6 +237,6 @@ mod tests {
     fn a_failure_of_the_host_lists_its_lines() {
         let failure = Failure::from(mar_runtime::Failure::Config(vec!["a.b: is wrong".into(), "c: too".into()]));
         assert_eq!(failure.exit(), Exit::Usage);
-        assert_eq!(failure.violations[0].field, "a.b");
+        assert_eq!(failure.0.violations[0].field, "a.b");
     }
 }

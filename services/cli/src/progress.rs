@@ -160,7 +160,7 @@ impl Live {
             Some(Body::TurnCommitted(turn)) => {
                 self.tail.clear();
                 self.doing = "committed".into();
-                let usage = turn.usage.clone().unwrap_or_default();
+                let usage = turn.usage.unwrap_or_default();
                 self.tokens += describe::input(&usage) + describe::output(&usage);
                 self.cost += usage.cost_nano_usd;
             }

@@ -99,9 +99,9 @@ fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
 }
 
 fn limits(run: &Run, ink: Ink) -> Vec<String> {
-    let totals = run.totals.clone().unwrap_or_default();
-    let usage = totals.usage.clone().unwrap_or_default();
-    let limits = run.limits.clone().unwrap_or_default();
+    let totals = run.totals.unwrap_or_default();
+    let usage = totals.usage.unwrap_or_default();
+    let limits = run.limits.unwrap_or_default();
     let of = |limit: Option<i64>| limit.map_or("-".into(), count);
     let row = |name: &str, used: String, of: String| vec![name.to_owned(), used, of];
     let active = Duration::from_millis(totals.active_time_ms.try_into().unwrap_or_default());
@@ -119,7 +119,7 @@ fn limits(run: &Run, ink: Ink) -> Vec<String> {
 
 /// The run as one JSON object.
 pub fn json(run: &Run) -> Value {
-    let totals = run.totals.clone().unwrap_or_default();
+    let totals = run.totals.unwrap_or_default();
     let answer = run.answer.as_ref().map(|answer| {
         json!({
             "text": parts_text(answer),

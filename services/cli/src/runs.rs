@@ -63,7 +63,7 @@ async fn list(args: &RunsListArgs, out: Out) -> Result<Exit, Failure> {
 }
 
 fn row(run: &Run) -> Vec<String> {
-    let totals = run.totals.clone().unwrap_or_default();
+    let totals = run.totals.unwrap_or_default();
     let usage = totals.usage.unwrap_or_default();
     let kind = run.task.as_ref().map(|task| task.r#type.as_str()).filter(|kind| !kind.is_empty()).unwrap_or("answer");
     vec![

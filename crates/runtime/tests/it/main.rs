@@ -9,4 +9,6 @@ mod drain;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod trace;

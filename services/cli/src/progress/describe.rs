@@ -44,7 +44,7 @@ pub fn describe(event: &Event, ink: Ink) -> Option<String> {
 }
 
 fn turn_committed(turn: &TurnCommitted, ink: Ink) -> String {
-    let usage = turn.usage.clone().unwrap_or_default();
+    let usage = turn.usage.unwrap_or_default();
     let model = turn.model.strip_prefix("models/").unwrap_or(&turn.model);
     let spent = format!("{} in, {} out, {}", count(input(&usage)), count(output(&usage)), usd(usage.cost_nano_usd));
     let what = match turn.tool_calls {

@@ -261,6 +261,6 @@ mod tests {
         };
         let text = catalogue(Some(&found), false).unwrap();
         mar_router::catalogue::Catalogue::parse(&text).unwrap();
-        assert_eq!(names(&catalogue(None, true).unwrap()), ["rehearsal"]);
+        assert_eq!(names(&catalogue(None, true).unwrap()), ["rehearsal", "rehearsal-constrained"]);
     }
 }

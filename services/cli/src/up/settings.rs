@@ -129,7 +129,7 @@ fn merge(tables: &mut Table, over: Table) {
         for (key, value) in over {
             let inner_whole = whole || (depth == 1 && matches!(key.as_str(), "upstreams" | "providers"));
             match (tables.get_mut(&key), value) {
-                (Some(Value::Table(inner)), Value::Table(value)) if !(whole && depth >= 2) && !is_reference(inner) => {
+                (Some(Value::Table(inner)), Value::Table(value)) if !(is_reference(inner) || whole && depth >= 2) => {
                     lay(inner, value, depth + 1, inner_whole);
                 }
                 (_, value) => {

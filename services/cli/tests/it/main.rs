@@ -1,9 +1,16 @@
 //! The real binary against a real runtime: `mar up` with a rehearsal for a model.
 
+#[cfg(test)]
 mod commands;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod interrupts;
+#[cfg(test)]
 mod runs;
+#[cfg(test)]
 mod terminal;
+#[cfg(test)]
 mod up;
+#[cfg(test)]
 mod usage;
