@@ -111,6 +111,11 @@ impl Client {
     pub async fn run_in(&mut self, session: &str, task: Task) -> anyhow::Result<Followed> {
         let request =
             RunTaskRequest { request_id: request_id(), session: session.into(), task: Some(task), ..Default::default() };
+        self.run_request(request).await
+    }
+
+    /// Makes this request and follows its run to the end.
+    pub async fn run_request(&mut self, request: RunTaskRequest) -> anyhow::Result<Followed> {
         let stream = self.grpc.run_task(request).await?.into_inner();
         collect(stream.map(|frame| frame.map(|frame| frame.frame.unwrap_or_default()))).await
     }

@@ -126,6 +126,16 @@ impl Deployment {
     /// # Errors
     /// What did not start, with its last lines.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let mut system = Self::prepare(options).await?;
+        system.start_processes().await?;
+        Ok(system)
+    }
+
+    /// Like [`Deployment::start`], but starts the model and the stores only.
+    ///
+    /// # Errors
+    /// What did not start.
+    pub async fn prepare(options: Options) -> anyhow::Result<Self> {
         let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
         let rehearsal = Rehearsal::start(script).await?;
         let folder = tempfile::tempdir()?;
@@ -145,10 +155,24 @@ impl Deployment {
             }
         };
         let ports = ports::free_many(4)?;
-        let mut system = Self { options, folder, ports, rehearsal, processes: Vec::new(), urls, postgres, redis };
+        let system = Self { options, folder, ports, rehearsal, processes: Vec::new(), urls, postgres, redis };
         system.write_files()?;
-        system.start_processes().await?;
         Ok(system)
+    }
+
+    /// Starts the process of one service, in a system that was prepared.
+    ///
+    /// # Errors
+    /// It does not serve, with its last lines.
+    pub async fn start_one(&mut self, service: usize) -> anyhow::Result<()> {
+        let started = self.start_process(SERVICES[service]).await?;
+        self.processes.push(started);
+        Ok(())
+    }
+
+    /// The configuration of all services.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("runtime.toml")
     }
 
     /// A client of session.

@@ -1,4 +1,48 @@
 //! The same tasks against one process and against four, on embedded stores and on servers.
 
+/// Makes two tests of each case: one process on embedded stores, and four processes on servers.
+#[cfg(test)]
+macro_rules! both_ways {
+    ($($case:ident)*) => {
+        $(
+            mod $case {
+                use mar_tests::{Options, Shape, Stores};
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn in_one_process() -> anyhow::Result<()> {
+                    super::$case(Options::new(Shape::One, Stores::Embedded)).await
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn in_four_processes() -> anyhow::Result<()> {
+                    super::$case(Options::new(Shape::Four, Stores::Servers)).await
+                }
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod alone;
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod following;
+#[cfg(test)]
+mod foreign;
+#[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod mcp;
+#[cfg(test)]
+mod otlp;
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod seals;
 #[cfg(test)]
 mod tasks;
+#[cfg(test)]
+mod trace;
