@@ -1,1 +1,26 @@
 //! Bad input and dead parts: the right code, a reason, every violation; and a log that tells why.
+
+#[cfg(test)]
+mod configuration;
+#[cfg(test)]
+mod input;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod provider;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+mod rpcs;
+#[cfg(test)]
+mod stopping;
+#[cfg(test)]
+mod stores;
+#[cfg(test)]
+mod story;
+#[cfg(test)]
+mod tenants;
+#[cfg(test)]
+mod upstreams;

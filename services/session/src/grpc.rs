@@ -141,6 +141,9 @@ impl SessionService for Service {
     async fn list_runs(&self, request: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
         let caller = caller(&request, scope::READ)?;
         let (session, listing) = listing::runs(&caller, request.get_ref())?;
+        if let Some(session) = session {
+            self.sessions.get(&caller.tenant, session).await?;
+        }
         let runs = self.runs.list(&caller.tenant, session, listing.page()).await?;
         let (runs, next_page_token) = listing.cut(runs);
         Ok(Response::new(ListRunsResponse { runs, next_page_token }))

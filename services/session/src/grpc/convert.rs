@@ -72,10 +72,14 @@ fn admit(
     mut found: Violations,
 ) -> Result<Admit, Violations> {
     let session = parse_session("session", session, &mut found).unwrap_or_default();
-    found.require(task.is_some(), "task", "must be given");
+    let given = task.is_some();
+    found.require(given, "task", "must be given");
     let mut task = task.unwrap_or_default();
     let limits = found.within("task", |found| {
-        mar_task::check(&task, found);
+        // One that is missing has no input either; to say so would not help.
+        if given {
+            mar_task::check(&task, found);
+        }
         found.within("halting", |found| limits.complete(task.halting.as_ref(), found))
     });
     mar_task::complete(&mut task);

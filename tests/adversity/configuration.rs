@@ -1,0 +1,84 @@
+//! Mistakes in the configuration: each is named by its key path, and nothing is bound.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mar_testkit::ports;
+use mar_testkit::process::{Process, built_binary};
+use tokio::process::Command;
+
+/// Exit status of a configuration that is wrong.
+const WRONG: i32 = 64;
+
+/// A mistake and the key path that is named.
+fn mistakes(service: &str) -> Vec<(String, Vec<String>)> {
+    let table = service.replace('-', "_");
+    let own = match service {
+        "session" => ("store = { url = \"mysql://h\" }\n".to_owned(), "session.store.url"),
+        "router" => ("default_routing_policy = \"nothing\"\n".to_owned(), "router.default_routing_policy"),
+        "agent-generator" => ("max_tools = 0\n".to_owned(), "agent_generator.max_tools"),
+        _ => ("upstreams.x = { kind = \"mcp_stdio\" }\n".to_owned(), "tool_gateway.upstreams.x.command"),
+    };
+    vec![
+        (format!("[{table}]\nlisten_on = \"127.0.0.1:1\"\n"), vec![format!("{table}.listen_on")]),
+        (format!("[{table}]\nlisten = \"everywhere\"\n"), vec![format!("{table}.listen")]),
+        (format!("[{table}]\n{}", own.0), vec![own.1.to_owned()]),
+        ("[runtime.limits]\ndrian = \"2s\"\n".to_owned(), vec!["runtime.limits.drian".to_owned()]),
+        ("[runtime.limits]\ndrain = \"soon\"\n".to_owned(), vec!["runtime.limits.drain".to_owned()]),
+        ("[runtime.auth]\nmode = \"open\"\n".to_owned(), vec!["runtime.auth.mode".to_owned()]),
+        (
+            format!("[{table}]\nlisten = \"0.0.0.0:0\"\n"),
+            vec!["runtime.auth.mode".to_owned(), format!("{table}.listen")],
+        ),
+        (
+            "[runtime.limits]\nmax_message = \"0B\"\ndefault_deadline = \"0s\"\n".to_owned(),
+            vec!["runtime.limits.max_message".to_owned(), "runtime.limits.default_deadline".to_owned()],
+        ),
+        ("[runtime\n".to_owned(), vec!["config.toml".to_owned()]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typo_stops_every_binary_before_it_binds() -> anyhow::Result<()> {
+    for service in ["session", "router", "agent-generator", "tool-gateway", "mar"] {
+        for (text, paths) in mistakes(service) {
+            // `mar up` listens where its command line says; a file with a table that is none is tried for it as well.
+            let text = if service == "mar" { text.replace("[mar]", "[tool_gateway]") } else { text };
+            let paths: Vec<String> =
+                paths.iter().map(|path| path.replace("mar.listen", "tool_gateway.listen")).collect();
+            refuses(service, &text, &paths).await?;
+        }
+    }
+    refuses("mar", "[sesion]\nlisten = \"127.0.0.1:1\"\n", &["sesion".to_owned()]).await
+}
+
+async fn refuses(service: &str, text: &str, paths: &[String]) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, text)?;
+    // Held by us, so that whoever tries to bind it fails in another way.
+    let port = ports::free()?;
+    let held = TcpListener::bind(("127.0.0.1", port))?;
+    let table = service.replace('-', "_").to_uppercase();
+    let mut command = Command::new(built_binary(service)?);
+    if service == "mar" {
+        command
+            .arg("up")
+            .arg("--data")
+            .arg(folder.path().join("data"))
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{port}"));
+    } else if !text.contains("listen") {
+        command.env(format!("MAR_{table}__LISTEN"), format!("127.0.0.1:{port}"));
+    }
+    command.arg("--config").arg(&file).current_dir(folder.path());
+    let mut process = Process::spawn(service, command)?;
+    let status = process.wait(Duration::from_secs(20)).await?;
+    drop(held);
+    assert_eq!(status.code(), Some(WRONG), "{service}: {text}\n{}", process.log().join("\n"));
+    for path in paths {
+        process.wait_for_line(path, Duration::from_secs(5)).await.with_context(|| format!("{service}: {text}"))?;
+    }
+    Ok(())
+}
