@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{
-    Concurrency, EndSessionRequest, Event, Run, RunFrame, RunState, RunTaskRequest, Session, Task, WatchRunRequest,
+    Concurrency, EndSessionRequest, Event, ListRunsRequest, Run, RunFrame, RunState, RunTaskRequest, Session,
+    StartRunRequest, Task, WatchRunRequest,
 };
 use mar_proto::tool::ListToolsRequest;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
@@ -144,25 +145,47 @@ impl Caller {
         result.with_context(|| format!("{} does not end: {:?}", seen.name, names(&seen.events)))?
     }
 
+    /// Follows from the cursor as far as one stream goes.
+    pub async fn watch(&mut self, seen: &mut Seen) -> anyhow::Result<()> {
+        let from_seq = i64::try_from(seen.events.len())?;
+        let request = WatchRunRequest { name: seen.name.clone(), from_seq, without_deltas: false };
+        match self.client.grpc.watch_run(request).await {
+            Ok(response) => {
+                seen.follow(from_seq, response.into_inner().map(|frame| frame.map(|frame| frame.frame))).await
+            }
+            Err(status) => seen.broke(&status),
+        }
+    }
+
     /// Follows from the cursor, on new streams after each death, until the run has ended.
     pub async fn pursue(&mut self, seen: &mut Seen) -> anyhow::Result<()> {
         let pursuing = async {
             while seen.ended.is_none() {
-                let from_seq = i64::try_from(seen.events.len())?;
-                let request = WatchRunRequest { name: seen.name.clone(), from_seq, without_deltas: false };
-                match self.client.grpc.watch_run(request).await {
-                    Ok(response) => {
-                        let frames = response.into_inner().map(|frame| frame.map(|frame| frame.frame));
-                        seen.follow(from_seq, frames).await?;
-                    }
-                    Err(status) => seen.broke(&status)?,
-                }
+                self.watch(seen).await?;
                 tokio::time::sleep(PAUSE).await;
             }
             anyhow::Ok(())
         };
         let result = tokio::time::timeout(PATIENCE, pursuing).await;
         result.with_context(|| format!("{} does not end: {:?}", seen.name, names(&seen.events)))?
+    }
+
+    /// Starts a run and leaves it.
+    pub async fn start(&mut self, request: &RunTaskRequest) -> anyhow::Result<Seen> {
+        let request = StartRunRequest {
+            request_id: request.request_id.clone(),
+            session: request.session.clone(),
+            task: request.task.clone(),
+            concurrency: request.concurrency,
+        };
+        let run = self.client.grpc.start_run(request).await?.into_inner().run.context("no run")?;
+        Ok(Seen { name: run.name, ..Seen::default() })
+    }
+
+    /// The runs of a session.
+    pub async fn runs(&mut self, session: &str) -> anyhow::Result<Vec<Run>> {
+        let request = ListRunsRequest { parent: session.into(), ..ListRunsRequest::default() };
+        Ok(self.client.grpc.list_runs(request).await?.into_inner().runs)
     }
 
     /// Judges a run that has ended by its stored log, which has to be what its followers saw.

@@ -9,7 +9,7 @@ use mar_runtime::status::Reason;
 use mar_tests::Stores;
 use mar_tests::client::request_id;
 
-use crate::caller::{Seen, request};
+use crate::caller::request;
 use crate::scene::{Scene, ask};
 
 /// Moments of death after the request, in milliseconds, and points of it: the run's end is what it waits for.
@@ -21,8 +21,7 @@ async fn cut_ending(scene: &mut Scene, wish: Option<&str>, moment: u64) -> anyho
     let session = caller.session().await?;
     let mut runs = Vec::new();
     for _ in 0..2 {
-        let run = caller.client.grpc.start_run(start(&session)).await?.into_inner().run.context("no run")?;
-        runs.push(Seen { name: run.name, ..Seen::default() });
+        runs.push(caller.start(&request(&session, ask("medley", &request_id()))).await?);
     }
     tokio::time::sleep(Duration::from_millis(150)).await;
     let mut ender = caller.clone();
@@ -50,30 +49,24 @@ async fn cut_ending(scene: &mut Scene, wish: Option<&str>, moment: u64) -> anyho
         caller.judge(seen).await?;
     }
     ensure!(caller.end(&session).await? == ended, "ending twice is not ending once");
-    let refused = caller.client.grpc.start_run(start(&session)).await;
-    let reason = refused.err().as_ref().and_then(Reason::of);
+    let refused = caller.start(&request(&session, ask("medley", &request_id()))).await.err();
+    let reason = refused.as_ref().and_then(|error| error.downcast_ref()).and_then(Reason::of);
     ensure!(reason == Some(ErrorReason::SessionEnded), "{reason:?}");
     Ok(())
-}
-
-fn start(session: &str) -> mar_proto::session::StartRunRequest {
-    let request = request(session, ask("medley", &request_id()));
-    mar_proto::session::StartRunRequest {
-        request_id: request.request_id,
-        session: request.session,
-        task: request.task,
-        concurrency: request.concurrency,
-    }
 }
 
 async fn cut_endings(stores: Stores) -> anyhow::Result<()> {
     let mut scene = Scene::start(stores, "40ms").await?;
     for moment in [0, 3, 10, 30] {
-        cut_ending(&mut scene, None, moment).await.with_context(|| format!("{moment} ms {stores:?}\n{}", scene.tail()))?;
+        cut_ending(&mut scene, None, moment)
+            .await
+            .with_context(|| format!("{moment} ms {stores:?}\n{}", scene.tail()))?;
     }
     // The first run is sealed, the second is not yet.
     for wish in ["end.committed@1", "end.committed@2"] {
-        cut_ending(&mut scene, Some(wish), 20_000).await.with_context(|| format!("{wish} {stores:?}\n{}", scene.tail()))?;
+        cut_ending(&mut scene, Some(wish), 20_000)
+            .await
+            .with_context(|| format!("{wish} {stores:?}\n{}", scene.tail()))?;
     }
     Ok(())
 }

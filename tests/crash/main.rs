@@ -1,7 +1,7 @@
 //! Death at every named point, and at random ones: what was acknowledged goes on, nothing is done twice in silence.
 
-mod calls;
 mod caller;
+mod calls;
 mod counters;
 mod drain;
 mod ending;
@@ -9,3 +9,4 @@ mod oracle;
 mod points;
 mod random;
 mod scene;
+mod twice;

@@ -76,6 +76,7 @@ fn chain_holds(run: &Run, events: &[Event]) -> anyhow::Result<()> {
         outcome: match run.state() {
             RunState::Succeeded => Outcome::Succeeded,
             RunState::Cancelled => Outcome::Cancelled,
+            RunState::Halted => Outcome::Halted,
             other => anyhow::bail!("the run is {other:?}: {:?}", run.failure),
         },
         head,
@@ -158,7 +159,10 @@ impl Replay {
                 let unknown = returned.outcome() == ToolOutcome::Unknown;
                 if self.doubtful_calls.remove(&returned.call_id).is_some() {
                     ensure!(unknown, "a call of a dead process is {:?}", returned.outcome());
-                    ensure!(!intent.idempotent || intent.attempt == 3 || self.stopping, "an idempotent call was given up");
+                    ensure!(
+                        !intent.idempotent || intent.attempt == 3 || self.stopping,
+                        "an idempotent call was given up"
+                    );
                 }
                 self.scars.unknown += usize::from(unknown);
             }

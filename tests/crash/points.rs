@@ -36,13 +36,17 @@ async fn die_at(scene: &mut Scene, point: &str, nth: usize) -> anyhow::Result<Op
     caller.insist(&request, &mut seen).await?;
     let scars = caller.judge_success(&seen).await.with_context(|| scene.tail())?;
     scene.judge(&scars, &mark)?;
-    ensure!(scars.claims == usize::from(point != "end.committed" && !at_the_end(&seen)), "{} claims", scars.claims);
+    let runs = caller.runs(&request.session).await?;
+    ensure!(runs.len() == 1 && runs[0].name == seen.name, "one request admitted {} runs", runs.len());
+    // A run that had ended is sealed by the next owner under the epoch of its end.
+    let had_ended = seen.events.last().and_then(|end| end.body.as_ref()).is_some_and(|leaf| leaf.epoch == 1);
+    match point {
+        "end.committed" => ensure!(had_ended, "the run ended again"),
+        "commit.done" => {}
+        _ => ensure!(!had_ended, "the run had ended before its death"),
+    }
+    ensure!(scars.claims == usize::from(!had_ended), "{} claims", scars.claims);
     Ok(Some((seen, scars)))
-}
-
-/// Whether the process died when the run had ended and was not yet sealed.
-fn at_the_end(seen: &Seen) -> bool {
-    seen.events.iter().all(|event| event.body.as_ref().is_some_and(|leaf| leaf.epoch == 1))
 }
 
 async fn every_point(stores: Stores) -> anyhow::Result<()> {

@@ -15,10 +15,10 @@ use crate::oracle::Scars;
 pub const SURE: &str = "sure";
 /// Upstream whose calls are not.
 pub const ONCE: &str = "once";
-/// Steps that every run of the suite may take.
-pub const MAX_STEPS: i64 = 4;
-/// Tool calls that every run of the suite may make.
-pub const MAX_TOOL_CALLS: i64 = 4;
+/// Steps that a run may take: those of a medley and no more, so that one that is counted twice halts the run.
+pub const MAX_STEPS: i64 = 2;
+/// Tool calls that a run may make, as with steps.
+pub const MAX_TOOL_CALLS: i64 = 3;
 
 /// What the model does: it calls the tools that the question names, then answers in many small pieces.
 const SCRIPT: &str = r#"
@@ -76,6 +76,12 @@ impl Scene {
         self.system.kill(0).await?;
         self.system.restart_with(0, vec![("MAR_CRASH_AT", wish.to_owned())]).await?;
         self.caller().await?.wait_for_tools().await
+    }
+
+    /// Waits until session has died by itself, and starts it again to die at `wish`.
+    pub async fn rearm(&mut self, wish: &str) -> anyhow::Result<()> {
+        self.system.wait_for_crash().await?;
+        self.system.restart_with(0, vec![("MAR_CRASH_AT", wish.to_owned())]).await
     }
 
     /// How often an upstream was called with each key.
@@ -155,8 +161,12 @@ restart = {{ min = "50ms", max = "1s" }}
 
 /// A question that names its tools and carries a mark of its own.
 pub fn ask(tools: &str, mark: &str) -> Task {
-    let limits =
-        HaltingPolicy { max_steps: Some(MAX_STEPS), max_tool_calls: Some(MAX_TOOL_CALLS), ..HaltingPolicy::default() };
+    ask_within(tools, mark, MAX_STEPS, MAX_TOOL_CALLS)
+}
+
+/// The same under other limits.
+pub fn ask_within(tools: &str, mark: &str, steps: i64, calls: i64) -> Task {
+    let limits = HaltingPolicy { max_steps: Some(steps), max_tool_calls: Some(calls), ..HaltingPolicy::default() };
     let question = task::question(&format!("Do the {tools} for me, please. Mark: {mark}."));
     let tools = task::selectors(&["docs.search", "sure.count", "once.count"]);
     task::limited(Task { tools, ..question }, limits)
