@@ -78,7 +78,8 @@ async fn the_router_dies_in_the_middle_of_a_generation() -> anyhow::Result<()> {
     let events = client.events(&run.name).await?;
     assert_eq!(end(&run), "SUCCEEDED", "{:?}", names(&events));
     let failures = failures(&bodies(&events));
-    assert!(failures.iter().all(|(reason, again)| reason == "PEER_UNAVAILABLE" && *again), "{failures:?}");
+    let known = |reason: &str| matches!(reason, "LOST" | "PEER_UNAVAILABLE");
+    assert!(failures.iter().all(|(reason, again)| known(reason) && *again), "{failures:?}");
     let totals = run.totals.unwrap_or_default();
     assert_eq!(totals.steps, 1);
     assert!(totals.usage.unwrap_or_default().estimated, "the lost generation had reached the provider and counts");
@@ -96,6 +97,7 @@ async fn the_gateway_dies_in_the_middle_of_a_call() -> anyhow::Result<()> {
         )
     };
     let mut system = system(&(upstream("s", "") + &upstream("safe", "idempotent = true"))).await?;
+    system.wait_for_tools(&["s", "safe"]).await?;
     let mut client = system.client().await?;
     let journal = folder.path().join("journal");
     let keys = || {
@@ -116,6 +118,7 @@ async fn the_gateway_dies_in_the_middle_of_a_call() -> anyhow::Result<()> {
     assert_eq!((found[0].0.as_str(), found[0].1.as_str(), found.len()), ("UNKNOWN", "OUTCOME_UNKNOWN", 1));
     assert!(text(&results(&events)[0]).contains("OUTCOME_UNKNOWN"));
     system.restart(GATEWAY).await?;
+    system.wait_for_tools(&["safe"]).await?;
 
     // Declared idempotent: repeated with its key.
     let run = client.start(&client.clone().session().await?, asking("[again]")).await?;

@@ -27,7 +27,9 @@ async fn system(folder: &Path, shape: Shape) -> anyhow::Result<Deployment> {
     let extra = format!(
         "[tool_gateway.upstreams.s]\nkind = \"mcp_stdio\"\ncommand = \"{server}\"\nargs = [\"stdio\", \"{folder}\"]\n"
     );
-    Deployment::start(Options::new(shape, Stores::Embedded).script(SCRIPT).extra(extra)).await
+    let system = Deployment::start(Options::new(shape, Stores::Embedded).script(SCRIPT).extra(extra)).await?;
+    system.wait_for_tools(&["s"]).await?;
+    Ok(system)
 }
 
 async fn cancel(client: &mut Client, name: &str) -> anyhow::Result<Run> {

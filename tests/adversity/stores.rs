@@ -106,6 +106,10 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
         concurrency: Concurrency::Parallel.into(),
     };
     assert_eq!(Refused::by(client.grpc.start_run(start).await).why(), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    let events = ListEventsRequest { parent: run.name.clone(), ..Default::default() };
+    let refused = Refused::by(client.grpc.list_events(events).await);
+    assert_eq!(refused.why(), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    assert!(refused.retry.is_some(), "{refused:?}");
     let open = client.get(&run.name).await?;
     assert!(!is_over(&open), "it stands still");
     block_in_place(|| postgres(&system).resume())?;

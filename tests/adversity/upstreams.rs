@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use mar_proto::session::Task;
+use mar_proto::types::HaltingPolicy;
 use mar_testkit::process::built_binary;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
 
-use crate::story::{bodies, end, results, returns, text};
+use crate::story::{bodies, end, names, results, returns, text};
 
 const SCRIPT: &str = r#"
 [[rule]]
@@ -33,7 +34,7 @@ match = { contains = "[twice]", turn = 0 }
 reply = { tool_calls = [{ name = "s_echo", arguments = { text = "one" } }] }
 [[rule]]
 match = { contains = "[twice]", turn = 1 }
-reply = { delay = "300ms", tool_calls = [{ name = "s_echo", arguments = { text = "two" } }] }
+reply = { delay = "600ms", tool_calls = [{ name = "s_echo", arguments = { text = "two" } }] }
 [[rule]]
 match = { contains = "[search]", turn = 0 }
 reply = { tool_calls = [{ name = "docs_search", arguments = { query = "harbour" } }] }
@@ -89,9 +90,19 @@ async fn a_bad_upstream_hurts_its_own_calls_only() -> anyhow::Result<()> {
     let system = Deployment::start(options).await?;
     let mut client = system.client().await?;
 
-    // A task that names a tool of the missing one waits for it; one that would take what there is goes on without.
+    system.wait_for_tools(&["s", "slow"]).await?;
+
+    // A task that takes what there is goes on without the missing one; one that names a tool of it waits.
     let followed = client.run(with(&["ghost.*", "docs.*"], "[search]")).await?;
     assert_eq!(end(&followed.run), "SUCCEEDED", "{:?}", followed.run.failure);
+
+    let limits = HaltingPolicy {
+        expire_after: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..HaltingPolicy::default()
+    };
+    let followed = client.run(task::limited(with(&["ghost.anything"], "[search]"), limits)).await?;
+    assert_eq!(followed.story(), ["RunAdmitted", "RunWaiting", "StopRequested", "RunEnded"]);
+    assert_eq!(end(&followed.run), "HALTED EXPIRED");
 
     let unknown = "UNKNOWN OUTCOME_UNKNOWN";
     let cases = [
@@ -131,12 +142,10 @@ async fn a_bad_upstream_hurts_its_own_calls_only() -> anyhow::Result<()> {
     // Killed between two calls of one run: it is started again, and the run does not notice.
     let session = client.session().await?;
     let run = client.start(&session, with(&["s.*"], "[twice]")).await?;
-    let journal = folder.path().join("journal");
-    let calls = || {
-        std::fs::read_to_string(&journal).unwrap_or_default().lines().filter(|line| line.starts_with("echo ")).count()
+    let returned = || async {
+        client.clone().events(&run.name).await.is_ok_and(|events| names(&events).contains(&"ToolReturned"))
     };
-    let before = 3;
-    crate::story::when(|| async { calls() > before }).await?;
+    crate::story::when(returned).await?;
     let pid = pids(folder.path()).pop().expect("it was started");
     assert!(Command::new("kill").args(["-9", &pid]).status()?.success());
     let followed = client.watch(&run.name, 0).await?;

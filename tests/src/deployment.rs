@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mar_proto::tool::ListToolsRequest;
+use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_runtime::auth::keys;
 use mar_runtime::clock::SystemIds;
 use mar_testkit::ports;
@@ -13,8 +15,10 @@ use mar_testkit::postgres::Postgres;
 use mar_testkit::process::{Process, Signal, built_binary};
 use mar_testkit::redis::Redis;
 use mar_testkit::rehearsal::{Rehearsal, Script};
+use mar_testkit::wait;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tonic::Code;
 
 use crate::client::Client;
 
@@ -128,7 +132,28 @@ impl Deployment {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let mut system = Self::prepare(options).await?;
         system.start_processes().await?;
+        system.wait_for_tools(&["docs"]).await?;
         Ok(system)
+    }
+
+    /// Waits until the gateway offers tools of each of these upstreams: what a task picks by `upstream.*` before that is
+    /// nothing. A gateway that asks for a credential is not waited for.
+    ///
+    /// # Errors
+    /// They are not offered in time.
+    pub async fn wait_for_tools(&self, upstreams: &[&str]) -> anyhow::Result<()> {
+        let client = ToolGatewayServiceClient::connect(self.endpoint(3)).await?;
+        for upstream in upstreams {
+            let offered = || async {
+                let request = ListToolsRequest { patterns: vec![format!("{upstream}.*")], ..Default::default() };
+                match client.clone().list_tools(request).await {
+                    Ok(list) => list.into_inner().tools.iter().any(|tool| !tool.stale),
+                    Err(status) => status.code() == Code::Unauthenticated,
+                }
+            };
+            wait::until(START, offered).await.with_context(|| format!("{upstream} offers no tools"))?;
+        }
+        Ok(())
     }
 
     /// Like [`Deployment::start`], but starts the model and the stores only.
