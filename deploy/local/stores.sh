@@ -33,6 +33,10 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 pids=()
+all_alive() {
+  local pid
+  for pid in "${pids[@]}"; do kill -0 "$pid" 2> /dev/null || return 1; done
+}
 stop() {
   trap '' INT TERM
   for pid in "${pids[@]}"; do kill -INT "$pid" 2> /dev/null || true; done
@@ -68,7 +72,11 @@ for _ in $(seq 200); do
     printf 'MAR_POSTGRES_URL=postgres://postgres@127.0.0.1:%s/postgres\nMAR_REDIS_URL=redis://127.0.0.1:%s\n' "$pg_port" "$redis_port" > "$dir/urls.new"
     mv "$dir/urls.new" "$dir/urls"
     say "Postgres on port $pg_port, Redis on port $redis_port"
-    wait -n "${pids[@]}" || true
+    # Waiting for a short sleep, rather than for the servers, lets a signal through at once.
+    while all_alive; do
+      sleep 1 &
+      wait $! || true
+    done
     say "a server has ended; see the logs in $dir"
     exit 69
   fi

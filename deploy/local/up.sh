@@ -28,13 +28,20 @@ mkdir -p "$local"
 say() { echo "$*" >&2; }
 
 pids=() names=()
+all_alive() {
+  local pid
+  for pid in "${pids[@]}"; do kill -0 "$pid" 2> /dev/null || return 1; done
+}
 stop() {
   trap '' INT TERM
   # Callers first, so that nobody loses whom it calls.
   for at in "${!pids[@]}"; do kill -TERM "${pids[$at]}" 2> /dev/null || true; done
   for at in "${!pids[@]}"; do wait "${pids[$at]}" 2> /dev/null || true; done
   if [ -n "${stores:-}" ]; then
-    kill -TERM "$stores" 2> /dev/null || true
+    for _ in $(seq 20); do
+      kill -TERM "$stores" 2> /dev/null || break
+      sleep 0.5
+    done
     wait "$stores" 2> /dev/null || true
   fi
 }
@@ -101,6 +108,9 @@ done
 say ""
 say "Try:  $bin/mar run \"What is a halting policy?\" --tools 'docs.*' --endpoint $session"
 say "Ctrl-C stops all four. Logs are in $local/."
-wait -n "${pids[@]}" || true
+while all_alive; do
+  sleep 1 &
+  wait $! || true
+done
 say "a service has ended; see the logs in $local/"
 exit 69
