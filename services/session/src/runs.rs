@@ -177,8 +177,13 @@ impl Runs {
             return Ok((*live.feed.views().borrow().run).clone());
         }
         let row = self.row(tenant, session, run, name).await?;
-        let mut found = stored_run(&row)?;
-        let first = self.store().event_read(tenant, run, 0, 1, READ_BYTES).await?;
+        self.whole_run(&row).await
+    }
+
+    /// A run as its row says, with the whole task: summaries leave the input out.
+    async fn whole_run(&self, row: &RunRow) -> Result<Run, Error> {
+        let mut found = stored_run(row)?;
+        let first = self.store().event_read(&row.tenant, row.id, 0, 1, READ_BYTES).await?;
         if let Some(first) = first.first() {
             found.task = log::decode(first)?.1.content.task.or(found.task);
         }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Runs, has_ended, session_body, stored_run};
+use super::{Runs, has_ended, session_body};
 use crate::caller;
 use crate::error::Error;
 use crate::log::{self, Log, stamp};
@@ -50,7 +50,7 @@ impl Runs {
             Admission::Repeated(row) if row.session == admit.session => {
                 let name = view::run_name(row.session, row.id);
                 if has_ended(row.state) {
-                    stored_run(&row)
+                    self.whole_run(&row).await
                 } else {
                     self.get(&row.tenant, row.session, row.id, &name).await
                 }

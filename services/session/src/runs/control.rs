@@ -22,7 +22,7 @@ impl Runs {
     ) -> Result<Run, Error> {
         let Some(live) = self.live(tenant, run).filter(|live| live.session == session) else {
             let row = self.row(tenant, session, run, name).await?;
-            return if has_ended(row.state) { stored_run(&row) } else { Err(Error::RunUnowned) };
+            return if has_ended(row.state) { self.whole_run(&row).await } else { Err(Error::RunUnowned) };
         };
         live.inbox.send(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: principal.to_owned() });
         let view = wait_until(self, &live, |view| view.stopping).await?;

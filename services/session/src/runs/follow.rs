@@ -9,7 +9,7 @@ use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot};
 use uuid::Uuid;
 
-use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended, stored_run};
+use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended};
 use crate::error::Error;
 use crate::feed::{Feed, View};
 use crate::log;
@@ -55,7 +55,7 @@ impl Runs {
                 if !has_ended(row.state) {
                     return Err(Error::RunUnowned);
                 }
-                let run = stored_run(&row)?;
+                let run = self.whole_run(&row).await?;
                 check_cursor(follow.from_seq, run.next_seq)?;
                 Ok(self.clone().follow_ended(run, follow))
             }
