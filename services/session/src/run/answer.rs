@@ -69,7 +69,10 @@ fn judge_json(state: &State, schema: &Value, text: &str) -> Result<Answer, Vec<S
         .take(MAX_PROBLEMS)
         .map(|error| format!("at {:?}: {error}", error.instance_path().as_str()))
         .collect();
-    let citations = citations(&value);
+    let mut citations = citations(&value);
+    for passage in citations.iter_mut().filter_map(|citation| citation.passage.as_mut()) {
+        passage.title = state.passages.get(&passage.passage_id).cloned().unwrap_or_default();
+    }
     problems.extend(strangers(state, &citations));
     if !problems.is_empty() {
         problems.truncate(MAX_PROBLEMS);
@@ -103,7 +106,7 @@ fn citations(value: &Value) -> Vec<Citation> {
 fn strangers(state: &State, citations: &[Citation]) -> Vec<String> {
     let cited = citations.iter().filter_map(|citation| citation.passage.as_ref());
     cited
-        .filter(|passage| !state.passages.contains(&passage.passage_id))
+        .filter(|passage| !state.passages.contains_key(&passage.passage_id))
         .map(|passage| {
             format!(
                 "it cites {:?}, which no tool result contains; cite only passages that you received",

@@ -209,7 +209,8 @@ impl State {
     }
 
     fn return_call(&mut self, call_id: &str, result: ToolResult) {
-        self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
+        let received = result.passages.iter().map(|passage| (passage.passage_id.clone(), passage.title.clone()));
+        self.passages.extend(received);
         self.tainted |= result.content.iter().any(|part| part.tainted);
         self.set_call(call_id, CallState::Returned(Box::new(result)));
         let results: Vec<Part> = self

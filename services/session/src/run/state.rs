@@ -1,6 +1,6 @@
 //! What the log says of a run.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mar_proto::session::{Agent, Answer, RunFailure, RunState, Task, Totals, WaitReason};
@@ -65,8 +65,8 @@ pub struct State {
     /// at the same `seq` and died before the commit; counters that fell back to that one look the same. So the log does not
     /// claim to know it: `counted_seq` is -1, and the next change overwrites them.
     pub takeover_seq: Option<i64>,
-    /// Passages that the run has received.
-    pub passages: BTreeSet<String>,
+    /// Titles of the passages that the run has received, by id.
+    pub passages: BTreeMap<String, String>,
     /// The turn that awaits judgement as a final answer.
     pub candidate: Option<Arc<Message>>,
     /// Whether the repair step has been used.

@@ -198,7 +198,7 @@ impl World {
 
     /// An answer that fits and cites what was received, where it was.
     fn good_answer(&mut self) -> String {
-        let known: Vec<String> = self.driver.state.passages.iter().cloned().collect();
+        let known: Vec<String> = self.driver.state.passages.keys().cloned().collect();
         let cited = if known.is_empty() { Vec::new() } else { vec![self.dice.of(&known)] };
         fixture::cited_answer(&cited.iter().map(String::as_str).collect::<Vec<_>>())
     }
