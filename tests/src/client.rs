@@ -109,8 +109,12 @@ impl Client {
 
     /// Runs a task to its end.
     pub async fn run_in(&mut self, session: &str, task: Task) -> anyhow::Result<Followed> {
-        let request =
-            RunTaskRequest { request_id: request_id(), session: session.into(), task: Some(task), ..Default::default() };
+        let request = RunTaskRequest {
+            request_id: request_id(),
+            session: session.into(),
+            task: Some(task),
+            ..Default::default()
+        };
         self.run_request(request).await
     }
 
@@ -122,8 +126,12 @@ impl Client {
 
     /// Starts a run and leaves it.
     pub async fn start(&mut self, session: &str, task: Task) -> anyhow::Result<Run> {
-        let request =
-            StartRunRequest { request_id: request_id(), session: session.into(), task: Some(task), ..Default::default() };
+        let request = StartRunRequest {
+            request_id: request_id(),
+            session: session.into(),
+            task: Some(task),
+            ..Default::default()
+        };
         self.grpc.start_run(request).await?.into_inner().run.context("no run")
     }
 
@@ -144,8 +152,7 @@ impl Client {
         let mut events = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request =
-                ListEventsRequest { parent: name.into(), page_size: 7, page_token, include_leaf: true };
+            let request = ListEventsRequest { parent: name.into(), page_size: 7, page_token, include_leaf: true };
             let page = self.grpc.list_events(request).await?.into_inner();
             events.extend(page.events);
             if page.next_page_token.is_empty() {

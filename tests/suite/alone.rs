@@ -32,8 +32,7 @@ async fn the_router_selects_models() -> anyhow::Result<()> {
     let requirement = Requirement { tools: true, allow_rehearsal: true, ..Requirement::default() };
     let request = SelectModelRequest { requirement: Some(requirement), ..SelectModelRequest::default() };
     let answer = router.select_model(request).await?.into_inner();
-    let admitted: Vec<_> =
-        answer.candidates.iter().filter(|one| one.admitted).map(|one| one.model.as_str()).collect();
+    let admitted: Vec<_> = answer.candidates.iter().filter(|one| one.admitted).map(|one| one.model.as_str()).collect();
     assert_eq!(admitted, ["models/rehearsal", "models/rehearsal-constrained"]);
     let others = answer.candidates.iter().filter(|one| !one.admitted);
     assert!(others.into_iter().all(|one| !one.rejections.is_empty()), "each rejection is named");

@@ -61,7 +61,7 @@ reply = { json = { floods = "often" } }
     let problems = contents(&followed).map(|content| content.problems.as_str()).find(|problems| !problems.is_empty());
     assert!(problems.is_some_and(|problems| problems.contains("months")), "{problems:?}");
     assert_eq!(followed.run.answer.clone().unwrap_or_default().json, r#"{"floods":true,"months":[3]}"#);
-    assert_eq!(followed.run.totals.clone().unwrap_or_default().steps, 2);
+    assert_eq!(followed.run.totals.unwrap_or_default().steps, 2);
 
     // One repair, not two.
     let failed = client.run(in_form("Does it flood, really?")).await?;
@@ -90,17 +90,20 @@ reply = { json = { answer = "Twice a month.", citations = [{ passage_id = "tides
     let problems = contents(&followed).map(|content| content.problems.as_str()).find(|problems| !problems.is_empty());
     assert!(problems.is_some_and(|problems| problems.contains("almanac.md#7")), "{problems:?}");
     let citations = followed.run.answer.unwrap_or_default().citations;
-    let cited: Vec<_> = citations.iter().filter_map(|one| one.passage.as_ref()).map(|one| one.passage_id.as_str()).collect();
+    let cited: Vec<_> =
+        citations.iter().filter_map(|one| one.passage.as_ref()).map(|one| one.passage_id.as_str()).collect();
     assert_eq!(cited, ["tides.md#1"]);
     Ok(())
 }
 
 async fn deltas_come_before_the_committed_turn(options: Options) -> anyhow::Result<()> {
-    let script = "[[rule]]\nreply = { text = 'It floods twice a month, at spring tide.', chunk_size = 4, chunk_delay = '20ms' }";
+    let script =
+        "[[rule]]\nreply = { text = 'It floods twice a month, at spring tide.', chunk_size = 4, chunk_delay = '20ms' }";
     let system = Deployment::start(options.script(script)).await?;
     let followed = system.client().await?.run(task::question("How often?")).await?;
     let frames = &followed.frames;
-    let is_turn = |frame: &Frame| matches!(frame, Frame::Event(event) if matches!(body(event), Some(Body::TurnCommitted(_))));
+    let is_turn =
+        |frame: &Frame| matches!(frame, Frame::Event(event) if matches!(body(event), Some(Body::TurnCommitted(_))));
     let turn = position(frames, is_turn).unwrap_or_default();
     let deltas: Vec<_> = frames[..turn]
         .iter()

@@ -16,7 +16,7 @@ both_ways! {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn a_callers_deadline_ends_its_stream_and_not_the_run(options: Options) -> anyhow::Result<()> {
-    let system = Deployment::start(options.script("[[rule]]\nreply = { text = 'At last.', delay = '2s' }")).await?;
+    let system = Deployment::start(options.script("[[rule]]\nreply = { text = 'At last.', delay = '3s' }")).await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
     let run = client.start(&session, task::question("Wait.")).await?;
@@ -38,8 +38,8 @@ async fn a_callers_deadline_ends_its_stream_and_not_the_run(options: Options) ->
 
 async fn active_time_ends_a_hanging_generation(options: Options) -> anyhow::Result<()> {
     let system = Deployment::start(options.script("[[rule]]\nreply = { hang = true }")).await?;
-    let second = prost_types::Duration { seconds: 1, nanos: 0 };
-    let limits = HaltingPolicy { max_active_time: Some(second), ..HaltingPolicy::default() };
+    let some = prost_types::Duration { seconds: 3, nanos: 0 };
+    let limits = HaltingPolicy { max_active_time: Some(some), ..HaltingPolicy::default() };
     let followed = system.client().await?.run(task::limited(task::question("Hang."), limits)).await?;
     assert_eq!(followed.run.state(), RunState::Halted, "{:#?}", followed.run);
     assert_eq!(followed.run.halt_reason(), HaltReason::ActiveTime);

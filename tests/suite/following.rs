@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mar_proto::session::run_frame::Frame;
-use mar_proto::session::{CancelRunRequest, RunFrame, RunState, RunTaskRequest, WatchRunRequest};
+use mar_proto::session::session_service_client::SessionServiceClient;
+use mar_proto::session::{CancelRunRequest, RunFrame, RunState, RunTaskRequest, WatchRunRequest, WatchRunResponse};
+use mar_testkit::process::built_binary;
 use mar_testkit::wait::until;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
@@ -62,7 +64,12 @@ async fn every_cursor_gives_the_rest(options: Options) -> anyhow::Result<()> {
 }
 
 /// Reads up to `count` events and drops the stream; whether the end came is told, too.
-async fn read_some(client: &mut Client, name: &str, from_seq: i64, count: usize) -> anyhow::Result<(Vec<RunFrame>, bool)> {
+async fn read_some(
+    client: &mut Client,
+    name: &str,
+    from_seq: i64,
+    count: usize,
+) -> anyhow::Result<(Vec<RunFrame>, bool)> {
     let request = WatchRunRequest { name: name.into(), from_seq, ..Default::default() };
     let mut stream = client.grpc.watch_run(request).await?.into_inner();
     let mut frames = Vec::new();
@@ -101,14 +108,33 @@ async fn a_dropped_stream_is_resumed_without_gap_or_repeat(options: Options) -> 
     Ok(())
 }
 
+/// Eight large results, more than fits between session and a watcher that does not read.
+const LARGE: &str = r#"
+[[rule]]
+times = 8
+reply = { tool_calls = [{ name = "large_huge", arguments = { bytes = 14000 } }] }
+[[rule]]
+reply = { text = "That was large." }
+"#;
+/// What a connection of the slow watcher holds, in bytes: the least that HTTP/2 has.
+const WINDOW: u32 = 65_535;
+
 async fn a_slow_watcher_slows_nobody(options: Options) -> anyhow::Result<()> {
-    let system = Deployment::start(options.script(LONG)).await?;
+    let upstream = format!(
+        "[tool_gateway.upstreams.large]\nkind = 'mcp_stdio'\ncommand = '{}'\nargs = ['stdio', '{{folder}}']\n",
+        built_binary("examples/scripted_mcp")?.display()
+    );
+    let system = Deployment::start(options.script(LARGE).extra(upstream)).await?;
+    crate::mcp::listed(&system, "large.huge").await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
-    let run = client.start(&session, long()).await?;
+    let task = mar_proto::session::Task { tools: task::selectors(&["large.huge"]), ..task::question("Be large.") };
+    let run = client.start(&session, task).await?;
     // This one reads nothing until the run has ended.
+    let endpoint = tonic::transport::Endpoint::from_shared(system.endpoint(0))?;
+    let narrow = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW).connect().await?;
     let request = WatchRunRequest { name: run.name.clone(), ..Default::default() };
-    let slow = client.grpc.watch_run(request).await?.into_inner();
+    let slow = SessionServiceClient::new(narrow).watch_run(request).await?.into_inner();
     let mut watchers = JoinSet::new();
     for _ in 0..24 {
         let (mut client, name) = (system.client().await?, run.name.clone());
@@ -122,8 +148,10 @@ async fn a_slow_watcher_slows_nobody(options: Options) -> anyhow::Result<()> {
     }
     let all: Vec<i64> = client.events(&run.name).await?.iter().map(|event| event.seq).collect();
     assert!(told.iter().all(|seqs| *seqs == all), "every watcher gets every event");
-    let frames: Vec<_> = slow.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
+    let frames: Vec<WatchRunResponse> = slow.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
     let frames: Vec<RunFrame> = frames.into_iter().filter_map(|frame| frame.frame).collect();
+    let bytes: usize = frames.iter().map(prost::Message::encoded_len).sum();
+    assert!(bytes > usize::try_from(WINDOW)?, "{bytes} bytes could all have been on their way");
     assert_eq!(seqs(&frames), all, "the slow one gets them when it reads");
     assert!(matches!(frames.last().and_then(|frame| frame.frame.as_ref()), Some(Frame::End(_))));
     Ok(())
@@ -149,7 +177,7 @@ async fn abandon(system: &Deployment, session: &str, cancel_on_disconnect: bool)
 }
 
 async fn a_lost_caller_cancels_only_if_asked(options: Options) -> anyhow::Result<()> {
-    let system = Deployment::start(options.script("[[rule]]\nreply = { text = 'Done.', delay = '1s' }")).await?;
+    let system = Deployment::start(options.script("[[rule]]\nreply = { text = 'Done.', delay = '2s' }")).await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
     let kept = abandon(&system, &session, false).await?;

@@ -56,7 +56,8 @@ async fn a_foreign_client_runs_and_watches_a_task(options: Options) -> anyhow::R
     let described = client.run(&[], &["describe", ".agentruntime.session.v1.Task"]).await?;
     assert!(described.contains("output_schema_json"), "{described}");
 
-    let started = client.call(&format!("{SERVICE}/StartSession"), &json!({"requestId": "foreign-1", "session": {}})).await?;
+    let started =
+        client.call(&format!("{SERVICE}/StartSession"), &json!({"requestId": "foreign-1", "session": {}})).await?;
     let session = started[0]["session"]["name"].as_str().context("no session")?;
     let task = json!({
         "type": "answer",
@@ -74,7 +75,8 @@ async fn a_foreign_client_runs_and_watches_a_task(options: Options) -> anyhow::R
     let name = end["name"].as_str().context("a run without a name")?;
     let watched = client.call(&format!("{SERVICE}/WatchRun"), &json!({"name": name, "fromSeq": "3"})).await?;
     assert_eq!(watched.last().map(|frame| &frame["frame"]["end"]["run"]), Some(&end));
-    let seqs: Vec<_> = watched.iter().filter_map(|frame| frame["frame"]["event"]["seq"].as_str()?.parse::<i64>().ok()).collect();
+    let seqs: Vec<_> =
+        watched.iter().filter_map(|frame| frame["frame"]["event"]["seq"].as_str()?.parse::<i64>().ok()).collect();
     assert_eq!(seqs.first(), Some(&3));
     assert!(seqs.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{seqs:?}");
 

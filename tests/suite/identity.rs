@@ -116,7 +116,8 @@ async fn a_key_says_who_calls(options: Options) -> anyhow::Result<()> {
 
     // The same request id of two tenants is two requests; the run is executed as its caller.
     let started = client.start_run(ring.by(0, run)?).await?.into_inner().run.context("no run")?;
-    let mut request = ring.by(0, mar_proto::session::WatchRunRequest { name: started.name.clone(), ..Default::default() })?;
+    let mut request =
+        ring.by(0, mar_proto::session::WatchRunRequest { name: started.name.clone(), ..Default::default() })?;
     request.set_timeout(Duration::from_secs(30));
     let mut stream = client.watch_run(request).await?.into_inner();
     while stream.message().await?.is_some() {}
@@ -281,10 +282,9 @@ async fn other_addresses_need_authentication() -> anyhow::Result<()> {
         }
         command.args(["--listen", &format!("0.0.0.0:{port}")]).current_dir(folder.path()).env_remove("MAR_CONFIG");
         let mut process = Process::spawn(name, command)?;
+        process.wait_for_line("runtime.auth.mode", Duration::from_secs(30)).await?;
         let status = process.wait(Duration::from_secs(30)).await?;
-        let said = process.log().join("\n");
-        assert_eq!(status.code(), Some(64), "{name}: {said}");
-        assert!(said.contains("runtime.auth.mode"), "{name}: {said}");
+        assert_eq!(status.code(), Some(64), "{name}: {:?}", process.log());
         assert!(tokio::net::TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.is_err(), "{name}");
     }
     Ok(())

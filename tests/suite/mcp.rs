@@ -8,6 +8,7 @@ use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{RunState, Task, ToolOutcome, WatchRunRequest, event_leaf::Body};
 use mar_proto::tool::ListToolsRequest;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
+use mar_proto::types::HaltingPolicy;
 use mar_testkit::ports;
 use mar_testkit::process::Process;
 use mar_testkit::wait::until_some;
@@ -25,10 +26,10 @@ const START: Duration = Duration::from_secs(60);
 const EVERYTHING: &str = "npm/node_modules/@modelcontextprotocol/server-everything/dist/index.js";
 const FILES: &str = "npm/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js";
 
-/// Each turn but the last pauses, so that the servers can be killed while the model thinks.
+/// The model thinks for long while the servers are killed, and goes on calling until both are back.
 const SCRIPT: &str = r#"
 [[rule]]
-match = { turn = 0 }
+times = 1
 reply = { tool_calls = [
   { name = "everything_echo", arguments = { message = "over stdio" } },
   { name = "web_echo", arguments = { message = "over http" } },
@@ -37,8 +38,8 @@ reply = { tool_calls = [
 ] }
 [[rule]]
 name = "while they are gone"
-match = { turn = 1 }
-reply = { delay = "1500ms", tool_calls = [
+times = 1
+reply = { delay = "3s", tool_calls = [
   { name = "everything_echo", arguments = { message = "again over stdio" } },
   { name = "web_echo", arguments = { message = "again over http" } },
   { name = "files_list_directory", arguments = { path = "FOLDER" } },
@@ -46,13 +47,13 @@ reply = { delay = "1500ms", tool_calls = [
 ] }
 [[rule]]
 name = "after their return"
-match = { turn = 2 }
-reply = { delay = "2500ms", tool_calls = [
+match = { tool_result_contains = "back over http" }
+reply = { text = "Called them all." }
+[[rule]]
+reply = { delay = "500ms", tool_calls = [
   { name = "everything_echo", arguments = { message = "back over stdio" } },
   { name = "web_echo", arguments = { message = "back over http" } },
 ] }
-[[rule]]
-reply = { text = "Called them all." }
 "#;
 
 /// Waits until the gateway lists a tool and its upstream is up.
@@ -62,7 +63,8 @@ pub async fn listed(system: &Deployment, name: &str) -> anyhow::Result<()> {
     let look = || {
         let mut gateway = gateway.clone();
         async move {
-            let list = gateway.list_tools(ListToolsRequest { page_size: 1000, ..Default::default() }).await.ok()?.into_inner();
+            let list =
+                gateway.list_tools(ListToolsRequest { page_size: 1000, ..Default::default() }).await.ok()?.into_inner();
             let wanted = format!("tools/{name}");
             let there = list.tools.iter().any(|tool| tool.name == wanted && !tool.stale);
             let down = list.unavailable.iter().any(|state| state.upstream == upstream);
@@ -108,7 +110,9 @@ async fn servers_of_others_are_called_and_killed(options: Options) -> anyhow::Re
     let mut client = system.client().await?;
     let session = client.session().await?;
     let tools = ["everything.echo", "web.echo", "files.read_text_file", "files.list_directory", "docs.search"];
-    let run = client.start(&session, Task { tools: task::selectors(&tools), ..task::question("Call them.") }).await?;
+    let task = Task { tools: task::selectors(&tools), ..task::question("Call them.") };
+    let patient = HaltingPolicy { max_steps: Some(100), max_tool_calls: Some(200), ..HaltingPolicy::default() };
+    let run = client.start(&session, task::limited(task, patient)).await?;
     let mut watched = client.clone();
     wait_for_results(&mut watched, &run.name, 4).await?;
     web.kill().await?;
@@ -126,7 +130,8 @@ async fn servers_of_others_are_called_and_killed(options: Options) -> anyhow::Re
 fn assert_results(followed: &Followed) {
     let by_index = |step: usize| {
         let own = format!("/{step}/");
-        let mut of_step: Vec<_> = results(followed).into_iter().filter(|result| result.call_id.contains(&own)).collect();
+        let mut of_step: Vec<_> =
+            results(followed).into_iter().filter(|result| result.call_id.contains(&own)).collect();
         of_step.sort_by_key(|result| result.call_id.clone());
         of_step.iter().map(|result| (result.is_error, format!("{:?}", result.content))).collect::<Vec<_>>()
     };
@@ -139,17 +144,17 @@ fn assert_results(followed: &Followed) {
     assert!(second[1].0, "the server over HTTP was gone: {:?}", second[1]);
     assert!(!second[2].0 && second[2].1.contains("tides.md"), "{:?}", second[2]);
     assert!(!second[3].0 && second[3].1.contains("whale oil"), "{:?}", second[3]);
-    let third = by_index(3);
-    for (result, said) in third.iter().zip(["back over stdio", "back over http"]) {
+    let steps = followed.run.totals.unwrap_or_default().steps;
+    let last = by_index(usize::try_from(steps - 1).unwrap_or_default());
+    for (result, said) in last.iter().zip(["back over stdio", "back over http"]) {
         assert!(!result.0 && result.1.contains(said), "{said}: {result:?}");
     }
     let outcomes = followed.events().into_iter().filter_map(body).filter_map(|body| match body {
-        Body::ToolReturned(returned) => Some(returned.outcome()),
+        Body::ToolReturned(returned) if returned.call_id.ends_with("/2/1") => Some(returned.outcome()),
         _ => None,
     });
     let outcomes: Vec<_> = outcomes.collect();
-    assert_eq!(outcomes.len(), 10, "{outcomes:?}");
-    assert!(outcomes.contains(&ToolOutcome::NotSent) || outcomes.contains(&ToolOutcome::Unknown) || outcomes.contains(&ToolOutcome::Error));
+    assert!(outcomes.len() == 1 && outcomes[0] != ToolOutcome::Ok, "the log says what became of it: {outcomes:?}");
 }
 
 async fn wait_for_results(client: &mut mar_tests::Client, name: &str, count: usize) -> anyhow::Result<()> {
@@ -182,7 +187,8 @@ fn kill_child(system: &Deployment, program: &str) -> anyhow::Result<()> {
         else {
             continue;
         };
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|text| text.trim().parse().ok());
+        let parent =
+            status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|text| text.trim().parse().ok());
         if parent == Some(gateway) && line.split('\0').any(|word| word == program) {
             let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
             anyhow::ensure!(killed.success(), "{pid} could not be killed");

@@ -43,7 +43,8 @@ async fn a_finished_run_is_sealed_over_its_events(options: Options) -> anyhow::R
 /// Recomputes everything that a run is bound to.
 fn verify(system: &Deployment, run: &Run, events: &[Event]) -> anyhow::Result<()> {
     let head = verify_chain(events)?;
-    let leaves: Vec<EventLeaf> = events.iter().map(|event| EventLeaf::decode(event.leaf.clone())).collect::<Result<_, _>>()?;
+    let leaves: Vec<EventLeaf> =
+        events.iter().map(|event| EventLeaf::decode(event.leaf.clone())).collect::<Result<_, _>>()?;
     for (event, leaf) in events.iter().zip(&leaves) {
         ensure!(event.body.as_ref() == Some(leaf), "event {} shows something else than its leaf", event.seq);
         verify_commitments(event, leaf)?;
@@ -153,7 +154,7 @@ async fn equal_tasks_have_equal_hashes_everywhere() -> anyhow::Result<()> {
     assert_ne!(other_tools, first);
     assert_eq!(hash(other.run(narrower).await?), other_tools);
     let limits = HaltingPolicy { max_steps: Some(7), ..HaltingPolicy::default() };
-    let limited = hash(one.run(task::limited(task::with_sources("Who?"), limits.clone())).await?);
+    let limited = hash(one.run(task::limited(task::with_sources("Who?"), limits)).await?);
     assert!(limited != first && limited != other_tools);
     assert_eq!(hash(other.run(task::limited(task::with_sources("Who?"), limits)).await?), limited);
     Ok(())

@@ -1,7 +1,9 @@
 //! Whole tasks.
 
-use mar_proto::session::{ModelConstraints, RunState, RunTaskRequest, Task, event_leaf::Body};
-use mar_proto::types::{ErrorReason, part::Content};
+use mar_proto::session::{
+    CancelRunRequest, ModelConstraints, RunState, RunTaskRequest, StartRunRequest, Task, event_leaf::Body,
+};
+use mar_proto::types::{ErrorReason, Part, part::Content};
 use mar_testkit::ports;
 use mar_testkit::postgres::Postgres;
 use mar_testkit::process::{Process, built_binary};
@@ -54,18 +56,28 @@ fn assert_cites_what_was_received(followed: &mar_tests::Followed) {
     let answer = followed.run.answer.clone().unwrap_or_default();
     assert!(!answer.citations.is_empty(), "{answer:#?}");
     let received = passages(followed);
-    let texts: Vec<String> = results(followed).iter().map(|result| format!("{:?}", result.content)).collect();
+    let texts: Vec<String> = results(followed).iter().flat_map(|result| passage_texts(&result.content)).collect();
     for citation in &answer.citations {
         let cited = citation.passage.clone().unwrap_or_default();
         let found = received.iter().find(|passage| passage.passage_id == cited.passage_id);
         let found = found.unwrap_or_else(|| panic!("{cited:?} is none of {received:?}"));
-        assert_eq!(cited.document, found.document);
+        assert_eq!((&cited.document, &cited.title), (&found.document, &found.title));
+        assert!(!cited.title.is_empty());
         assert!(cited.passage_id.starts_with(&format!("{}#", cited.document)), "{cited:?}");
         let quoted = citation.quote.trim_end_matches('…').trim();
         assert!(!quoted.is_empty() && texts.iter().any(|text| text.contains(quoted)), "{quoted:?} in {texts:?}");
     }
     let tides = answer.citations.iter().filter_map(|citation| citation.passage.as_ref());
     assert!(tides.into_iter().any(|passage| passage.document == "tides.md"), "{:?}", answer.citations);
+}
+
+/// The texts of the passages that a search answers with.
+fn passage_texts(content: &[Part]) -> Vec<String> {
+    let texts = content.iter().filter_map(|part| match &part.content {
+        Some(Content::Text(text)) => serde_json::from_str::<Vec<Value>>(text).ok(),
+        _ => None,
+    });
+    texts.flatten().filter_map(|passage| passage["text"].as_str().map(str::to_owned)).collect()
 }
 
 async fn a_model_without_tool_calling_answers_with_sources(options: Options) -> anyhow::Result<()> {
@@ -77,7 +89,8 @@ async fn a_model_without_tool_calling_answers_with_sources(options: Options) -> 
     assert_eq!(followed.run.state(), RunState::Succeeded, "{:#?}\n{}", followed.run, system.log().join("\n"));
     assert_eq!(followed.story(), WITH_ONE_SEARCH);
     assert_eq!(models(&followed), ["models/rehearsal-constrained"; 2]);
-    let calls: Vec<_> = contents(&followed).filter_map(|content| content.turn.as_ref()).flat_map(|turn| &turn.parts).collect();
+    let calls: Vec<_> =
+        contents(&followed).filter_map(|content| content.turn.as_ref()).flat_map(|turn| &turn.parts).collect();
     let Some(Content::ToolCall(call)) = calls.first().and_then(|part| part.content.as_ref()) else {
         panic!("the first turn calls no tool: {calls:?}");
     };
@@ -102,7 +115,9 @@ fn offered_actions(schema: &Value) -> Vec<String> {
 }
 
 async fn an_agent_of_defaults_runs(options: Options) -> anyhow::Result<()> {
-    let system = Deployment::start(options.script("[[rule]]\nreply = { text = 'Good day.' }")).await?;
+    let system =
+        Deployment::start(options.script("[[rule]]\nreply = { json = { answer = 'Good day.', citations = [] } }"))
+            .await?;
     let mut client = system.client().await?;
     let bare = Task { r#type: String::new(), ..task::question("Say good day.") };
     let followed = client.run(bare).await?;
@@ -187,10 +202,24 @@ async fn a_request_id_works_once(options: Options) -> anyhow::Result<()> {
     let second = client.run_request(request("Say once.", &id)).await?;
     assert_eq!(first.run, second.run);
     assert_eq!(first.story(), second.story());
+    let again = client.grpc.cancel_run(CancelRunRequest { request_id: request_id(), name: first.run.name.clone() });
+    assert_eq!(again.await?.into_inner().run, Some(first.run.clone()), "what has ended is not ended again");
     assert_eq!(system.rehearsal.request_count(), 1);
 
     let refused = client.grpc.run_task(request("Say twice.", &id)).await.map(|_| ()).unwrap_err();
     assert_eq!(reason(&refused), Some(ErrorReason::RequestIdReused), "{refused:?}");
+
+    let id = request_id();
+    let start = StartRunRequest {
+        request_id: id.clone(),
+        session: session.clone(),
+        task: Some(task::question("Say once.")),
+        ..StartRunRequest::default()
+    };
+    let started = client.grpc.start_run(start.clone()).await?.into_inner().run.unwrap_or_default();
+    let ended = client.watch(&started.name, 0).await?.run;
+    assert_eq!(client.grpc.start_run(start).await?.into_inner().run, Some(ended));
+    assert_eq!(system.rehearsal.request_count(), 2);
 
     // Two at a time are one, too.
     let id = request_id();
@@ -198,7 +227,7 @@ async fn a_request_id_works_once(options: Options) -> anyhow::Result<()> {
     let (one, two) =
         tokio::join!(one.run_request(request("Say once.", &id)), two.run_request(request("Say once.", &id)));
     assert_eq!(one?.run, two?.run);
-    assert_eq!(system.rehearsal.request_count(), 2);
+    assert_eq!(system.rehearsal.request_count(), 3);
     Ok(())
 }
 

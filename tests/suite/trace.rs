@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::otlp::{Receiver, Received};
+use crate::otlp::{Received, Receiver};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -136,7 +136,7 @@ async fn one_trace_in_one_process() -> anyhow::Result<()> {
         "agentruntime.router.v1.RouterService/StreamGenerate",
         "agentruntime.tool.v1.ToolGatewayService/InvokeTool",
     ];
-    let work = ["invoke_agent", "chat rehearsal", "execute_tool tools/docs.search"];
+    let work = ["invoke_agent", "chat rehearsal", "execute_tool docs.search"];
     let enough = |spans: &[SpanData]| rpcs.iter().chain(&work).all(|name| has(spans, name));
     let spans = memory.wait(trace, PATIENCE, enough).await;
     let names: BTreeSet<_> = spans.iter().map(|span| span.name.to_string()).collect();
@@ -156,8 +156,11 @@ async fn one_trace_in_one_process() -> anyhow::Result<()> {
     assert_eq!(services, ["agent-generator", "router", "session", "tool-gateway"].map(str::to_owned).into());
 
     // The provider hears of the call that the router made for it, in the same trace.
-    let chats: BTreeSet<String> =
-        spans.iter().filter(|span| span.name == "chat rehearsal").map(|span| span.span_context.span_id().to_string()).collect();
+    let chats: BTreeSet<String> = spans
+        .iter()
+        .filter(|span| span.name == "chat rehearsal")
+        .map(|span| span.span_context.span_id().to_string())
+        .collect();
     assert_eq!(chats.len(), 2);
     let told = told(&system);
     assert_eq!(told.len(), 2, "{:?}", system.rehearsal.requests());
@@ -201,7 +204,7 @@ async fn one_trace_over_four_processes() -> anyhow::Result<()> {
 /// Whether every span has its parent among the others, or the caller for one, and each of the services has told of its work.
 fn is_tree(spans: &[Received], caller: &[u8]) -> bool {
     let ids: BTreeSet<&[u8]> = spans.iter().map(|received| received.span.span_id.as_slice()).collect();
-    let work = ["invoke_agent", "chat rehearsal", "execute_tool tools/docs.search"];
+    let work = ["invoke_agent", "chat rehearsal", "execute_tool docs.search"];
     work.iter().all(|name| spans.iter().any(|received| received.span.name == *name))
         && spans.iter().any(|received| received.span.parent_span_id == caller)
         && spans.iter().all(|received| {
