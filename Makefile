@@ -30,8 +30,8 @@ lint: ## formatting, clippy, proto, dependencies (first time 4 min)
 
 test: tools lint ## everything that must hold, on Postgres, Redis and the embedded stores (15 to 25 min from a clean clone)
 	@echo "test: 15 to 25 minutes from a clean clone, 3 to 6 afterwards"
-	$(CARGO) build --workspace --bins --quiet
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) build --workspace --bins --examples --quiet
+	MAR_REQUIRE_TOOLS=1 $(CARGO) test --workspace --no-fail-fast
 
 demo: ## asks a real model about this project: make demo QUESTION="…" MODEL=small (first time 5 to 8 min, then under 1)
 	@echo "demo: 5 to 8 minutes the first time (build, 1.1 GB of model), then under a minute"
