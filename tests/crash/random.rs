@@ -65,7 +65,6 @@ async fn random_deaths(stores: Stores) -> anyhow::Result<()> {
             sum += &scars;
         }
     }
-    println!("{stores:?} {sum:?}", sum = (sum.claims, sum.lost, sum.repeated, sum.unknown, sum.rebuilt));
     ensure!(sum.claims > 0 && sum.lost > 0, "no death met a run: {sum:?}");
     scene.calls_hold(SURE, &sum)?;
     scene.calls_hold(ONCE, &sum)

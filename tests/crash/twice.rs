@@ -8,7 +8,7 @@ use crate::caller::{Seen, request};
 use crate::scene::{Scene, ask};
 
 /// Where the first process dies.
-const FIRST: [&str; 4] = ["commit.done@1", "advance.done@2", "commit.done@2", "result.in_hand@3"];
+const FIRST: [&str; 3] = ["commit.done@1", "commit.done@2", "result.in_hand@3"];
 /// Where the one that takes over dies.
 const SECOND: [&str; 4] = ["advance.before@1", "advance.done@1", "commit.done@1", "generation.streaming@1"];
 
