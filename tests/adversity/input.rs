@@ -67,6 +67,8 @@ fn refused_tasks() -> Vec<(&'static str, Task, Vec<&'static str>)> {
         ("schema that is no JSON", schema("{"), vec!["task.output_schema_json"]),
         ("schema that does not compile", schema(r#"{"type":"strnig"}"#), vec!["task.output_schema_json"]),
         ("schema that is no schema", schema("42"), vec!["task.output_schema_json"]),
+        ("schema with half a character", schema(r#"{"title":"\ud800"}"#), vec!["task.output_schema_json"]),
+        ("schema with a key twice", schema(r#"{"type":"object","type":"string"}"#), vec!["task.output_schema_json"]),
         (
             "schema with a foreign reference",
             schema(r#"{"$ref":"https://example.com/s.json"}"#),
@@ -410,5 +412,23 @@ async fn busy_repeated_and_ended() -> anyhow::Result<()> {
     };
     let ended = Refused::by(client.grpc.update_session(change).await);
     assert_eq!(ended.why(), (Code::FailedPrecondition, "SESSION_ENDED"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_text_is_text() -> anyhow::Result<()> {
+    let script = "[[rule]]\nreply = { echo = true }\n";
+    let system = Deployment::start(Options::new(Shape::Four, Stores::Servers).script(script)).await?;
+    let mut client = system.client().await?;
+    let odd = "nothing \0 here, \u{202e}backwards\u{202c}, e\u{301}, 🦀, \u{feff}, {{ 7 * 7 }} {% for %}";
+    let labels = [("odd".to_owned(), odd.to_owned())].into();
+    let session = Session { purpose: odd.into(), labels, ..Session::default() };
+    let request = StartSessionRequest { request_id: request_id(), session: Some(session.clone()) };
+    let started = client.grpc.start_session(request).await?.into_inner().session.unwrap_or_default();
+    assert_eq!((started.purpose, started.labels), (session.purpose, session.labels.clone()));
+    let asked = Task { labels: session.labels, ..task::question(odd) };
+    let followed = client.run_in(&started.name, asked).await?;
+    assert_eq!(end(&followed.run), "SUCCEEDED", "{:#?}", followed.run.failure);
+    assert!(followed.text().contains(odd), "{:?}", followed.text());
     Ok(())
 }

@@ -51,6 +51,9 @@ reply = { tool_calls = [{ name = "no_such_tool", arguments = { x = 1 } }] }
 match = { contains = "[broken arguments]", turn = 0 }
 reply = { tool_calls = [{ name = "docs_search", arguments = "{\"query\": " }] }
 [[rule]]
+match = { contains = "[half a character]", turn = 0 }
+reply = { tool_calls = [{ name = "docs_search", arguments = '{"query": "\ud800"}' }] }
+[[rule]]
 match = { contains = "[wrong arguments]", turn = 0 }
 reply = { tool_calls = [{ name = "docs_search", arguments = { query = 7, nothing = true } }] }
 [[rule]]
@@ -187,6 +190,7 @@ fn cases() -> Vec<Case> {
             assert_eq!(run.run.totals.unwrap_or_default().tool_calls, 0, "what is not called is not counted");
         }),
         case(with_tools("[broken arguments]"), "SUCCEEDED", &[]).check(|run| told(run, "ARGUMENTS_INVALID")),
+        case(with_tools("[half a character]"), "SUCCEEDED", &[]).check(|run| told(run, "ARGUMENTS_INVALID")),
         case(with_tools("[wrong arguments]"), "SUCCEEDED", &[]).check(|run| told(run, "ARGUMENTS_INVALID")),
         case(ask("[empty once]"), "SUCCEEDED", &[]).check(|run| repaired(run, "Better.")),
         case(ask("[empty twice]"), "FAILED ANSWER_INVALID", &[]).check(|run| repairs(run, 2)),

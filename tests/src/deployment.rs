@@ -151,7 +151,8 @@ impl Deployment {
                     Err(status) => status.code() == Code::Unauthenticated,
                 }
             };
-            wait::until(START, offered).await.with_context(|| format!("{upstream} offers no tools"))?;
+            let log = || self.log_of(3).join("\n");
+            wait::until(START, offered).await.with_context(|| format!("{upstream} offers no tools:\n{}", log()))?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use mar_descriptor::canonical;
 use serde_json::Value;
 
+mod keys;
+
 /// The longest schema of a task, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 
@@ -26,6 +28,8 @@ impl OutputSchema {
         }
         let value: Value = serde_json::from_str(text)
             .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
+        serde_json::from_str::<keys::Distinct>(text)
+            .map_err(|error| format!("has a key twice (line {}, column {})", error.line(), error.column()))?;
         Self::try_new(value)
     }
 
@@ -96,6 +100,8 @@ mod tests {
             "7",
             "[]",
             r#"{"type":"strnig"}"#,
+            r#"{"type":"string","type":"object"}"#,
+            r#"{"properties":{"a":{"enum":[{"x":1.5,"\u0078":2}]}}}"#,
             r#"{"type":"string","pattern":"("}"#,
             r##"{"$ref":"#/$defs/missing"}"##,
             r#"{"$ref":"https://example.com/schema.json"}"#,
