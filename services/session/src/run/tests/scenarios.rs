@@ -212,14 +212,13 @@ fn what_a_call_used_beyond_its_reservation_is_reported() {
 }
 
 #[test]
-fn the_next_prompt_is_bounded_by_the_providers_count_and_what_came_since() {
+fn the_next_prompt_is_bounded_by_all_that_it_holds() {
     let mut story = Story::running(roomy(), Form::Prose);
     let first = story.driver.state.reserved.input_tokens;
     story.tell(vec![turn(1, 1, one_call(SEARCH))]);
     story.tell(vec![returned(&call_id(1, 0), 1, ToolOutcome::Ok, "")]);
     let second = story.driver.state.reserved.input_tokens;
-    assert!(second >= 60, "50 tokens of prompt and 10 of the turn are sent again");
-    assert!(second < first, "counted tokens are far fewer than bytes");
+    assert!(first > 0 && second > first, "turn and result are sent with what was sent before");
     story.tell(vec![turn(2, 1, one_call(SEARCH))]);
     assert_eq!(story.driver.state.used.input_tokens, 100);
 }
