@@ -62,10 +62,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>>
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, into)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
             into.push(path);
         }
     }
@@ -74,26 +71,16 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>>
 
 /// The modules `agentruntime::<area>::v1`, nested as the generated `super::` paths expect, and their short names.
 fn tree(packages: &BTreeSet<String>) -> Result<String, Box<dyn Error>> {
-    let mut text =
-        String::from("/// The packages under their full names.\npub mod agentruntime {\n");
+    let mut text = String::from("/// The packages under their full names.\npub mod agentruntime {\n");
     for package in packages {
         let [_, area, version] = package.split('.').collect::<Vec<_>>()[..] else {
             return Err(format!("package {package} is not agentruntime.<area>.<version>").into());
         };
         // prost escapes Rust's keywords in the names of the files, too.
         let file = package.replace(".type.", ".r#type.");
-        writeln!(
-            text,
-            "    /// `agentruntime.{area}`\n    pub mod r#{area} {{"
-        )?;
-        writeln!(
-            text,
-            "        /// `{package}`\n        {LINTS}\n        pub mod {version} {{"
-        )?;
-        writeln!(
-            text,
-            "            include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));\n        }}\n    }}"
-        )?;
+        writeln!(text, "    /// `agentruntime.{area}`\n    pub mod r#{area} {{")?;
+        writeln!(text, "        /// `{package}`\n        {LINTS}\n        pub mod {version} {{")?;
+        writeln!(text, "            include!(concat!(env!(\"OUT_DIR\"), \"/{file}.rs\"));\n        }}\n    }}")?;
     }
     text.push_str("}\n");
     for (package, short) in SHORT_NAMES {

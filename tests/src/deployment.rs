@@ -333,7 +333,7 @@ signing_key = {{ file = "{folder}/generator.pem" }}
 store = {{ url = "{agents}" }}
 [tool_gateway]
 listen = "127.0.0.1:{p3}"
-descriptor_keys = ["{folder}/generator.pub.pem"]
+descriptor_key_files = ["{folder}/generator.pub.pem"]
 upstreams.docs = {{ kind = "search", folder = "{folder}/documents", rescan = "200ms" }}
 "#,
             rehearsal = self.rehearsal.api_url(),

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use mar_alignment::{
-    Agent, Arguments, Caller, Layer, PolicyText, Question, Request, RunFacts, Stack, Tool,
-    TrustTier, decide_both, default_platform,
+    Agent, Arguments, Caller, Layer, PolicyText, Question, Request, RunFacts, Stack, Tool, TrustTier, decide_both,
+    default_platform,
 };
 use serde_json::json;
 
@@ -46,10 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     report("100 rules, named by tool", &[named(100)])?;
     report("100 rules, general", &[general(100)])?;
     report("2 rules that read arguments", &[reading])?;
-    report(
-        "3 layers of 100, named by tool",
-        &[named(100), named(100), named(100)],
-    )?;
+    report("3 layers of 100, named by tool", &[named(100), named(100), named(100)])?;
     Ok(())
 }
 
@@ -64,23 +61,15 @@ fn report(label: &str, sources: &[String]) -> Result<(), Box<dyn std::error::Err
     let stack = Stack::parse(texts).map_err(|violations| format!("{violations:?}"))?;
     let request = request();
     // The usual case: the current platform is the sealed one, and is recognised by its hash.
-    let current = Stack::parse(stack.texts().take(1).cloned())
-        .map_err(|violations| format!("{violations:?}"))?;
+    let current = Stack::parse(stack.texts().take(1).cloned()).map_err(|violations| format!("{violations:?}"))?;
     let nanos = measure(|| {
-        black_box(decide_both(
-            black_box(&stack),
-            &current,
-            black_box(&request),
-        ));
+        black_box(decide_both(black_box(&stack), &current, black_box(&request)));
     });
     writeln!(std::io::stdout(), "{label:<32} {nanos:>9} ns")?;
     Ok(())
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an example that measures needs the clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "an example that measures needs the clock")]
 fn measure(mut work: impl FnMut()) -> u128 {
     (0..50).for_each(|_| work());
     let start = Instant::now();

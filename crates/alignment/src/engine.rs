@@ -2,8 +2,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use cedar_policy::{
-    ActionConstraint, AuthorizationError, Authorizer, EntityUid, PolicyId, PolicySet,
-    ResourceConstraint,
+    ActionConstraint, AuthorizationError, Authorizer, EntityUid, PolicyId, PolicySet, ResourceConstraint,
 };
 
 use crate::policy::rule::Rule;
@@ -44,25 +43,16 @@ pub(crate) struct Findings {
 }
 
 impl Engine {
-    pub(crate) fn compile(
-        set: &PolicySet,
-        rules: &HashMap<PolicyId, Rule>,
-    ) -> Result<Self, String> {
+    pub(crate) fn compile(set: &PolicySet, rules: &HashMap<PolicyId, Rule>) -> Result<Self, String> {
         let words = vocabulary()?;
         let mut slices = HashMap::new();
         for point in Point::ALL {
             let action = words.action(point)?;
             let mut slice = Slice::default();
             for policy in set.policies() {
-                let rule = rules
-                    .get(policy.id())
-                    .ok_or("a rule without its annotations")?;
+                let rule = rules.get(policy.id()).ok_or("a rule without its annotations")?;
                 if applies(&policy.action_constraint(), &action) {
-                    let rules = if rule.log_only {
-                        &mut slice.observed
-                    } else {
-                        &mut slice.enforced
-                    };
+                    let rules = if rule.log_only { &mut slice.observed } else { &mut slice.enforced };
                     rules.add(policy.clone())?;
                 }
             }
@@ -94,31 +84,24 @@ impl Rules {
     fn add(&mut self, policy: cedar_policy::Policy) -> Result<(), String> {
         let set = match policy.resource_constraint() {
             ResourceConstraint::Any | ResourceConstraint::Is(_) => &mut self.general,
-            ResourceConstraint::In(uid)
-            | ResourceConstraint::Eq(uid)
-            | ResourceConstraint::IsIn(_, uid) => self.named.entry(uid).or_default(),
+            ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid) => {
+                self.named.entry(uid).or_default()
+            }
         };
         set.add(policy).map_err(|error| error.to_string())
     }
 
     fn evaluate(&self, request: &CedarRequest, findings: &mut Findings) {
-        let named = request
-            .resources
-            .iter()
-            .filter_map(|uid| self.named.get(uid));
+        let named = request.resources.iter().filter_map(|uid| self.named.get(uid));
         for set in std::iter::once(&self.general).chain(named) {
             if set.is_empty() {
                 continue;
             }
             let response = AUTHORIZER.is_authorized(&request.request, set, &request.entities);
-            findings
-                .satisfied
-                .extend(response.diagnostics().reason().cloned());
+            findings.satisfied.extend(response.diagnostics().reason().cloned());
             for error in response.diagnostics().errors() {
                 let AuthorizationError::PolicyEvaluationError(error) = error;
-                findings
-                    .errors
-                    .push((error.policy_id().clone(), error.inner().to_string()));
+                findings.errors.push((error.policy_id().clone(), error.inner().to_string()));
             }
         }
     }

@@ -50,12 +50,7 @@ impl PolicyText {
     /// `sha256:<hex>` over a domain line, the layer, name and version, a line each, and the text.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
-        hasher.update(format!(
-            "{DOMAIN}\n{}\n{}\n{}\n",
-            self.layer.as_str(),
-            self.name,
-            self.version
-        ));
+        hasher.update(format!("{DOMAIN}\n{}\n{}\n{}\n", self.layer.as_str(), self.name, self.version));
         hasher.update(&self.text);
         format!("sha256:{}", hex::encode(hasher.finalize()))
     }

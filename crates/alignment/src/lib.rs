@@ -27,11 +27,9 @@ mod stack;
 
 pub use decision::{Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verdict};
 pub use layer::{Layer, PolicyText, default_platform};
-pub use policy::{
-    MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, Violation,
-};
+pub use policy::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, Violation};
 pub use request::{
-    Agent, Answer, Arguments, Caller, MAX_ARGUMENT_FACT_BYTES, MAX_ARGUMENT_VALUES, Model, Point,
-    Question, Request, ResultFacts, RunFacts, Session, Tool, TrustTier,
+    Agent, Answer, Arguments, Caller, MAX_ARGUMENT_FACT_BYTES, MAX_ARGUMENT_VALUES, Model, Point, Question, Request,
+    ResultFacts, RunFacts, Session, Tool, TrustTier,
 };
 pub use stack::{Stack, decide_both};

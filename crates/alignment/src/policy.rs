@@ -46,12 +46,7 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            policy,
-            line,
-            column,
-            message,
-        } = self;
+        let Self { policy, line, column, message } = self;
         write!(formatter, "{policy}:{line}:{column}: {message}")
     }
 }
@@ -95,18 +90,8 @@ impl Policy {
             column: 1,
             message,
         })?;
-        let reads = set
-            .policies()
-            .map(rule::reads)
-            .fold(Reads::default(), Reads::union);
-        Ok(Self {
-            hash: text.hash(),
-            text,
-            rules,
-            engine,
-            reads,
-            depth,
-        })
+        let reads = set.policies().map(rule::reads).fold(Reads::default(), Reads::union);
+        Ok(Self { hash: text.hash(), text, rules, engine, reads, depth })
     }
 
     /// The text that it was parsed from.
@@ -158,16 +143,10 @@ mod tests {
 
     /// As if the schema had let it pass.
     fn unchecked(source: &str) -> Policy {
-        let text = PolicyText {
-            layer: Layer::Platform,
-            name: "unchecked".to_owned(),
-            version: 1,
-            text: source.to_owned(),
-        };
+        let text =
+            PolicyText { layer: Layer::Platform, name: "unchecked".to_owned(), version: 1, text: source.to_owned() };
         let set: PolicySet = source.parse().unwrap();
-        let rules = set
-            .policies()
-            .map(|policy| (policy.id().clone(), Rule::read(policy).unwrap()));
+        let rules = set.policies().map(|policy| (policy.id().clone(), Rule::read(policy).unwrap()));
         Policy::compile(text, &set, rules.collect(), 0).unwrap()
     }
 

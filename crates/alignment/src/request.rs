@@ -55,9 +55,7 @@ impl Point {
 }
 
 /// How far an operator trusts a tool or model.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TrustTier {
     /// Nobody has looked at it.
@@ -271,10 +269,7 @@ pub struct Request {
 impl Request {
     /// A question outside or at the very start of a run.
     pub fn new(question: Question) -> Self {
-        Self {
-            question,
-            run: RunFacts::default(),
-        }
+        Self { question, run: RunFacts::default() }
     }
 
     /// The same question at this moment of a run.

@@ -29,10 +29,7 @@ impl Vocabulary {
         let (schema, _warnings) = Schema::from_cedarschema_str(include_str!("schema.cedarschema"))
             .map_err(|error| format!("the embedded schema is broken: {error}"))?;
         let action = entity_type("Action")?;
-        let actions = Point::ALL
-            .iter()
-            .map(|point| uid(&action, point.as_str()))
-            .collect();
+        let actions = Point::ALL.iter().map(|point| uid(&action, point.as_str())).collect();
         Ok(Self {
             schema,
             caller: entity_type("Caller")?,
@@ -47,10 +44,7 @@ impl Vocabulary {
     }
 
     pub(crate) fn action(&self, point: Point) -> Result<EntityUid, String> {
-        self.actions
-            .get(point as usize)
-            .cloned()
-            .ok_or_else(|| format!("no action for {}", point.as_str()))
+        self.actions.get(point as usize).cloned().ok_or_else(|| format!("no action for {}", point.as_str()))
     }
 }
 
@@ -59,6 +53,5 @@ pub(crate) fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 }
 
 fn entity_type(name: &str) -> Result<EntityTypeName, String> {
-    name.parse()
-        .map_err(|error| format!("the entity type {name} is not a name: {error}"))
+    name.parse().map_err(|error| format!("the entity type {name} is not a name: {error}"))
 }

@@ -37,11 +37,7 @@ impl Stack {
                 Err(found) => violations.extend(found),
             }
         }
-        if violations.is_empty() {
-            Ok(Self::new(policies))
-        } else {
-            Err(violations)
-        }
+        if violations.is_empty() { Ok(Self::new(policies)) } else { Err(violations) }
     }
 
     /// The policies, from the platform down.
@@ -64,8 +60,7 @@ impl Stack {
     }
 
     fn has_platform(&self) -> bool {
-        self.policies()
-            .any(|policy| policy.layer() == Layer::Platform)
+        self.policies().any(|policy| policy.layer() == Layer::Platform)
     }
 
     fn holds(&self, hash: &str) -> bool {
@@ -108,23 +103,15 @@ impl<'a> Weighing<'a> {
     fn decide(mut self, request: &Request) -> Decision {
         self.require_platform();
         let policies = self.policies();
-        let reads = policies
-            .iter()
-            .map(|policy| policy.reads)
-            .fold(Reads::default(), Reads::union);
+        let reads = policies.iter().map(|policy| policy.reads).fold(Reads::default(), Reads::union);
         match CedarRequest::build(request, reads) {
             Ok(built) => {
                 let depth = policies.iter().map(|policy| policy.depth).max();
                 room::with_room_for(depth.unwrap_or_default(), || {
-                    policies
-                        .iter()
-                        .for_each(|policy| self.weigh(policy, &built));
+                    policies.iter().for_each(|policy| self.weigh(policy, &built));
                 });
             }
-            Err(message) => self.errors.push(Failure {
-                rule: None,
-                message,
-            }),
+            Err(message) => self.errors.push(Failure { rule: None, message }),
         }
         self.conclude(request)
     }
@@ -133,10 +120,7 @@ impl<'a> Weighing<'a> {
         let stacks = [("sealed", Some(self.sealed)), ("current", self.current)];
         for (name, stack) in stacks {
             if stack.is_some_and(|stack| !stack.has_platform()) {
-                self.errors.push(Failure {
-                    rule: None,
-                    message: format!("the {name} layers hold no platform policy"),
-                });
+                self.errors.push(Failure { rule: None, message: format!("the {name} layers hold no platform policy") });
             }
         }
     }
@@ -165,8 +149,7 @@ impl<'a> Weighing<'a> {
 
         let Findings { satisfied, errors } = policy.engine.observed(request);
         let rules = self.resolve(policy, satisfied.iter());
-        self.log_only
-            .extend(rules.into_iter().map(|rule| policy.rule_reference(rule)));
+        self.log_only.extend(rules.into_iter().map(|rule| policy.rule_reference(rule)));
         self.log_only_errors.extend(failures(policy, errors));
     }
 
@@ -191,14 +174,8 @@ impl<'a> Weighing<'a> {
     }
 
     fn conclude(self, request: &Request) -> Decision {
-        let denied =
-            !(self.forbids.is_empty() && self.unpermitted.is_empty() && self.errors.is_empty());
-        let asked: Vec<_> = self
-            .permits
-            .iter()
-            .copied()
-            .filter(|(_, rule)| rule.approval)
-            .collect();
+        let denied = !(self.forbids.is_empty() && self.unpermitted.is_empty() && self.errors.is_empty());
+        let asked: Vec<_> = self.permits.iter().copied().filter(|(_, rule)| rule.approval).collect();
         let (verdict, determining) = if denied || self.permits.is_empty() {
             (Verdict::Deny, self.forbids)
         } else if asked.is_empty() {
@@ -211,16 +188,11 @@ impl<'a> Weighing<'a> {
             point: request.point(),
             verdict,
             guidance: guidance.or((verdict == Verdict::Deny).then_some(Guidance::Refuse)),
-            message: determining
-                .iter()
-                .find_map(|(_, rule)| rule.message.clone()),
+            message: determining.iter().find_map(|(_, rule)| rule.message.clone()),
             facts: request.clone(),
             policies: self.sealed.references(),
             current: self.current.map(Stack::references).unwrap_or_default(),
-            determining: determining
-                .into_iter()
-                .map(|(policy, rule)| policy.rule_reference(rule))
-                .collect(),
+            determining: determining.into_iter().map(|(policy, rule)| policy.rule_reference(rule)).collect(),
             unpermitted: self.unpermitted,
             log_only: self.log_only,
             log_only_errors: self.log_only_errors,
@@ -230,16 +202,10 @@ impl<'a> Weighing<'a> {
 }
 
 fn failures(policy: &Policy, errors: Vec<(cedar_policy::PolicyId, String)>) -> Vec<Failure> {
-    let mut errors: Vec<_> = errors
-        .into_iter()
-        .map(|(id, message)| (policy.rule(&id), message))
-        .collect();
+    let mut errors: Vec<_> = errors.into_iter().map(|(id, message)| (policy.rule(&id), message)).collect();
     errors.sort_by_key(|(rule, _)| rule.map(|rule| rule.position));
     errors
         .into_iter()
-        .map(|(rule, message)| Failure {
-            rule: rule.map(|rule| policy.rule_reference(rule)),
-            message,
-        })
+        .map(|(rule, message)| Failure { rule: rule.map(|rule| policy.rule_reference(rule)), message })
         .collect()
 }

@@ -82,30 +82,19 @@ pub fn to_canonical(value: &Value) -> Result<Vec<u8>, Error> {
 /// Like [`parse`], and [`Error::NotCanonical`] for any other spelling.
 pub fn parse_canonical(bytes: &[u8]) -> Result<Value, Error> {
     let value = parse(bytes)?;
-    if to_canonical(&value)? == bytes {
-        Ok(value)
-    } else {
-        Err(Error::NotCanonical)
-    }
+    if to_canonical(&value)? == bytes { Ok(value) } else { Err(Error::NotCanonical) }
 }
 
 fn check(value: &Value, path: &mut Vec<String>) -> Result<(), Error> {
     match value {
         Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
         Value::Number(number) if is_exact(number) => Ok(()),
-        Value::Number(_) => Err(Error::Number {
-            path: pointer(path),
-        }),
-        Value::Array(_) | Value::Object(_) if path.len() >= MAX_DEPTH => Err(Error::Depth {
-            path: pointer(path),
-        }),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .try_for_each(|(index, item)| check_at(item, path, index.to_string())),
-        Value::Object(fields) => fields
-            .iter()
-            .try_for_each(|(key, item)| check_at(item, path, key.clone())),
+        Value::Number(_) => Err(Error::Number { path: pointer(path) }),
+        Value::Array(_) | Value::Object(_) if path.len() >= MAX_DEPTH => Err(Error::Depth { path: pointer(path) }),
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(index, item)| check_at(item, path, index.to_string()))
+        }
+        Value::Object(fields) => fields.iter().try_for_each(|(key, item)| check_at(item, path, key.clone())),
     }
 }
 
@@ -117,24 +106,16 @@ fn check_at(value: &Value, path: &mut Vec<String>, token: String) -> Result<(), 
 }
 
 fn is_exact(number: &Number) -> bool {
-    number
-        .as_i64()
-        .is_some_and(|n| (-MAX_INTEGER..=MAX_INTEGER).contains(&n))
+    number.as_i64().is_some_and(|n| (-MAX_INTEGER..=MAX_INTEGER).contains(&n))
 }
 
 fn within_size(bytes: usize) -> Result<(), Error> {
-    if bytes > MAX_BYTES {
-        Err(Error::Size { bytes })
-    } else {
-        Ok(())
-    }
+    if bytes > MAX_BYTES { Err(Error::Size { bytes }) } else { Ok(()) }
 }
 
 /// Writes a path as a JSON pointer (RFC 6901 §3).
 fn pointer(path: &[String]) -> String {
-    path.iter()
-        .map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1")))
-        .collect()
+    path.iter().map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1"))).collect()
 }
 
 #[cfg(test)]
@@ -151,11 +132,7 @@ mod tests {
         parse(text.as_bytes()).map_or_else(
             |e| e.reason(),
             |v| {
-                if to_canonical(&v).is_ok() {
-                    "OK"
-                } else {
-                    "DIFFERS"
-                }
+                if to_canonical(&v).is_ok() { "OK" } else { "DIFFERS" }
             },
         )
     }
@@ -198,10 +175,7 @@ mod tests {
         assert_eq!(reason(&nested(MAX_DEPTH + 1)), "DEPTH");
         assert_eq!(reason(&nested(100_000)), "DEPTH");
         assert_eq!(reason(&format!("\"{}\"", "x".repeat(MAX_BYTES - 2))), "OK");
-        assert_eq!(
-            reason(&format!("\"{}\"", "x".repeat(MAX_BYTES - 1))),
-            "SIZE"
-        );
+        assert_eq!(reason(&format!("\"{}\"", "x".repeat(MAX_BYTES - 1))), "SIZE");
     }
 
     #[test]
@@ -210,33 +184,21 @@ mod tests {
             to_canonical(&json!({"a": [0.5]})).unwrap_err().to_string(),
             "number at `/a/0` is not a whole number within ±(2^53-1) in plain digits"
         );
-        assert_eq!(
-            to_canonical(&json!(u64::MAX)).unwrap_err().reason(),
-            "NUMBER"
-        );
+        assert_eq!(to_canonical(&json!(u64::MAX)).unwrap_err().reason(), "NUMBER");
         let mut deep = json!(1);
         for _ in 0..=MAX_DEPTH {
             deep = json!({ "k": deep });
         }
         assert_eq!(to_canonical(&deep).unwrap_err().reason(), "DEPTH");
         // The canonical text may be larger than the text that was parsed: control characters are escaped.
-        assert_eq!(
-            to_canonical(&json!("\u{1}".repeat(MAX_BYTES / 4)))
-                .unwrap_err()
-                .reason(),
-            "SIZE"
-        );
+        assert_eq!(to_canonical(&json!("\u{1}".repeat(MAX_BYTES / 4))).unwrap_err().reason(), "SIZE");
     }
 
     #[test]
     fn names_where() {
-        let Err(Error::DuplicateKey { path }) = parse(br#"{"a/b":[0,{"~":1,"~":2}]}"#) else {
-            panic!("accepted")
-        };
+        let Err(Error::DuplicateKey { path }) = parse(br#"{"a/b":[0,{"~":1,"~":2}]}"#) else { panic!("accepted") };
         assert_eq!(path, "/a~1b/1/~0");
-        let Err(Error::Number { path }) = parse(br#"{"a":{},"b":[1,[2,3.5]]}"#) else {
-            panic!("accepted")
-        };
+        let Err(Error::Number { path }) = parse(br#"{"a":{},"b":[1,[2,3.5]]}"#) else { panic!("accepted") };
         assert_eq!(path, "/b/1/1");
     }
 
@@ -244,26 +206,14 @@ mod tests {
     fn keys_sort_by_utf16_code_units() {
         // U+1F600 is a surrogate pair (d83d …), which sorts before U+FB33; by code point it would sort after.
         let bytes = to_canonical(&json!({"\u{fb33}": 1, "\u{1f600}": 2, "a": 3})).unwrap();
-        assert_eq!(
-            String::from_utf8(bytes).unwrap(),
-            "{\"a\":3,\"\u{1f600}\":2,\"\u{fb33}\":1}"
-        );
+        assert_eq!(String::from_utf8(bytes).unwrap(), "{\"a\":3,\"\u{1f600}\":2,\"\u{fb33}\":1}");
     }
 
     #[test]
     fn canonical_bytes_have_one_spelling() {
         assert!(parse_canonical(br#"{"a":1,"b":[true,null]}"#).is_ok());
-        for text in [
-            r#"{"b":[true,null],"a":1}"#,
-            r#"{"a": 1}"#,
-            "\"\\u0061\"",
-            "1 ",
-        ] {
-            assert_eq!(
-                parse_canonical(text.as_bytes()).unwrap_err().reason(),
-                "NOT_CANONICAL",
-                "{text}"
-            );
+        for text in [r#"{"b":[true,null],"a":1}"#, r#"{"a": 1}"#, "\"\\u0061\"", "1 "] {
+            assert_eq!(parse_canonical(text.as_bytes()).unwrap_err().reason(), "NOT_CANONICAL", "{text}");
         }
     }
 }

@@ -31,10 +31,7 @@ impl Head {
     /// The head after one more event.
     #[must_use]
     pub fn next(&self, leaf: &[u8]) -> Self {
-        Self {
-            seq: self.seq.saturating_add(1),
-            hash: event_hash(&self.hash, leaf),
-        }
+        Self { seq: self.seq.saturating_add(1), hash: event_hash(&self.hash, leaf) }
     }
 }
 
@@ -92,17 +89,10 @@ pub fn verify<'a>(from: Head, links: impl IntoIterator<Item = Link<'a>>) -> Resu
     links.into_iter().try_fold(from, |head, link| {
         let next = head.next(link.leaf);
         if link.seq != next.seq {
-            return Err(Broken::Sequence {
-                expected: next.seq,
-                found: link.seq,
-            });
+            return Err(Broken::Sequence { expected: next.seq, found: link.seq });
         }
         if link.hash != next.hash {
-            return Err(Broken::Hash {
-                seq: link.seq,
-                stored: link.hash,
-                actual: next.hash,
-            });
+            return Err(Broken::Hash { seq: link.seq, stored: link.hash, actual: next.hash });
         }
         Ok(next)
     })
@@ -120,11 +110,7 @@ mod tests {
             .iter()
             .map(|leaf| {
                 head = head.next(leaf);
-                Link {
-                    seq: head.seq,
-                    leaf,
-                    hash: head.hash,
-                }
+                Link { seq: head.seq, leaf, hash: head.hash }
             })
             .collect()
     }
@@ -134,10 +120,7 @@ mod tests {
         let links = chain();
         let head = verify(Head::genesis(Hash::ZERO), links.clone()).unwrap();
         assert_eq!((head.seq, head.hash), (3, links[3].hash));
-        let middle = Head {
-            seq: 1,
-            hash: links[1].hash,
-        };
+        let middle = Head { seq: 1, hash: links[1].hash };
         assert_eq!(verify(middle, links[2..].to_vec()).unwrap(), head);
         assert_eq!(verify(head, []).unwrap(), head);
     }
@@ -150,22 +133,11 @@ mod tests {
         assert_eq!(verify(start, changed).unwrap_err().seq(), 2);
         let mut missing = chain();
         missing.remove(1);
-        assert_eq!(
-            verify(start, missing).unwrap_err(),
-            Broken::Sequence {
-                expected: 1,
-                found: 2
-            }
-        );
+        assert_eq!(verify(start, missing).unwrap_err(), Broken::Sequence { expected: 1, found: 2 });
         let mut swapped = chain();
         swapped.swap(0, 1);
         assert_eq!(verify(start, swapped).unwrap_err().seq(), 0);
-        assert_eq!(
-            verify(Head::genesis(Hash::of(domain::EVENT, b"parent")), chain())
-                .unwrap_err()
-                .seq(),
-            0
-        );
+        assert_eq!(verify(Head::genesis(Hash::of(domain::EVENT, b"parent")), chain()).unwrap_err().seq(), 0);
         // A rewrite that also fixes its own hash breaks at the next event.
         let mut rewritten = chain();
         rewritten[1].leaf = b"two";

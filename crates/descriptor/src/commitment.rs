@@ -80,8 +80,7 @@ impl Salt {
     pub fn opens(&self, commitment: &Commitment, payload: &[u8]) -> bool {
         let mut mac = keyed(&self.0);
         mac.update(payload);
-        mac.verify(&Output::<Hmac<Sha256>>::from(commitment.0))
-            .is_ok()
+        mac.verify(&Output::<Hmac<Sha256>>::from(commitment.0)).is_ok()
     }
 }
 
@@ -168,30 +167,17 @@ mod tests {
         let mut expected = <Hmac<Sha256> as KeyInit>::new_from_slice(&[5; 32]).unwrap();
         expected.update(b"payload");
         let expected: [u8; 32] = expected.finalize().into_bytes().into();
-        assert_eq!(
-            Salt::from_bytes([5; 32]).commit(b"payload").as_bytes(),
-            &expected
-        );
+        assert_eq!(Salt::from_bytes([5; 32]).commit(b"payload").as_bytes(), &expected);
     }
 
     #[test]
     fn no_two_places_share_a_salt() {
         let key = SaltKey::from_bytes([9; 32]);
-        let salts = [
-            ("a", 1, "bc"),
-            ("ab", 1, "c"),
-            ("a", 2, "bc"),
-            ("a", -1, "bc"),
-            ("", 1, "abc"),
-            ("a", 1, ""),
-        ]
-        .map(|(run, seq, field)| *key.salt(run, seq, field).expose_bytes());
+        let salts = [("a", 1, "bc"), ("ab", 1, "c"), ("a", 2, "bc"), ("a", -1, "bc"), ("", 1, "abc"), ("a", 1, "")]
+            .map(|(run, seq, field)| *key.salt(run, seq, field).expose_bytes());
         let unique: std::collections::BTreeSet<_> = salts.iter().collect();
         assert_eq!(unique.len(), salts.len());
-        assert_ne!(
-            SaltKey::from_bytes([8; 32]).salt("a", 1, "bc"),
-            key.salt("a", 1, "bc")
-        );
+        assert_ne!(SaltKey::from_bytes([8; 32]).salt("a", 1, "bc"), key.salt("a", 1, "bc"));
     }
 
     #[test]
@@ -202,19 +188,13 @@ mod tests {
         assert!(salt.opens(&commitment, b"secret"));
         assert!(!salt.opens(&commitment, b"secres"));
         assert!(!key.salt("run", 4, "result").opens(&commitment, b"secret"));
-        assert_eq!(
-            commitment.to_string().parse::<Commitment>().unwrap(),
-            commitment
-        );
+        assert_eq!(commitment.to_string().parse::<Commitment>().unwrap(), commitment);
         assert!("sha256:00".parse::<Commitment>().is_err());
     }
 
     #[test]
     fn debug_shows_no_secret() {
         let key = SaltKey::from_bytes([0xAB; 32]);
-        assert_eq!(
-            format!("{key:?} {:?}", key.salt("r", 1, "f")),
-            "SaltKey(..) Salt(..)"
-        );
+        assert_eq!(format!("{key:?} {:?}", key.salt("r", 1, "f")), "SaltKey(..) Salt(..)");
     }
 }

@@ -14,8 +14,7 @@ pub fn is_canonical(text: &str) -> bool {
         None => (digits, None),
     };
     let whole_fits = is_digits(whole) && (whole == "0" || !whole.starts_with('0'));
-    let fraction_fits =
-        fraction.is_none_or(|fraction| is_digits(fraction) && !fraction.ends_with('0'));
+    let fraction_fits = fraction.is_none_or(|fraction| is_digits(fraction) && !fraction.ends_with('0'));
     text.len() <= MAX_CHARS && whole_fits && fraction_fits && text != "-0"
 }
 
@@ -31,11 +30,7 @@ pub fn from_f64(value: f64) -> Option<String> {
 /// The double nearest to a decimal in its one spelling.
 #[must_use]
 pub fn to_f64(text: &str) -> Option<f64> {
-    if is_canonical(text) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if is_canonical(text) { text.parse().ok() } else { None }
 }
 
 fn is_digits(text: &str) -> bool {

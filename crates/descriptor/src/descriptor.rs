@@ -20,9 +20,8 @@ use crate::{
 };
 
 pub use sections::{
-    AdmittedModel, AgentSection, HaltingSection, MetadataSection, ModelRole, ModelSection,
-    PolicyLayer, PolicyRef, PolicySection, PromptSection, RecipeRef, Requirement, Sampling,
-    SealedTool,
+    AdmittedModel, AgentSection, HaltingSection, MetadataSection, ModelRole, ModelSection, PolicyLayer, PolicyRef,
+    PolicySection, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
 };
 pub use trust_tier::{TrustTier, UnknownTier};
 pub use violation::{Violation, Violations};
@@ -100,23 +99,11 @@ impl Descriptor {
     pub fn section_hashes(&self) -> Result<BTreeMap<&'static str, Hash>, Error> {
         Ok(BTreeMap::from([
             ("model", section_hash(domain::SECTION_MODEL, &self.model)?),
-            (
-                "prompt",
-                section_hash(domain::SECTION_PROMPT, &self.prompt)?,
-            ),
+            ("prompt", section_hash(domain::SECTION_PROMPT, &self.prompt)?),
             ("agent", section_hash(domain::SECTION_AGENT, &self.agent)?),
-            (
-                "policy",
-                section_hash(domain::SECTION_POLICY, &self.policy)?,
-            ),
-            (
-                "halting",
-                section_hash(domain::SECTION_HALTING, &self.halting)?,
-            ),
-            (
-                "metadata",
-                section_hash(domain::SECTION_METADATA, &self.metadata)?,
-            ),
+            ("policy", section_hash(domain::SECTION_POLICY, &self.policy)?),
+            ("halting", section_hash(domain::SECTION_HALTING, &self.halting)?),
+            ("metadata", section_hash(domain::SECTION_METADATA, &self.metadata)?),
         ]))
     }
 
@@ -127,11 +114,7 @@ impl Descriptor {
     pub fn diff(a: &Self, b: &Self) -> Result<Vec<&'static str>, Error> {
         let theirs = b.section_hashes()?;
         let ours = a.section_hashes()?;
-        Ok(ours
-            .into_iter()
-            .filter(|(name, hash)| theirs.get(name) != Some(hash))
-            .map(|(name, _)| name)
-            .collect())
+        Ok(ours.into_iter().filter(|(name, hash)| theirs.get(name) != Some(hash)).map(|(name, _)| name).collect())
     }
 
     /// Checks the contents and names every violation with its field path, not just the first.
@@ -149,9 +132,7 @@ impl Descriptor {
         self.model.normalise();
         sections::sort_set(&mut self.prompt.parameters);
         self.agent.tools.sort_by(|a, b| a.name.cmp(&b.name));
-        self.policy
-            .alignment_policy
-            .sort_by(|a, b| a.place().cmp(&b.place()));
+        self.policy.alignment_policy.sort_by(|a, b| a.place().cmp(&b.place()));
         self
     }
 }

@@ -148,17 +148,9 @@ impl<'de> Deserialize<'de> for Hash {
 
 /// Reads `<prefix><64 lower-case hex digits>`. Upper case is refused: one digest has one spelling.
 pub(crate) fn digest_from_text(prefix: &str, text: &str) -> Result<[u8; 32], Error> {
-    let digits = text
-        .strip_prefix(prefix)
-        .ok_or_else(|| Error::Digest(format!("expected the prefix `{prefix}`")))?;
-    if digits.len() != 64
-        || !digits
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    {
-        return Err(Error::Digest(
-            "expected 64 lower-case hex digits".to_owned(),
-        ));
+    let digits = text.strip_prefix(prefix).ok_or_else(|| Error::Digest(format!("expected the prefix `{prefix}`")))?;
+    if digits.len() != 64 || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Error::Digest("expected 64 lower-case hex digits".to_owned()));
     }
     let mut bytes = [0; 32];
     hex::decode_to_slice(digits, &mut bytes).map_err(|e| Error::Digest(e.to_string()))?;
@@ -190,17 +182,11 @@ mod tests {
 
     #[test]
     fn is_plain_sha256_over_domain_line_and_bytes() {
-        assert_eq!(
-            Hash::of("d", b"x").0,
-            <[u8; 32]>::from(Sha256::digest(b"d\nx"))
-        );
+        assert_eq!(Hash::of("d", b"x").0, <[u8; 32]>::from(Sha256::digest(b"d\nx")));
     }
 
     #[test]
     fn domains_separate() {
-        assert_ne!(
-            Hash::of(domain::SECTION_MODEL, b"{}"),
-            Hash::of(domain::SECTION_PROMPT, b"{}")
-        );
+        assert_ne!(Hash::of(domain::SECTION_MODEL, b"{}"), Hash::of(domain::SECTION_PROMPT, b"{}"));
     }
 }

@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use ed25519_dalek::{
     Signer,
     pkcs8::{
-        DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes,
-        spki::der::pem::LineEnding,
+        DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes, spki::der::pem::LineEnding,
     },
 };
 use secrecy::SecretString;
@@ -44,10 +43,7 @@ impl SigningKey {
     /// [`Error::Key`] when the encoder fails.
     pub fn to_pem(&self) -> Result<SecretString, Error> {
         // Without the public key inside this is PKCS#8 version 1, which older OpenSSL releases read too.
-        let pair = KeypairBytes {
-            secret_key: self.key.to_bytes(),
-            public_key: None,
-        };
+        let pair = KeypairBytes { secret_key: self.key.to_bytes(), public_key: None };
         let pem = pair
             .to_pkcs8_pem(LineEnding::LF)
             .map_err(|e| Error::Key(format!("private key cannot be written ({e})")))?;
@@ -80,9 +76,7 @@ impl SigningKey {
     /// A set that holds this key's public half alone.
     #[must_use]
     pub fn verifying_keys(&self) -> VerifyingKeys {
-        VerifyingKeys {
-            keys: BTreeMap::from([(self.key_id.clone(), self.key.verifying_key())]),
-        }
+        VerifyingKeys { keys: BTreeMap::from([(self.key_id.clone(), self.key.verifying_key())]) }
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -97,9 +91,7 @@ impl SigningKey {
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey")
-            .field("key_id", &self.key_id)
-            .finish_non_exhaustive()
+        f.debug_struct("SigningKey").field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
 
@@ -167,8 +159,8 @@ impl VerifyingKeys {
     /// None when the key is not in the set, else whether the signature fits.
     pub(crate) fn check(&self, key_id: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
         let key = self.keys.get(key_id)?;
-        let fits = ed25519_dalek::Signature::from_slice(signature)
-            .is_ok_and(|sig| key.verify_strict(message, &sig).is_ok());
+        let fits =
+            ed25519_dalek::Signature::from_slice(signature).is_ok_and(|sig| key.verify_strict(message, &sig).is_ok());
         Some(fits)
     }
 
@@ -198,14 +190,8 @@ mod tests {
     fn pem_round_trips() {
         let key = SigningKey::from_seed(&[7; 32]);
         let pem = key.to_pem().unwrap();
-        assert!(
-            pem.expose_secret()
-                .starts_with("-----BEGIN PRIVATE KEY-----\n")
-        );
-        assert_eq!(
-            SigningKey::from_pem(pem.expose_secret()).unwrap().key_id(),
-            key.key_id()
-        );
+        assert!(pem.expose_secret().starts_with("-----BEGIN PRIVATE KEY-----\n"));
+        assert_eq!(SigningKey::from_pem(pem.expose_secret()).unwrap().key_id(), key.key_id());
         let keys = VerifyingKeys::from_pems([key.public_pem().unwrap().as_str()]).unwrap();
         assert_eq!(keys.key_ids().collect::<Vec<_>>(), [key.key_id()]);
         assert_eq!(key.key_id().len(), 16);
@@ -225,23 +211,12 @@ mod tests {
     fn refuses_what_is_no_key() {
         let key = SigningKey::from_seed(&[7; 32]);
         let public = key.public_pem().unwrap();
-        for bad in [
-            "",
-            "hello",
-            &public,
-            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-        ] {
-            assert!(
-                matches!(SigningKey::from_pem(bad), Err(Error::Key(_))),
-                "{bad}"
-            );
+        for bad in ["", "hello", &public, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+            assert!(matches!(SigningKey::from_pem(bad), Err(Error::Key(_))), "{bad}");
         }
         let private = key.to_pem().unwrap();
         for bad in ["", "hello", private.expose_secret()] {
-            assert!(matches!(
-                VerifyingKeys::from_pems([bad]),
-                Err(Error::Key(_))
-            ));
+            assert!(matches!(VerifyingKeys::from_pems([bad]), Err(Error::Key(_))));
         }
         // The identity point is of small order: with it anybody could sign.
         let mut identity = [0; 32];
@@ -252,9 +227,6 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", SigningKey::from_seed(&[0xAB; 32]));
-        assert!(
-            !shown.to_lowercase().contains("abab") && !shown.contains("171"),
-            "{shown}"
-        );
+        assert!(!shown.to_lowercase().contains("abab") && !shown.contains("171"), "{shown}");
     }
 }

@@ -114,36 +114,12 @@ mod tests {
     fn every_field_is_bound() {
         let seal = run_seal();
         let others = [
-            RunSeal {
-                descriptor_hash: None,
-                ..seal.clone()
-            },
-            RunSeal {
-                input_commitment: Commitment::from_bytes([3; 32]),
-                ..seal.clone()
-            },
-            RunSeal {
-                session_commitment: Commitment::from_bytes([3; 32]),
-                ..seal.clone()
-            },
-            RunSeal {
-                outcome: Outcome::Halted,
-                ..seal.clone()
-            },
-            RunSeal {
-                head: Head {
-                    seq: 2,
-                    ..seal.head
-                },
-                ..seal.clone()
-            },
-            RunSeal {
-                head: Head {
-                    hash: Hash::ZERO,
-                    ..seal.head
-                },
-                ..seal.clone()
-            },
+            RunSeal { descriptor_hash: None, ..seal.clone() },
+            RunSeal { input_commitment: Commitment::from_bytes([3; 32]), ..seal.clone() },
+            RunSeal { session_commitment: Commitment::from_bytes([3; 32]), ..seal.clone() },
+            RunSeal { outcome: Outcome::Halted, ..seal.clone() },
+            RunSeal { head: Head { seq: 2, ..seal.head }, ..seal.clone() },
+            RunSeal { head: Head { hash: Hash::ZERO, ..seal.head }, ..seal.clone() },
         ];
         for other in others {
             assert_ne!(other.hash().unwrap(), seal.hash().unwrap(), "{other:?}");
@@ -154,15 +130,9 @@ mod tests {
     fn signs_and_reads_back() {
         let key = SigningKey::from_seed(&[6; 32]);
         let mut statement = run_seal().sign(&key).unwrap();
-        assert_eq!(
-            RunSeal::verify(&statement, &key.verifying_keys()).unwrap(),
-            run_seal()
-        );
+        assert_eq!(RunSeal::verify(&statement, &key.verifying_keys()).unwrap(), run_seal());
         statement.payload[20] ^= 1;
-        assert!(matches!(
-            RunSeal::verify(&statement, &key.verifying_keys()),
-            Err(Error::BadSignature(_))
-        ));
+        assert!(matches!(RunSeal::verify(&statement, &key.verifying_keys()), Err(Error::BadSignature(_))));
         assert!(RunSeal::parse(br#"{"head":null}"#).is_err());
     }
 }

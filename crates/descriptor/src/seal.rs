@@ -43,17 +43,10 @@ impl SealedDescriptor {
     pub fn from_envelope(text: &str) -> Result<Self, Error> {
         let statement = Statement::from_json(text)?;
         if statement.payload_type != PAYLOAD_TYPE {
-            return Err(Error::PayloadType {
-                expected: PAYLOAD_TYPE.to_owned(),
-                actual: statement.payload_type,
-            });
+            return Err(Error::PayloadType { expected: PAYLOAD_TYPE.to_owned(), actual: statement.payload_type });
         }
         let hash = Hash::of(domain::DESCRIPTOR, &statement.payload);
-        Ok(Self {
-            hash,
-            canonical: statement.payload,
-            signatures: statement.signatures,
-        })
+        Ok(Self { hash, canonical: statement.payload, signatures: statement.signatures })
     }
 }
 
@@ -106,16 +99,8 @@ pub fn seal(descriptor: &Descriptor, key: &SigningKey) -> Result<SealedDescripto
     descriptor.validate().map_err(Error::Invalid)?;
     let canonical = descriptor.canonical()?;
     let hash = Hash::of(domain::DESCRIPTOR, &canonical);
-    let Statement {
-        payload,
-        signatures,
-        ..
-    } = sign_statement(PAYLOAD_TYPE, &canonical, key);
-    Ok(SealedDescriptor {
-        hash,
-        canonical: payload,
-        signatures,
-    })
+    let Statement { payload, signatures, .. } = sign_statement(PAYLOAD_TYPE, &canonical, key);
+    Ok(SealedDescriptor { hash, canonical: payload, signatures })
 }
 
 /// Checks the stated hash, a signature by a known key, the canonical form and the contents, in this order, so that
@@ -124,27 +109,15 @@ pub fn seal(descriptor: &Descriptor, key: &SigningKey) -> Result<SealedDescripto
 /// # Errors
 /// [`Error::HashMismatch`], [`Error::UnknownKey`], [`Error::BadSignature`], [`Error::Canonical`], [`Error::Shape`] or
 /// [`Error::Invalid`].
-pub fn verify(
-    sealed: &SealedDescriptor,
-    keys: &VerifyingKeys,
-) -> Result<VerifiedDescriptor, Error> {
+pub fn verify(sealed: &SealedDescriptor, keys: &VerifyingKeys) -> Result<VerifiedDescriptor, Error> {
     let hash = Hash::of(domain::DESCRIPTOR, &sealed.canonical);
     if hash != sealed.hash {
-        return Err(Error::HashMismatch {
-            stated: sealed.hash,
-            actual: hash,
-        });
+        return Err(Error::HashMismatch { stated: sealed.hash, actual: hash });
     }
-    let signers =
-        statement::verify_signatures(PAYLOAD_TYPE, &sealed.canonical, &sealed.signatures, keys)?;
+    let signers = statement::verify_signatures(PAYLOAD_TYPE, &sealed.canonical, &sealed.signatures, keys)?;
     let descriptor = Descriptor::parse(&sealed.canonical)?;
     descriptor.validate().map_err(Error::Invalid)?;
-    Ok(VerifiedDescriptor {
-        descriptor,
-        hash,
-        canonical: sealed.canonical.clone(),
-        signers,
-    })
+    Ok(VerifiedDescriptor { descriptor, hash, canonical: sealed.canonical.clone(), signers })
 }
 
 #[cfg(test)]
@@ -163,10 +136,7 @@ mod tests {
         assert_eq!(read, sealed);
         let verified = verify(&read, &key.verifying_keys()).unwrap();
         assert_eq!(verified.descriptor(), &Descriptor::default());
-        assert_eq!(
-            (verified.hash(), verified.canonical()),
-            (sealed.hash, sealed.canonical.as_slice())
-        );
+        assert_eq!((verified.hash(), verified.canonical()), (sealed.hash, sealed.canonical.as_slice()));
         assert_eq!(verified.signers(), [key.key_id()]);
     }
 
@@ -174,38 +144,17 @@ mod tests {
     fn a_changed_claim_is_refused() {
         let (good, key) = sealed();
         let keys = key.verifying_keys();
-        let wrong_hash = SealedDescriptor {
-            hash: Hash::ZERO,
-            ..good.clone()
-        };
-        assert!(matches!(
-            verify(&wrong_hash, &keys),
-            Err(Error::HashMismatch { .. })
-        ));
+        let wrong_hash = SealedDescriptor { hash: Hash::ZERO, ..good.clone() };
+        assert!(matches!(verify(&wrong_hash, &keys), Err(Error::HashMismatch { .. })));
         let mut wrong_bytes = good.clone();
         *wrong_bytes.canonical.last_mut().unwrap() = b' ';
-        assert!(matches!(
-            verify(&wrong_bytes, &keys),
-            Err(Error::HashMismatch { .. })
-        ));
+        assert!(matches!(verify(&wrong_bytes, &keys), Err(Error::HashMismatch { .. })));
         wrong_bytes.hash = Hash::of(domain::DESCRIPTOR, &wrong_bytes.canonical);
-        assert!(matches!(
-            verify(&wrong_bytes, &keys),
-            Err(Error::BadSignature(_))
-        ));
-        let unsigned = SealedDescriptor {
-            signatures: Vec::new(),
-            ..good.clone()
-        };
-        assert!(matches!(
-            verify(&unsigned, &keys),
-            Err(Error::UnknownKey(_))
-        ));
+        assert!(matches!(verify(&wrong_bytes, &keys), Err(Error::BadSignature(_))));
+        let unsigned = SealedDescriptor { signatures: Vec::new(), ..good.clone() };
+        assert!(matches!(verify(&unsigned, &keys), Err(Error::UnknownKey(_))));
         let stranger = SigningKey::from_seed(&[4; 32]).verifying_keys();
-        assert!(matches!(
-            verify(&good, &stranger),
-            Err(Error::UnknownKey(_))
-        ));
+        assert!(matches!(verify(&good, &stranger), Err(Error::UnknownKey(_))));
     }
 
     #[test]
@@ -217,31 +166,18 @@ mod tests {
             signatures: sign_statement(PAYLOAD_TYPE, bytes, &key).signatures,
         };
         let keys = key.verifying_keys();
-        assert!(matches!(
-            verify(&forge(b"{ }"), &keys),
-            Err(Error::Canonical(_))
-        ));
+        assert!(matches!(verify(&forge(b"{ }"), &keys), Err(Error::Canonical(_))));
         assert!(matches!(verify(&forge(b"{}"), &keys), Err(Error::Shape(_))));
         let mut invalid = Descriptor::default();
         invalid.halting.max_steps = -1;
-        assert!(matches!(
-            verify(&forge(&invalid.canonical().unwrap()), &keys),
-            Err(Error::Invalid(_))
-        ));
+        assert!(matches!(verify(&forge(&invalid.canonical().unwrap()), &keys), Err(Error::Invalid(_))));
         assert!(matches!(seal(&invalid, &key), Err(Error::Invalid(_))));
     }
 
     #[test]
     fn a_statement_of_another_kind_is_no_descriptor() {
         let key = SigningKey::from_seed(&[3; 32]);
-        let other = sign_statement(
-            "application/other",
-            &Descriptor::default().canonical().unwrap(),
-            &key,
-        );
-        assert!(matches!(
-            SealedDescriptor::from_envelope(&other.to_json().unwrap()),
-            Err(Error::PayloadType { .. })
-        ));
+        let other = sign_statement("application/other", &Descriptor::default().canonical().unwrap(), &key);
+        assert!(matches!(SealedDescriptor::from_envelope(&other.to_json().unwrap()), Err(Error::PayloadType { .. })));
     }
 }

@@ -8,5 +8,4 @@ include!(concat!(env!("OUT_DIR"), "/tree.rs"));
 
 /// Every file of the API with its imports and comments, as an encoded `google.protobuf.FileDescriptorSet`: what server
 /// reflection answers from.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/file_descriptor_set.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/file_descriptor_set.bin"));

@@ -57,7 +57,7 @@ impl Fault {
 
     /// A resource that does not exist, or that belongs to another tenant: both are answered alike.
     pub fn not_found(kind: &str, name: &str) -> Self {
-        Self::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} not found")).resource(kind, name)
+        Self::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} {name} not found")).resource(kind, name)
     }
 
     /// An RPC that this version declares and does not serve.

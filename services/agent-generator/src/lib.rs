@@ -13,7 +13,7 @@
 //! **Invariant:** the task's policy layer stands beside the platform's and can only narrow it; a tool that either denies
 //! is not offered, and a tool that the task names is never left out in silence.
 //!
-//! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps), 
+//! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps),
 //! [`tools`] and [`alias`], [`models`], [`synthesis`] (the whole), [`store`] (descriptors, Postgres or SQLite), [`peers`]
 //! (router, tool gateway), [`grpc`], [`config`].
 //!

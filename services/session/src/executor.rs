@@ -108,6 +108,8 @@ pub struct Executor {
     /// Counters that did not answer are not asked again before this.
     counters_after: Option<OffsetDateTime>,
     stored_state: i32,
+    /// The events of the commit that ended the run, until they are shown with its seal.
+    last_rows: Vec<EventRow>,
     span: Span,
 }
 
@@ -143,6 +145,7 @@ impl Executor {
             stop: shutdown.child_token(),
             shutdown,
             counters_after: None,
+            last_rows: Vec::new(),
             shared,
             span,
         };
@@ -183,7 +186,12 @@ impl Executor {
                 self.log.advance(row, self.state.epoch);
             }
             self.context.epoch = self.state.epoch;
-            self.show(&rows);
+            if self.state.ended() {
+                // Shown when it is sealed: nobody sees an ended run without its seal.
+                self.last_rows = rows;
+            } else {
+                self.show(&rows);
+            }
             self.shared.crash.pass("commit.done");
             self.note_state().await;
         }
@@ -293,7 +301,7 @@ impl Executor {
         let view = View {
             run: Arc::new(view::run(&self.state, self.shared.clock.now(), None)),
             attempt: view::open_attempt(&self.state),
-            stopping: self.state.stop.is_some() || self.state.ended(),
+            stopping: self.state.stop.is_some(),
             over: false,
         };
         self.feed.publish(rows, view);

@@ -31,7 +31,7 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub ids: Arc<dyn Ids>,
-    /// Keys whose descriptors are accepted besides those of `tool_gateway.descriptor_keys`.
+    /// Keys whose descriptors are accepted besides those of `tool_gateway.descriptor_key_files`.
     pub descriptor_keys: VerifyingKeys,
 }
 
@@ -135,9 +135,9 @@ fn connector(name: &str, config: &UpstreamConfig, tasks: &TaskTracker) -> Box<dy
 
 fn load_keys(config: &Config, found: &mut Violations) -> VerifyingKeys {
     let mut keys = VerifyingKeys::new();
-    for (index, path) in config.descriptor_keys.iter().enumerate() {
+    for (index, path) in config.descriptor_key_files.iter().enumerate() {
         let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-        let at = format!("descriptor_keys[{index}]");
+        let at = format!("descriptor_key_files[{index}]");
         if let Some(pem) = found.take(&at, pem) {
             found.take(&at, keys.add_pem(&pem));
         }

@@ -24,7 +24,7 @@ pub struct Config {
     pub platform_policy: Option<PathBuf>,
     /// Public keys (Ed25519, SPKI PEM) whose signatures on descriptors count; several at once while they rotate.
     /// Without any, no descriptor verifies and every call is refused.
-    pub descriptor_keys: Vec<PathBuf>,
+    pub descriptor_key_files: Vec<PathBuf>,
     /// Sources of tools by name, `[a-z][a-z0-9-]{0,31}`.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
 }
@@ -34,7 +34,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7444)),
             platform_policy: None,
-            descriptor_keys: Vec::new(),
+            descriptor_key_files: Vec::new(),
             upstreams: BTreeMap::new(),
         }
     }

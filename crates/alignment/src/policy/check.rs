@@ -24,24 +24,14 @@ pub(super) fn measure(text: &PolicyText) -> Result<usize, Vec<Violation>> {
     for statement in &statements {
         let start = statement.range.start + leading_space(text, statement);
         if statement.nesting > MAX_NESTING {
-            faults.add(
-                start,
-                format!("the rule nests brackets more than {MAX_NESTING} deep"),
-            );
+            faults.add(start, format!("the rule nests brackets more than {MAX_NESTING} deep"));
         }
         if statement.operators > MAX_OPERATORS {
-            faults.add(
-                start,
-                format!("the rule holds more than {MAX_OPERATORS} operators"),
-            );
+            faults.add(start, format!("the rule holds more than {MAX_OPERATORS} operators"));
         }
     }
     if faults.found.is_empty() {
-        Ok(statements
-            .iter()
-            .map(Statement::depth)
-            .max()
-            .unwrap_or_default())
+        Ok(statements.iter().map(Statement::depth).max().unwrap_or_default())
     } else {
         faults.identity();
         Err(faults.into_violations())
@@ -54,9 +44,7 @@ fn leading_space(text: &PolicyText, statement: &Statement) -> usize {
 }
 
 /// The parsed set and its rules, or everything that is wrong. The text has been measured.
-pub(super) fn check(
-    text: &PolicyText,
-) -> Result<(PolicySet, HashMap<PolicyId, Rule>), Vec<Violation>> {
+pub(super) fn check(text: &PolicyText) -> Result<(PolicySet, HashMap<PolicyId, Rule>), Vec<Violation>> {
     let mut faults = Faults::new(text);
     faults.identity();
     match text.text.parse::<PolicySet>() {
@@ -84,10 +72,7 @@ struct Faults<'a> {
 
 impl<'a> Faults<'a> {
     fn new(text: &'a PolicyText) -> Self {
-        Self {
-            text,
-            found: BTreeSet::new(),
-        }
+        Self { text, found: BTreeSet::new() }
     }
 
     fn add(&mut self, offset: usize, message: impl Into<String>) {
@@ -109,9 +94,7 @@ impl<'a> Faults<'a> {
         let name = self.text.name.as_bytes();
         let fits = (1..=63).contains(&name.len())
             && name[0].is_ascii_lowercase()
-            && name
-                .iter()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
+            && name.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
         if !fits {
             self.add(0, "the name does not match [a-z][a-z0-9-]{0,62}");
         }
@@ -132,9 +115,7 @@ impl<'a> Faults<'a> {
                 Ok(set) => {
                     self.set(&set, start);
                 }
-                Err(errors) => errors
-                    .iter()
-                    .for_each(|error| self.diagnostic(start, error)),
+                Err(errors) => errors.iter().for_each(|error| self.diagnostic(start, error)),
             }
         }
     }
@@ -143,10 +124,7 @@ impl<'a> Faults<'a> {
     fn set(&mut self, set: &PolicySet, start: usize) -> HashMap<PolicyId, Rule> {
         for template in set.templates() {
             let offset = AsRef::as_ref(template).loc().map_or(0, |loc| loc.start());
-            self.add(
-                start + offset,
-                "templates are not supported: write the entity instead of a slot",
-            );
+            self.add(start + offset, "templates are not supported: write the entity instead of a slot");
         }
         let mut rules = HashMap::new();
         for policy in set.policies() {
@@ -156,9 +134,7 @@ impl<'a> Faults<'a> {
                 }
                 Err(messages) => {
                     let offset = offset_of(policy);
-                    messages
-                        .into_iter()
-                        .for_each(|message| self.add(start + offset, message));
+                    messages.into_iter().for_each(|message| self.add(start + offset, message));
                 }
             }
         }
@@ -171,11 +147,8 @@ impl<'a> Faults<'a> {
             Ok(words) => words,
             Err(message) => return self.add(0, message),
         };
-        let result = Validator::new(words.schema.clone()).validate_with_level(
-            set,
-            ValidationMode::Strict,
-            MAX_DEREF_LEVEL,
-        );
+        let result =
+            Validator::new(words.schema.clone()).validate_with_level(set, ValidationMode::Strict, MAX_DEREF_LEVEL);
         let mut faulty = BTreeSet::new();
         for error in result.validation_errors() {
             faulty.insert(error.policy_id());
@@ -200,15 +173,9 @@ impl<'a> Faults<'a> {
     /// What can only be said about the text as a whole.
     fn whole(&mut self, set: &PolicySet, rules: &HashMap<PolicyId, Rule>) {
         match set.num_of_policies() {
-            0 => self.add(
-                0,
-                "the policy holds no rule, which would deny everything: say so with a forbid",
-            ),
+            0 => self.add(0, "the policy holds no rule, which would deny everything: say so with a forbid"),
             1..=MAX_RULES => {}
-            more => self.add(
-                0,
-                format!("the policy holds {more} rules, more than {MAX_RULES}"),
-            ),
+            more => self.add(0, format!("the policy holds {more} rules, more than {MAX_RULES}")),
         }
         let mut ordered: Vec<_> = rules.iter().collect();
         ordered.sort_by_key(|(_, rule)| rule.position);
@@ -216,10 +183,7 @@ impl<'a> Faults<'a> {
         for (id, rule) in ordered {
             if !seen.insert(rule.name.as_str()) {
                 let offset = set.policy(id).map_or(0, offset_of);
-                self.add(
-                    offset,
-                    format!("the id {} is taken by an earlier rule", rule.name),
-                );
+                self.add(offset, format!("the id {} is taken by an earlier rule", rule.name));
             }
         }
     }
@@ -231,12 +195,7 @@ impl<'a> Faults<'a> {
             .take(MAX_VIOLATIONS)
             .map(|(offset, message)| {
                 let (line, column) = position(&text.text, offset);
-                Violation {
-                    policy: text.name.clone(),
-                    line,
-                    column,
-                    message,
-                }
+                Violation { policy: text.name.clone(), line, column, message }
             })
             .collect()
     }
@@ -248,8 +207,5 @@ fn offset_of(policy: &cedar_policy::Policy) -> usize {
 
 /// Cedar names a rule by its position in what it was given, which may be one statement; line and column say it better.
 fn without_generated_id(message: &str) -> &str {
-    message
-        .strip_prefix("for policy `policy")
-        .and_then(|rest| rest.split_once("`, "))
-        .map_or(message, |(_, rest)| rest)
+    message.strip_prefix("for policy `policy").and_then(|rest| rest.split_once("`, ")).map_or(message, |(_, rest)| rest)
 }

@@ -45,18 +45,10 @@ impl Rule {
         let guidance = guidance(notes.remove("guidance"), &mut errors);
         let message = notes.remove("message").map(str::to_owned);
         if (guidance.is_some() || message.is_some()) && effect == Effect::Permit && !approval {
-            errors.push(
-                "@guidance and @message belong to a forbid or to a permit that requires approval"
-                    .to_owned(),
-            );
+            errors.push("@guidance and @message belong to a forbid or to a permit that requires approval".to_owned());
         }
-        if message
-            .as_deref()
-            .is_some_and(|text| text.is_empty() || text.chars().count() > MAX_ANNOTATION_CHARS)
-        {
-            errors.push(format!(
-                "@message holds 1 to {MAX_ANNOTATION_CHARS} characters"
-            ));
+        if message.as_deref().is_some_and(|text| text.is_empty() || text.chars().count() > MAX_ANNOTATION_CHARS) {
+            errors.push(format!("@message holds 1 to {MAX_ANNOTATION_CHARS} characters"));
         }
         notes.remove("description");
         errors.extend(notes.keys().map(|key| {
@@ -66,10 +58,7 @@ impl Rule {
             return Err(errors);
         }
         Ok(Self {
-            position: generated
-                .trim_start_matches("policy")
-                .parse()
-                .unwrap_or(usize::MAX),
+            position: generated.trim_start_matches("policy").parse().unwrap_or(usize::MAX),
             name,
             effect,
             log_only,
@@ -100,10 +89,7 @@ fn log_only(effect: Effect, note: Option<&str>, errors: &mut Vec<String>) -> boo
         (_, None | Some("enforce")) => false,
         (Effect::Forbid, Some("log_only")) => true,
         (Effect::Permit, Some("log_only")) => {
-            errors.push(
-                "@mode(\"log_only\") belongs to a forbid: a permit has no effect to hold back"
-                    .to_owned(),
-            );
+            errors.push("@mode(\"log_only\") belongs to a forbid: a permit has no effect to hold back".to_owned());
             false
         }
         (_, Some(_)) => {
@@ -120,10 +106,7 @@ fn guidance(note: Option<&str>, errors: &mut Vec<String>) -> Option<Guidance> {
         "hand_over" => Some(Guidance::HandOver),
         "continue_without" => Some(Guidance::ContinueWithout),
         _ => {
-            errors.push(
-                "@guidance is \"refuse\", \"ask\", \"hand_over\" or \"continue_without\""
-                    .to_owned(),
-            );
+            errors.push("@guidance is \"refuse\", \"ask\", \"hand_over\" or \"continue_without\"".to_owned());
             None
         }
     }
@@ -133,21 +116,12 @@ fn is_id(name: &str) -> bool {
     let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= MAX_ID_CHARS
         && name.as_bytes().first().is_some_and(plain)
-        && name
-            .bytes()
-            .all(|byte| plain(&byte) || matches!(byte, b'.' | b'-' | b'_'))
+        && name.bytes().all(|byte| plain(&byte) || matches!(byte, b'.' | b'-' | b'_'))
 }
 
 /// Which costly facts a rule may read. A rule that has no JSON form counts as reading all of them.
 pub(super) fn reads(policy: &Policy) -> Reads {
     let form = policy.to_json().map(|form| form.to_string()).ok();
-    let reads = |name: &str| {
-        form.as_deref()
-            .is_none_or(|form| form.contains(&format!("\"{name}\"")))
-    };
-    Reads {
-        names: reads("argument_names"),
-        text: reads("argument_text"),
-        values: reads("arguments"),
-    }
+    let reads = |name: &str| form.as_deref().is_none_or(|form| form.contains(&format!("\"{name}\"")));
+    Reads { names: reads("argument_names"), text: reads("argument_text"), values: reads("arguments") }
 }

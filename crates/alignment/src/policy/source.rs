@@ -111,10 +111,7 @@ impl Scanner {
 
     fn end_statement(&mut self, end: usize) {
         self.statement.range.end = end;
-        let next = Statement {
-            range: end..end,
-            ..Statement::default()
-        };
+        let next = Statement { range: end..end, ..Statement::default() };
         self.done.push(std::mem::replace(&mut self.statement, next));
         self.open = 0;
     }
@@ -137,19 +134,14 @@ mod tests {
     #[test]
     fn statements_ignore_strings_and_comments() {
         let text = "a \";\\\";\"; // b;\n c;\r// d;\r e;";
-        let pieces: Vec<&str> = statements(text)
-            .into_iter()
-            .map(|statement| &text[statement.range])
-            .collect();
+        let pieces: Vec<&str> = statements(text).into_iter().map(|statement| &text[statement.range]).collect();
         assert_eq!(pieces, ["a \";\\\";\";", " // b;\n c;", "\r// d;\r e;", ""]);
     }
 
     #[test]
     fn depth_counts_code_only() {
         let text = "permit (a) when { ((a.b && \"((((&&.+\" || // ((( &&\n !c)) }; x";
-        let [first, second] = &statements(text)[..] else {
-            panic!("two statements")
-        };
+        let [first, second] = &statements(text)[..] else { panic!("two statements") };
         assert_eq!((first.nesting, first.operators), (3, 6));
         assert_eq!(first.depth(), 9);
         assert_eq!((second.nesting, second.operators), (0, 0));

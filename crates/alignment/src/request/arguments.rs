@@ -40,11 +40,7 @@ pub(crate) struct ArgumentFacts {
 impl Arguments {
     /// The arguments of one call, with the digest that its intent carries and their size in bytes as sent.
     pub fn new(value: impl Into<Arc<Value>>, digest: impl Into<String>, bytes: u64) -> Self {
-        Self {
-            digest: digest.into(),
-            bytes,
-            value: Some(value.into()),
-        }
+        Self { digest: digest.into(), bytes, value: Some(value.into()) }
     }
 
     pub(crate) fn restore(&mut self, value: Value) {
@@ -53,15 +49,9 @@ impl Arguments {
 
     /// Errors are sentences for the decision record and hold no argument text.
     pub(crate) fn facts(&self, reads: Reads) -> Result<ArgumentFacts, String> {
-        let value = self
-            .value
-            .as_deref()
-            .ok_or("the arguments are recorded by digest only: give them back to decide again")?;
-        let mut walk = Walk {
-            reads,
-            facts: ArgumentFacts::default(),
-            bytes: 0,
-        };
+        let value =
+            self.value.as_deref().ok_or("the arguments are recorded by digest only: give them back to decide again")?;
+        let mut walk = Walk { reads, facts: ArgumentFacts::default(), bytes: 0 };
         if reads != Reads::default() {
             walk.value(&mut String::new(), value)?;
         }
@@ -74,11 +64,7 @@ impl Arguments {
 
 impl Reads {
     pub(crate) fn union(self, other: Self) -> Self {
-        Self {
-            names: self.names || other.names,
-            text: self.text || other.text,
-            values: self.values || other.values,
-        }
+        Self { names: self.names || other.names, text: self.text || other.text, values: self.values || other.values }
     }
 }
 
@@ -179,11 +165,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: Reads = Reads {
-        names: true,
-        text: true,
-        values: true,
-    };
+    const ALL: Reads = Reads { names: true, text: true, values: true };
 
     fn facts(value: Value) -> ArgumentFacts {
         Arguments::new(value, "sha256:00", 1).facts(ALL).unwrap()
@@ -195,8 +177,7 @@ mod tests {
 
     #[test]
     fn flattens_names_values_and_text() {
-        let facts =
-            facts(json!({"Query": "DROP Table", "items": [{"id": 7}, {"id": true}], "x": null}));
+        let facts = facts(json!({"Query": "DROP Table", "items": [{"id": 7}, {"id": true}], "x": null}));
         let names = ["Query", "items", "items[].id", "x"].map(str::to_owned);
         assert_eq!(facts.names, BTreeSet::from(names));
         assert_eq!(
@@ -208,34 +189,15 @@ mod tests {
                 pair("x", "null"),
             ])
         );
-        assert_eq!(
-            facts.text,
-            "query\ndrop table\nitems\nid\n7\nid\ntrue\nx\nnull\n"
-        );
+        assert_eq!(facts.text, "query\ndrop table\nitems\nid\n7\nid\ntrue\nx\nnull\n");
     }
 
     #[test]
     fn a_key_cannot_pose_as_a_path() {
-        assert!(
-            facts(json!({"a": {"b": 1}}))
-                .values
-                .contains(&pair("a.b", "1"))
-        );
-        assert!(
-            facts(json!({"a.b": 1}))
-                .values
-                .contains(&pair("a\\.b", "1"))
-        );
-        assert!(
-            facts(json!({"a[]": 1}))
-                .values
-                .contains(&pair("a\\[]", "1"))
-        );
-        assert!(
-            facts(json!({"a": {"": 1}}))
-                .values
-                .contains(&pair("a.", "1"))
-        );
+        assert!(facts(json!({"a": {"b": 1}})).values.contains(&pair("a.b", "1")));
+        assert!(facts(json!({"a.b": 1})).values.contains(&pair("a\\.b", "1")));
+        assert!(facts(json!({"a[]": 1})).values.contains(&pair("a\\[]", "1")));
+        assert!(facts(json!({"a": {"": 1}})).values.contains(&pair("a.", "1")));
     }
 
     #[test]
@@ -243,8 +205,7 @@ mod tests {
         let many: Vec<usize> = (0..=MAX_ARGUMENT_VALUES).collect();
         let error = Arguments::new(json!(many), "d", 1).facts(ALL).unwrap_err();
         assert!(error.contains("distinct values"), "{error}");
-        let fields: serde_json::Map<String, Value> =
-            (0..1000).map(|n| (n.to_string(), json!(1))).collect();
+        let fields: serde_json::Map<String, Value> = (0..1000).map(|n| (n.to_string(), json!(1))).collect();
         let wide = json!({"k".repeat(10_000): fields});
         let error = Arguments::new(wide, "d", 1).facts(ALL).unwrap_err();
         assert!(error.contains("bytes as facts"), "{error}");
@@ -253,10 +214,7 @@ mod tests {
     #[test]
     fn nothing_is_computed_that_nobody_reads() {
         let arguments = Arguments::new(json!({"a": 1}), "d", 1);
-        assert_eq!(
-            arguments.facts(Reads::default()).unwrap(),
-            ArgumentFacts::default()
-        );
+        assert_eq!(arguments.facts(Reads::default()).unwrap(), ArgumentFacts::default());
     }
 
     #[test]

@@ -3,9 +3,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
 use super::arguments::{ArgumentFacts, Arguments, Reads};
-use super::{
-    Agent, Answer, Caller, Model, Point, Question, Request, ResultFacts, Session, Tool, TrustTier,
-};
+use super::{Agent, Answer, Caller, Model, Point, Question, Request, ResultFacts, Session, Tool, TrustTier};
 use crate::schema::{Vocabulary, uid, vocabulary};
 
 type Attributes = Vec<(String, RestrictedExpression)>;
@@ -26,23 +24,15 @@ impl CedarRequest {
         let point = request.point();
         let principal = principal(words, &request.question)?;
         let Resource { entity, parent } = resource(words, &request.question)?;
-        let context =
-            Context::from_pairs(context(request, reads)?).map_err(|error| error.to_string())?;
+        let context = Context::from_pairs(context(request, reads)?).map_err(|error| error.to_string())?;
         let mut resources = vec![entity.uid()];
         resources.extend(parent);
         Ok(Self {
             point,
             // Facts are typed by this module, and a test holds them against the schema: checking again costs time.
-            request: cedar_policy::Request::new(
-                principal.uid(),
-                words.action(point)?,
-                entity.uid(),
-                context,
-                None,
-            )
-            .map_err(|error| error.to_string())?,
-            entities: Entities::from_entities([principal, entity], None)
+            request: cedar_policy::Request::new(principal.uid(), words.action(point)?, entity.uid(), context, None)
                 .map_err(|error| error.to_string())?,
+            entities: Entities::from_entities([principal, entity], None).map_err(|error| error.to_string())?,
             resources,
         })
     }
@@ -55,9 +45,7 @@ struct Resource {
 
 fn principal(words: &Vocabulary, question: &Question) -> Result<Entity, String> {
     let (id, attributes) = match question {
-        Question::StartSession { caller, .. } => {
-            (uid(&words.caller, &caller.principal), caller_facts(caller))
-        }
+        Question::StartSession { caller, .. } => (uid(&words.caller, &caller.principal), caller_facts(caller)),
         Question::SelectModel { agent, .. }
         | Question::ShapePrompt { agent, .. }
         | Question::ListTool { agent, .. }
@@ -70,36 +58,19 @@ fn principal(words: &Vocabulary, question: &Question) -> Result<Entity, String> 
 
 fn resource(words: &Vocabulary, question: &Question) -> Result<Resource, String> {
     let (id, attributes, parent) = match question {
-        Question::StartSession { session, .. } | Question::ShapePrompt { session, .. } => (
-            uid(&words.session, &session.id),
-            session_facts(session),
-            None,
-        ),
-        Question::SelectModel { model, .. } => {
-            (uid(&words.model, &model.name), model_facts(model), None)
+        Question::StartSession { session, .. } | Question::ShapePrompt { session, .. } => {
+            (uid(&words.session, &session.id), session_facts(session), None)
         }
-        Question::ListTool { tool, .. }
-        | Question::CallTool { tool, .. }
-        | Question::ReceiveResult { tool, .. } => (
-            uid(&words.tool, &tool.name),
-            tool_facts(tool),
-            Some(uid(&words.upstream, &tool.upstream)),
-        ),
-        Question::GiveAnswer { answer, .. } => {
-            (uid(&words.answer, "answer"), answer_facts(answer), None)
+        Question::SelectModel { model, .. } => (uid(&words.model, &model.name), model_facts(model), None),
+        Question::ListTool { tool, .. } | Question::CallTool { tool, .. } | Question::ReceiveResult { tool, .. } => {
+            (uid(&words.tool, &tool.name), tool_facts(tool), Some(uid(&words.upstream, &tool.upstream)))
         }
+        Question::GiveAnswer { answer, .. } => (uid(&words.answer, "answer"), answer_facts(answer), None),
     };
-    Ok(Resource {
-        entity: entity(id, attributes, parent.clone())?,
-        parent,
-    })
+    Ok(Resource { entity: entity(id, attributes, parent.clone())?, parent })
 }
 
-fn entity(
-    id: EntityUid,
-    attributes: Attributes,
-    parent: Option<EntityUid>,
-) -> Result<Entity, String> {
+fn entity(id: EntityUid, attributes: Attributes, parent: Option<EntityUid>) -> Result<Entity, String> {
     let attributes: HashMap<_, _> = attributes.into_iter().collect();
     let parents: HashSet<_> = parent.into_iter().collect();
     Entity::new(id, attributes, parents).map_err(|error| error.to_string())
@@ -115,12 +86,8 @@ fn context(request: &Request, reads: Reads) -> Result<Attributes, String> {
         texts("data_classes", &run.data_classes),
     ];
     match &request.question {
-        Question::ShapePrompt { prompt_bytes, .. } => {
-            facts.push(long("prompt_bytes", *prompt_bytes))
-        }
-        Question::CallTool {
-            sealed, arguments, ..
-        } => {
+        Question::ShapePrompt { prompt_bytes, .. } => facts.push(long("prompt_bytes", *prompt_bytes)),
+        Question::CallTool { sealed, arguments, .. } => {
             facts.push(boolean("sealed", *sealed));
             facts.extend(argument_facts(arguments, reads)?);
         }
@@ -134,11 +101,7 @@ fn context(request: &Request, reads: Reads) -> Result<Attributes, String> {
 }
 
 fn argument_facts(arguments: &Arguments, reads: Reads) -> Result<Attributes, String> {
-    let ArgumentFacts {
-        names,
-        text: lines,
-        values,
-    } = arguments.facts(reads)?;
+    let ArgumentFacts { names, text: lines, values } = arguments.facts(reads)?;
     let values = values
         .into_iter()
         .map(|(path, value)| {
@@ -152,14 +115,8 @@ fn argument_facts(arguments: &Arguments, reads: Reads) -> Result<Attributes, Str
     Ok(vec![
         long("argument_bytes", arguments.bytes),
         texts("argument_names", &names),
-        (
-            "argument_text".to_owned(),
-            RestrictedExpression::new_string(lines),
-        ),
-        (
-            "arguments".to_owned(),
-            RestrictedExpression::new_set(values),
-        ),
+        ("argument_text".to_owned(), RestrictedExpression::new_string(lines)),
+        ("arguments".to_owned(), RestrictedExpression::new_set(values)),
     ])
 }
 
@@ -207,42 +164,23 @@ fn tool_facts(tool: &Tool) -> Attributes {
 
 fn model_facts(model: &Model) -> Attributes {
     let [tier, rank] = trust_facts(model.trust_tier);
-    vec![
-        text("name", &model.name),
-        text("provider", &model.provider),
-        texts("residency", &model.residency),
-        tier,
-        rank,
-    ]
+    vec![text("name", &model.name), text("provider", &model.provider), texts("residency", &model.residency), tier, rank]
 }
 
 fn session_facts(session: &Session) -> Attributes {
-    vec![
-        text("purpose", &session.purpose),
-        texts("labels", &session.labels),
-    ]
+    vec![text("purpose", &session.purpose), texts("labels", &session.labels)]
 }
 
 fn answer_facts(answer: &Answer) -> Attributes {
-    vec![
-        long("bytes", answer.bytes),
-        long("citations", answer.citations),
-        boolean("structured", answer.structured),
-    ]
+    vec![long("bytes", answer.bytes), long("citations", answer.citations), boolean("structured", answer.structured)]
 }
 
 fn trust_facts(tier: TrustTier) -> [(String, RestrictedExpression); 2] {
-    [
-        text("trust_tier", tier.as_str()),
-        long("trust_rank", tier as u64),
-    ]
+    [text("trust_tier", tier.as_str()), long("trust_rank", tier as u64)]
 }
 
 fn text(name: &str, value: &str) -> (String, RestrictedExpression) {
-    (
-        name.to_owned(),
-        RestrictedExpression::new_string(value.to_owned()),
-    )
+    (name.to_owned(), RestrictedExpression::new_string(value.to_owned()))
 }
 
 fn boolean(name: &str, value: bool) -> (String, RestrictedExpression) {
@@ -276,20 +214,9 @@ mod tests {
             scopes: BTreeSet::from(["run".to_owned()]),
             end_user: Some("ada".to_owned()),
         };
-        let agent = Agent {
-            id: "sha256:aa".to_owned(),
-            caller,
-            ..Agent::default()
-        };
-        let tool = Tool {
-            name: "docs.search".to_owned(),
-            upstream: "docs".to_owned(),
-            ..Tool::default()
-        };
-        let session = Session {
-            labels: BTreeSet::from(["team=a".to_owned()]),
-            ..Session::default()
-        };
+        let agent = Agent { id: "sha256:aa".to_owned(), caller, ..Agent::default() };
+        let tool = Tool { name: "docs.search".to_owned(), upstream: "docs".to_owned(), ..Tool::default() };
+        let session = Session { labels: BTreeSet::from(["team=a".to_owned()]), ..Session::default() };
         (agent, tool, session)
     }
 
@@ -298,41 +225,15 @@ mod tests {
         [filled(), <(Agent, Tool, Session)>::default()]
             .into_iter()
             .flat_map(|(agent, tool, session)| {
-                let arguments =
-                    Arguments::new(json!({"a": [1, {"b": "x"}], "c": null}), "d", u64::MAX);
+                let arguments = Arguments::new(json!({"a": [1, {"b": "x"}], "c": null}), "d", u64::MAX);
                 [
-                    Question::StartSession {
-                        caller: agent.caller.clone(),
-                        session: session.clone(),
-                    },
-                    Question::SelectModel {
-                        agent: agent.clone(),
-                        model: Model::default(),
-                    },
-                    Question::ShapePrompt {
-                        agent: agent.clone(),
-                        session,
-                        prompt_bytes: 3,
-                    },
-                    Question::ListTool {
-                        agent: agent.clone(),
-                        tool: tool.clone(),
-                    },
-                    Question::CallTool {
-                        agent: agent.clone(),
-                        tool: tool.clone(),
-                        sealed: true,
-                        arguments,
-                    },
-                    Question::ReceiveResult {
-                        agent: agent.clone(),
-                        tool,
-                        result: ResultFacts::default(),
-                    },
-                    Question::GiveAnswer {
-                        agent,
-                        answer: Answer::default(),
-                    },
+                    Question::StartSession { caller: agent.caller.clone(), session: session.clone() },
+                    Question::SelectModel { agent: agent.clone(), model: Model::default() },
+                    Question::ShapePrompt { agent: agent.clone(), session, prompt_bytes: 3 },
+                    Question::ListTool { agent: agent.clone(), tool: tool.clone() },
+                    Question::CallTool { agent: agent.clone(), tool: tool.clone(), sealed: true, arguments },
+                    Question::ReceiveResult { agent: agent.clone(), tool, result: ResultFacts::default() },
+                    Question::GiveAnswer { agent, answer: Answer::default() },
                 ]
             })
             .collect()
@@ -341,17 +242,10 @@ mod tests {
     #[test]
     fn every_request_fits_the_schema() {
         let schema = &vocabulary().unwrap().schema;
-        let all = Reads {
-            names: true,
-            text: true,
-            values: true,
-        };
+        let all = Reads { names: true, text: true, values: true };
         let mut points = BTreeSet::new();
         for question in questions() {
-            let run = RunFacts {
-                data_classes: BTreeSet::from(["pii".to_owned()]),
-                ..RunFacts::default()
-            };
+            let run = RunFacts { data_classes: BTreeSet::from(["pii".to_owned()]), ..RunFacts::default() };
             let built = CedarRequest::build(&Request::new(question).in_run(run), all).unwrap();
             let plain = &built.request;
             cedar_policy::Request::new(
@@ -372,10 +266,7 @@ mod tests {
     fn the_schema_has_the_actions_that_points_name() {
         let words = vocabulary().unwrap();
         let declared: HashSet<_> = words.schema.actions().cloned().collect();
-        let named: HashSet<_> = Point::ALL
-            .iter()
-            .map(|point| words.action(*point).unwrap())
-            .collect();
+        let named: HashSet<_> = Point::ALL.iter().map(|point| words.action(*point).unwrap()).collect();
         assert_eq!(declared, named);
     }
 }

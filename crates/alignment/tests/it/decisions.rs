@@ -3,21 +3,15 @@
 use std::collections::BTreeSet;
 
 use mar_alignment::{
-    Agent, Answer, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText,
-    Question, Request, ResultFacts, RunFacts, Session, Stack, Tool, TrustTier, Verdict,
-    decide_both, default_platform,
+    Agent, Answer, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText, Question, Request,
+    ResultFacts, RunFacts, Session, Stack, Tool, TrustTier, Verdict, decide_both, default_platform,
 };
 use serde_json::{Value, json};
 
 const OPEN: &str = "@id(\"open\") permit (principal, action, resource);";
 
 fn text(layer: Layer, source: &str) -> PolicyText {
-    PolicyText {
-        layer,
-        name: format!("{}-test", layer.as_str()),
-        version: 1,
-        text: source.to_owned(),
-    }
+    PolicyText { layer, name: format!("{}-test", layer.as_str()), version: 1, text: source.to_owned() }
 }
 
 fn stack(sources: &[(Layer, &str)]) -> Stack {
@@ -77,11 +71,7 @@ fn tainted(request: Request) -> Request {
 }
 
 fn rules(decision: &Decision) -> Vec<&str> {
-    decision
-        .determining
-        .iter()
-        .map(|rule| rule.rule.as_str())
-        .collect()
+    decision.determining.iter().map(|rule| rule.rule.as_str()).collect()
 }
 
 #[test]
@@ -93,10 +83,7 @@ fn a_permit_allows_and_is_named() {
     assert_eq!(decision.guidance, None);
     assert_eq!(rules(&decision), ["open"]);
     assert_eq!(decision.determining[0].effect, Effect::Permit);
-    assert_eq!(
-        decision.policies[0].hash,
-        text(Layer::Platform, OPEN).hash()
-    );
+    assert_eq!(decision.policies[0].hash, text(Layer::Platform, OPEN).hash());
     assert_eq!(decision.errors, []);
 }
 
@@ -109,29 +96,17 @@ fn a_missing_policy_denies() {
     assert!(decision.errors[0].message.contains("no platform policy"));
 
     let lower_only = stack(&[(Layer::Task, OPEN), (Layer::Agent, OPEN)]);
-    assert_eq!(
-        lower_only.decide(&call("docs.search")).verdict,
-        Verdict::Deny
-    );
+    assert_eq!(lower_only.decide(&call("docs.search")).verdict, Verdict::Deny);
 
     let whole = platform(OPEN);
-    assert_eq!(
-        decide_both(&empty, &whole, &call("docs.search")).verdict,
-        Verdict::Deny
-    );
-    assert_eq!(
-        decide_both(&whole, &empty, &call("docs.search")).verdict,
-        Verdict::Deny
-    );
+    assert_eq!(decide_both(&empty, &whole, &call("docs.search")).verdict, Verdict::Deny);
+    assert_eq!(decide_both(&whole, &empty, &call("docs.search")).verdict, Verdict::Deny);
 }
 
 #[test]
 fn a_layer_that_says_nothing_denies() {
     let both = stack(&[
-        (
-            Layer::Task,
-            r#"permit (principal, action == Action::"listTool", resource);"#,
-        ),
+        (Layer::Task, r#"permit (principal, action == Action::"listTool", resource);"#),
         (Layer::Platform, OPEN),
     ]);
     let decision = both.decide(&call("docs.search"));
@@ -146,19 +121,14 @@ fn a_lower_layer_narrows_and_never_widens() {
     let narrow = r#"@id("docs-only") permit (principal, action, resource in Upstream::"docs");"#;
     let narrowed = stack(&[
         (Layer::Platform, OPEN),
-        (
-            Layer::Agent,
-            &format!("{narrow} permit (principal, action in [Action::\"giveAnswer\"], resource);"),
-        ),
+        (Layer::Agent, &format!("{narrow} permit (principal, action in [Action::\"giveAnswer\"], resource);")),
     ]);
     assert!(narrowed.decide(&call("docs.search")).is_allowed());
     assert_eq!(narrowed.decide(&call("mail.send")).verdict, Verdict::Deny);
 
-    let forbidding = r#"@id("no-mail") forbid (principal, action == Action::"callTool", resource == Tool::"mail.send");"#;
-    let widened = stack(&[
-        (Layer::Platform, &format!("{OPEN}{forbidding}")),
-        (Layer::Task, OPEN),
-    ]);
+    let forbidding =
+        r#"@id("no-mail") forbid (principal, action == Action::"callTool", resource == Tool::"mail.send");"#;
+    let widened = stack(&[(Layer::Platform, &format!("{OPEN}{forbidding}")), (Layer::Task, OPEN)]);
     let decision = widened.decide(&call("mail.send"));
     assert_eq!(decision.verdict, Verdict::Deny);
     assert_eq!(rules(&decision), ["no-mail"]);
@@ -169,10 +139,7 @@ fn a_lower_layer_narrows_and_never_widens() {
 fn approval_outranks_allow_and_deny_outranks_approval() {
     let approve = r#"@id("ask-first") @verdict("require_approval") @guidance("ask") @message("A person looks first.")
         permit (principal, action == Action::"callTool", resource == Tool::"mail.send");"#;
-    let asking = stack(&[
-        (Layer::Platform, OPEN),
-        (Layer::Organisation, &format!("{OPEN}{approve}")),
-    ]);
+    let asking = stack(&[(Layer::Platform, OPEN), (Layer::Organisation, &format!("{OPEN}{approve}"))]);
     let decision = asking.decide(&call("mail.send"));
     assert_eq!(decision.verdict, Verdict::RequireApproval);
     assert!(!decision.is_allowed());
@@ -183,10 +150,7 @@ fn approval_outranks_allow_and_deny_outranks_approval() {
 
     let denying = stack(&[
         (Layer::Platform, &format!("{OPEN}{approve}")),
-        (
-            Layer::Task,
-            r#"forbid (principal, action, resource == Tool::"mail.send");"#,
-        ),
+        (Layer::Task, r#"forbid (principal, action, resource == Tool::"mail.send");"#),
     ]);
     assert_eq!(denying.decide(&call("mail.send")).verdict, Verdict::Deny);
 }
@@ -200,11 +164,7 @@ fn a_forbid_that_cannot_be_evaluated_denies() {
     assert_eq!(decision.guidance, Some(Guidance::Refuse));
     assert_eq!(decision.errors.len(), 1);
     assert_eq!(decision.errors[0].rule.as_ref().unwrap().rule, "overflow");
-    assert!(
-        decision.errors[0].message.contains("overflow"),
-        "{}",
-        decision.errors[0].message
-    );
+    assert!(decision.errors[0].message.contains("overflow"), "{}", decision.errors[0].message);
     assert_eq!(rules(&decision), [""; 0]);
 }
 
@@ -212,14 +172,8 @@ fn a_forbid_that_cannot_be_evaluated_denies() {
 fn an_error_in_any_layer_or_in_a_named_rule_denies() {
     let overflow = r#"forbid (principal, action, resource == Tool::"docs.search")
         when { context.step * 9223372036854775807 < 0 };"#;
-    let lower = stack(&[
-        (Layer::Platform, OPEN),
-        (Layer::Task, &format!("{OPEN}{overflow}")),
-    ]);
-    assert_eq!(
-        lower.decide(&tainted(call("docs.search"))).verdict,
-        Verdict::Deny
-    );
+    let lower = stack(&[(Layer::Platform, OPEN), (Layer::Task, &format!("{OPEN}{overflow}"))]);
+    assert_eq!(lower.decide(&tainted(call("docs.search"))).verdict, Verdict::Deny);
     assert!(lower.decide(&tainted(call("docs.fetch"))).is_allowed());
 }
 
@@ -233,24 +187,17 @@ fn log_only_is_recorded_and_not_enforced() {
     assert_eq!(decision.log_only.len(), 1);
     assert_eq!(decision.log_only[0].rule, "trial");
     assert_eq!(decision.log_only_errors.len(), 1);
-    assert_eq!(
-        decision.log_only_errors[0].rule.as_ref().unwrap().rule,
-        "broken-trial"
-    );
+    assert_eq!(decision.log_only_errors[0].rule.as_ref().unwrap().rule, "broken-trial");
     assert_eq!(decision.errors, []);
 
     let enforced = trial.replace("log_only", "enforce");
-    assert_eq!(
-        platform(&format!("{OPEN}{enforced}"))
-            .decide(&call("docs.search"))
-            .verdict,
-        Verdict::Deny
-    );
+    assert_eq!(platform(&format!("{OPEN}{enforced}")).decide(&call("docs.search")).verdict, Verdict::Deny);
 }
 
 #[test]
 fn the_current_platform_tightens_and_never_loosens() {
-    let tight = r#"@id("revoked") @guidance("continue_without") forbid (principal, action, resource == Tool::"docs.search");"#;
+    let tight =
+        r#"@id("revoked") @guidance("continue_without") forbid (principal, action, resource == Tool::"docs.search");"#;
     let open = platform(OPEN);
     let closed = platform(&format!("{OPEN}{tight}"));
 
@@ -260,10 +207,7 @@ fn the_current_platform_tightens_and_never_loosens() {
     assert_eq!(decision.guidance, Some(Guidance::ContinueWithout));
     assert_ne!(decision.policies[0].hash, decision.current[0].hash);
 
-    assert_eq!(
-        decide_both(&closed, &open, &call("docs.search")).verdict,
-        Verdict::Deny
-    );
+    assert_eq!(decide_both(&closed, &open, &call("docs.search")).verdict, Verdict::Deny);
 
     let same = decide_both(&open, &open, &call("docs.search"));
     assert!(same.is_allowed());
@@ -276,11 +220,8 @@ fn every_determining_rule_is_named_in_layer_and_text_order() {
     let forbids = r#"@id("b") forbid (principal, action, resource == Tool::"mail.send");
         @id("a") forbid (principal, action, resource in Upstream::"mail");
         forbid (principal, action == Action::"callTool", resource) when { resource.name == "mail.send" };"#;
-    let decision = stack(&[
-        (Layer::Task, &format!("{OPEN}{forbids}")),
-        (Layer::Platform, &format!("{OPEN}{forbids}")),
-    ])
-    .decide(&call("mail.send"));
+    let decision = stack(&[(Layer::Task, &format!("{OPEN}{forbids}")), (Layer::Platform, &format!("{OPEN}{forbids}"))])
+        .decide(&call("mail.send"));
     assert_eq!(rules(&decision), ["b", "a", "policy3", "b", "a", "policy3"]);
     assert_eq!(decision.determining[0].layer, Layer::Platform);
     assert_eq!(decision.determining[3].layer, Layer::Task);
@@ -297,15 +238,9 @@ fn policies_read_arguments() {
     let stack = platform(source);
     let decide = |arguments| stack.decide(&call_with(tool("git.push"), "prod", arguments));
     assert!(decide(json!({"repo": {"name": "ours"}})).is_allowed());
-    assert_eq!(
-        decide(json!({"repo": {"name": "theirs"}})).verdict,
-        Verdict::Deny
-    );
+    assert_eq!(decide(json!({"repo": {"name": "theirs"}})).verdict, Verdict::Deny);
     assert_eq!(decide(json!({"repo.name": "ours"})).verdict, Verdict::Deny);
-    assert_eq!(
-        decide(json!({"note": "repo.name\nours"})).verdict,
-        Verdict::Deny
-    );
+    assert_eq!(decide(json!({"note": "repo.name\nours"})).verdict, Verdict::Deny);
     let dropped = decide(json!({"repo": {"name": "ours"}, "sql": ["DROP Table x"]}));
     assert_eq!(rules(&dropped), ["drop"]);
     let forced = decide(json!({"repo": {"name": "ours"}, "options": [{"force": true}]}));
@@ -321,20 +256,12 @@ fn arguments_that_are_too_many_deny_only_where_they_are_read() {
         when { context["arguments"].contains({path: "rows[]", text: "x"}) };"#;
     let decision = platform(&format!("{OPEN}{reading}")).decide(&request);
     assert_eq!(decision.verdict, Verdict::Deny);
-    assert!(
-        decision.errors[0].message.contains("distinct values"),
-        "{:?}",
-        decision.errors
-    );
+    assert!(decision.errors[0].message.contains("distinct values"), "{:?}", decision.errors);
 }
 
 #[test]
 fn a_record_decides_again_and_holds_no_arguments() {
-    let before = platform(OPEN).decide(&tainted(call_with(
-        tool("mail.send"),
-        "dev",
-        json!({"to": "s3cr3t"}),
-    )));
+    let before = platform(OPEN).decide(&tainted(call_with(tool("mail.send"), "dev", json!({"to": "s3cr3t"}))));
     let written = serde_json::to_string(&before).unwrap();
     assert!(!written.contains("s3cr3t"));
     assert!(written.contains("sha256:cafe"));
@@ -357,46 +284,14 @@ fn a_record_decides_again_and_holds_no_arguments() {
 fn the_hash_covers_layer_name_version_and_text() {
     let base = text(Layer::Platform, OPEN);
     let mut hashes = BTreeSet::from([base.hash()]);
-    hashes.insert(
-        PolicyText {
-            layer: Layer::Task,
-            ..base.clone()
-        }
-        .hash(),
-    );
-    hashes.insert(
-        PolicyText {
-            name: "other".to_owned(),
-            ..base.clone()
-        }
-        .hash(),
-    );
-    hashes.insert(
-        PolicyText {
-            version: 2,
-            ..base.clone()
-        }
-        .hash(),
-    );
-    hashes.insert(
-        PolicyText {
-            text: format!("{OPEN} "),
-            ..base.clone()
-        }
-        .hash(),
-    );
+    hashes.insert(PolicyText { layer: Layer::Task, ..base.clone() }.hash());
+    hashes.insert(PolicyText { name: "other".to_owned(), ..base.clone() }.hash());
+    hashes.insert(PolicyText { version: 2, ..base.clone() }.hash());
+    hashes.insert(PolicyText { text: format!("{OPEN} "), ..base.clone() }.hash());
     assert_eq!(hashes.len(), 5);
-    let fixed = PolicyText {
-        layer: Layer::Platform,
-        name: "p".to_owned(),
-        version: 1,
-        text: "x".to_owned(),
-    };
+    let fixed = PolicyText { layer: Layer::Platform, name: "p".to_owned(), version: 1, text: "x".to_owned() };
     // printf 'mcp-agent-runtime/policy/v1\nplatform\np\n1\nx' | sha256sum
-    assert_eq!(
-        fixed.hash(),
-        "sha256:f440b42800d902ac063412b5d16a83b8b391073a3a9264ac6b809d46192b851f"
-    );
+    assert_eq!(fixed.hash(), "sha256:f440b42800d902ac063412b5d16a83b8b391073a3a9264ac6b809d46192b851f");
 }
 
 mod the_default_platform {
@@ -407,10 +302,7 @@ mod the_default_platform {
     }
 
     fn writer() -> Tool {
-        Tool {
-            read_only: false,
-            ..tool("mail.send")
-        }
+        Tool { read_only: false, ..tool("mail.send") }
     }
 
     #[test]
@@ -429,11 +321,7 @@ mod the_default_platform {
 
     #[test]
     fn a_tainted_run_only_reads_except_in_development() {
-        for (environment, verdict) in [
-            ("prod", Verdict::Deny),
-            ("staging", Verdict::Deny),
-            ("dev", Verdict::Allow),
-        ] {
+        for (environment, verdict) in [("prod", Verdict::Deny), ("staging", Verdict::Deny), ("dev", Verdict::Allow)] {
             let write = call_with(writer(), environment, json!({}));
             assert!(default().decide(&write).is_allowed());
             let decision = default().decide(&tainted(write));
@@ -449,30 +337,13 @@ mod the_default_platform {
 
     #[test]
     fn production_uses_nothing_unverified() {
-        let unverified = Tool {
-            trust_tier: TrustTier::Unverified,
-            ..tool("docs.search")
-        };
+        let unverified = Tool { trust_tier: TrustTier::Unverified, ..tool("docs.search") };
         for (environment, verdict) in [("prod", Verdict::Deny), ("dev", Verdict::Allow)] {
-            let list = Request::new(Question::ListTool {
-                agent: agent(environment),
-                tool: unverified.clone(),
-            });
+            let list = Request::new(Question::ListTool { agent: agent(environment), tool: unverified.clone() });
             assert_eq!(default().decide(&list).verdict, verdict);
-            assert_eq!(
-                default()
-                    .decide(&call_with(unverified.clone(), environment, json!({})))
-                    .verdict,
-                verdict
-            );
-            let model = Model {
-                name: "m".to_owned(),
-                ..Model::default()
-            };
-            let select = Request::new(Question::SelectModel {
-                agent: agent(environment),
-                model,
-            });
+            assert_eq!(default().decide(&call_with(unverified.clone(), environment, json!({}))).verdict, verdict);
+            let model = Model { name: "m".to_owned(), ..Model::default() };
+            let select = Request::new(Question::SelectModel { agent: agent(environment), model });
             assert_eq!(default().decide(&select).verdict, verdict);
         }
     }
@@ -482,28 +353,11 @@ mod the_default_platform {
         let caller = agent("prod").caller;
         let session = Session::default();
         let open = [
-            Question::StartSession {
-                caller,
-                session: session.clone(),
-            },
-            Question::ShapePrompt {
-                agent: agent("prod"),
-                session,
-                prompt_bytes: 9,
-            },
-            Question::ReceiveResult {
-                agent: agent("prod"),
-                tool: tool("docs.search"),
-                result: ResultFacts::default(),
-            },
-            Question::GiveAnswer {
-                agent: agent("prod"),
-                answer: Answer::default(),
-            },
-            Question::ListTool {
-                agent: agent("prod"),
-                tool: tool("docs.search"),
-            },
+            Question::StartSession { caller, session: session.clone() },
+            Question::ShapePrompt { agent: agent("prod"), session, prompt_bytes: 9 },
+            Question::ReceiveResult { agent: agent("prod"), tool: tool("docs.search"), result: ResultFacts::default() },
+            Question::GiveAnswer { agent: agent("prod"), answer: Answer::default() },
+            Question::ListTool { agent: agent("prod"), tool: tool("docs.search") },
         ];
         for question in open {
             let decision = default().decide(&Request::new(question));

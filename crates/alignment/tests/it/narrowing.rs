@@ -3,20 +3,14 @@
 use std::sync::{Arc, LazyLock};
 
 use mar_alignment::{
-    Agent, Arguments, Caller, Guidance, Layer, Policy, PolicyText, Question, Request, RunFacts,
-    Stack, Tool, TrustTier, Verdict, decide_both,
+    Agent, Arguments, Caller, Guidance, Layer, Policy, PolicyText, Question, Request, RunFacts, Stack, Tool, TrustTier,
+    Verdict, decide_both,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::json;
 
-const LAYERS: [Layer; 5] = [
-    Layer::Platform,
-    Layer::Organisation,
-    Layer::Environment,
-    Layer::Agent,
-    Layer::Task,
-];
+const LAYERS: [Layer; 5] = [Layer::Platform, Layer::Organisation, Layer::Environment, Layer::Agent, Layer::Task];
 
 /// Rules of every kind: broad, narrow, named, asking, failing, trying.
 const RULES: [&str; 12] = [
@@ -35,26 +29,16 @@ const RULES: [&str; 12] = [
 ];
 
 /// Parsing dominates otherwise: each rule on each layer is parsed once.
-static SINGLE: LazyLock<Vec<Arc<Policy>>> = LazyLock::new(|| {
-    LAYERS
-        .iter()
-        .flat_map(|layer| RULES.iter().map(|rule| policy(*layer, &[rule])))
-        .collect()
-});
+static SINGLE: LazyLock<Vec<Arc<Policy>>> =
+    LazyLock::new(|| LAYERS.iter().flat_map(|layer| RULES.iter().map(|rule| policy(*layer, &[rule]))).collect());
 
 fn policy(layer: Layer, rules: &[&str]) -> Arc<Policy> {
-    let text = PolicyText {
-        layer,
-        name: "p".to_owned(),
-        version: 1,
-        text: rules.join("\n"),
-    };
+    let text = PolicyText { layer, name: "p".to_owned(), version: 1, text: rules.join("\n") };
     Arc::new(Policy::parse(text).unwrap())
 }
 
 fn policies() -> impl Strategy<Value = Arc<Policy>> {
-    let mixed = (select(&LAYERS[..]), subsequence(&RULES[..], 1..6))
-        .prop_map(|(layer, rules)| policy(layer, &rules));
+    let mixed = (select(&LAYERS[..]), subsequence(&RULES[..], 1..6)).prop_map(|(layer, rules)| policy(layer, &rules));
     let broad = select(&LAYERS[..]).prop_map(|layer| policy(layer, &RULES[..1]));
     prop_oneof![2 => mixed, 2 => broad, 1 => (0..SINGLE.len()).prop_map(|index| SINGLE[index].clone())]
 }
@@ -68,50 +52,25 @@ fn platforms() -> impl Strategy<Value = Arc<Policy>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     let names = select(vec!["docs.search", "mail.send", "mail.list", "code.run"]);
-    (
-        names,
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-        0..3_u64,
-        any::<bool>(),
-    )
-        .prop_map(|(name, read_only, sealed, taint, trusted, step, call)| {
-            let agent = Agent {
-                caller: Caller {
-                    environment: "prod".to_owned(),
-                    ..Caller::default()
-                },
-                ..Agent::default()
-            };
+    (names, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0..3_u64, any::<bool>()).prop_map(
+        |(name, read_only, sealed, taint, trusted, step, call)| {
+            let agent =
+                Agent { caller: Caller { environment: "prod".to_owned(), ..Caller::default() }, ..Agent::default() };
             let tool = Tool {
                 name: name.to_owned(),
                 upstream: name.split('.').next().unwrap().to_owned(),
                 read_only,
                 idempotent: false,
-                trust_tier: if trusted {
-                    TrustTier::Production
-                } else {
-                    TrustTier::Unverified
-                },
+                trust_tier: if trusted { TrustTier::Production } else { TrustTier::Unverified },
             };
             let question = if call {
-                Question::CallTool {
-                    agent,
-                    tool,
-                    sealed,
-                    arguments: Arguments::new(json!({"a": 1}), "d", 7),
-                }
+                Question::CallTool { agent, tool, sealed, arguments: Arguments::new(json!({"a": 1}), "d", 7) }
             } else {
                 Question::ListTool { agent, tool }
             };
-            Request::new(question).in_run(RunFacts {
-                step,
-                taint,
-                ..RunFacts::default()
-            })
-        })
+            Request::new(question).in_run(RunFacts { step, taint, ..RunFacts::default() })
+        },
+    )
 }
 
 proptest! {

@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use mar_alignment::{
-    Agent, Arguments, Layer, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, PolicyText,
-    Question, Request, Stack, Tool, Violation, default_platform,
+    Agent, Arguments, Layer, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, PolicyText, Question, Request, Stack,
+    Tool, Violation, default_platform,
 };
 
 fn parse(source: &str) -> Result<Policy, Vec<Violation>> {
-    Policy::parse(PolicyText {
-        layer: Layer::Platform,
-        name: "test".to_owned(),
-        version: 1,
-        text: source.to_owned(),
-    })
+    Policy::parse(PolicyText { layer: Layer::Platform, name: "test".to_owned(), version: 1, text: source.to_owned() })
 }
 
 fn call() -> Request {
@@ -55,21 +50,12 @@ fn syntax_and_schema_faults_come_all_at_once_with_positions() {
     );
     let lines: Vec<usize> = violations.iter().map(|violation| violation.line).collect();
     for line in 2..=7 {
-        assert!(
-            lines.contains(&line),
-            "line {line} is missing: {violations:#?}"
-        );
+        assert!(lines.contains(&line), "line {line} is missing: {violations:#?}");
     }
     assert!(!lines.contains(&1), "{violations:#?}");
-    let tokens = violations
-        .iter()
-        .find(|violation| violation.line == 3)
-        .unwrap();
+    let tokens = violations.iter().find(|violation| violation.line == 3).unwrap();
     assert_eq!(tokens.column, 19, "{violations:#?}");
-    let attribute = violations
-        .iter()
-        .find(|violation| violation.line == 5)
-        .unwrap();
+    let attribute = violations.iter().find(|violation| violation.line == 5).unwrap();
     assert!(attribute.message.contains("tain"), "{violations:#?}");
     assert_eq!(attribute.policy, "test");
     assert!(lines.is_sorted());
@@ -77,11 +63,7 @@ fn syntax_and_schema_faults_come_all_at_once_with_positions() {
 
 #[test]
 fn names_that_the_schema_does_not_have_are_refused() {
-    refused_once(
-        "\npermit (principal, action == Action::\"callTol\", resource);",
-        2,
-        "callTol",
-    );
+    refused_once("\npermit (principal, action == Action::\"callTol\", resource);", 2, "callTol");
     refused_once(
         "permit (principal, action == Action::\"callTool\", resource) when { resource.readonly };",
         1,
@@ -116,21 +98,15 @@ fn types_are_strict() {
 
 #[test]
 fn attributes_of_entities_that_no_request_carries_are_refused() {
-    let violations = refused(
-        "forbid (principal, action == Action::\"callTool\", resource) when { Tool::\"a.b\".read_only };",
-    );
+    let violations =
+        refused("forbid (principal, action == Action::\"callTool\", resource) when { Tool::\"a.b\".read_only };");
     assert_eq!(violations[0].line, 1);
 }
 
 #[test]
 fn rules_that_never_apply_are_refused() {
-    refused_once(
-        "forbid (principal, action, resource) when { false };",
-        1,
-        "impossible",
-    );
-    let violations =
-        refused("forbid (principal, action == Action::\"callTool\", resource == Model::\"m\");");
+    refused_once("forbid (principal, action, resource) when { false };", 1, "impossible");
+    let violations = refused("forbid (principal, action == Action::\"callTool\", resource == Model::\"m\");");
     assert!(!violations.is_empty());
 }
 
@@ -140,42 +116,22 @@ fn annotations_are_checked() {
     let forbid = "forbid (principal, action, resource);";
     refused_once(&format!("@idd(\"x\") {rule}"), 1, "unknown annotation @idd");
     refused_once(&format!("@verdict(\"maybe\") {rule}"), 1, "@verdict");
-    refused_once(
-        &format!("@verdict(\"require_approval\") {forbid}"),
-        1,
-        "@verdict",
-    );
-    refused_once(
-        &format!("@mode(\"log_only\") {rule}"),
-        1,
-        "belongs to a forbid",
-    );
+    refused_once(&format!("@verdict(\"require_approval\") {forbid}"), 1, "@verdict");
+    refused_once(&format!("@mode(\"log_only\") {rule}"), 1, "belongs to a forbid");
     refused_once(&format!("@mode(\"off\") {forbid}"), 1, "@mode");
     refused_once(&format!("@guidance(\"shrug\") {forbid}"), 1, "@guidance");
     refused_once(&format!("@guidance(\"ask\") {rule}"), 1, "@guidance");
     refused_once(&format!("@id(\"No Spaces\") {rule}"), 1, "@id");
     refused_once(&format!("@message(\"\") {forbid}"), 1, "@message");
-    refused_once(
-        &format!("@id(\"x\") {rule}\n@id(\"x\") {forbid}"),
-        2,
-        "taken",
-    );
+    refused_once(&format!("@id(\"x\") {rule}\n@id(\"x\") {forbid}"), 2, "taken");
     refused_once(&format!("{rule}\n@id(\"policy0\") {forbid}"), 2, "taken");
-    assert_eq!(
-        refused(&format!("@idd(\"x\") @verdict(\"no\") {rule}")).len(),
-        2
-    );
+    assert_eq!(refused(&format!("@idd(\"x\") @verdict(\"no\") {rule}")).len(), 2);
 }
 
 #[test]
 fn templates_and_empty_policies_are_refused() {
     let violations = refused("permit (principal == ?principal, action, resource);");
-    assert!(
-        violations
-            .iter()
-            .any(|violation| violation.message.contains("templates")),
-        "{violations:#?}"
-    );
+    assert!(violations.iter().any(|violation| violation.message.contains("templates")), "{violations:#?}");
     refused_once("// nothing\n", 1, "no rule");
     refused_once("", 1, "no rule");
 }
@@ -189,22 +145,10 @@ fn name_and_version_are_checked_with_the_text() {
         text: "permit (principal, action, resource) when { context.nope };".to_owned(),
     })
     .unwrap_err();
-    let messages: Vec<&str> = violations
-        .iter()
-        .map(|violation| violation.message.as_str())
-        .collect();
-    assert!(
-        messages.iter().any(|message| message.contains("[a-z]")),
-        "{messages:?}"
-    );
-    assert!(
-        messages.iter().any(|message| message.contains("version")),
-        "{messages:?}"
-    );
-    assert!(
-        messages.iter().any(|message| message.contains("nope")),
-        "{messages:?}"
-    );
+    let messages: Vec<&str> = violations.iter().map(|violation| violation.message.as_str()).collect();
+    assert!(messages.iter().any(|message| message.contains("[a-z]")), "{messages:?}");
+    assert!(messages.iter().any(|message| message.contains("version")), "{messages:?}");
+    assert!(messages.iter().any(|message| message.contains("nope")), "{messages:?}");
 }
 
 #[test]
@@ -217,9 +161,8 @@ fn size_is_bounded() {
 
 /// A condition that is as deep as can be written for its length.
 fn deep_conditions(levels: usize) -> Vec<String> {
-    let nested = |open: &str, middle: &str, close: &str| {
-        format!("{}{middle}{}", open.repeat(levels), close.repeat(levels))
-    };
+    let nested =
+        |open: &str, middle: &str, close: &str| format!("{}{middle}{}", open.repeat(levels), close.repeat(levels));
     vec![
         nested("(", "context.taint", ")"),
         format!("{} == [1]", nested("[", "1", "]")),
@@ -232,10 +175,7 @@ fn deep_conditions(levels: usize) -> Vec<String> {
         nested("if context.taint then ", "true", " else true"),
         format!("{}true", "if context.taint then false else ".repeat(levels)),
         nested("if ", "context.taint", " then true else true"),
-        format!(
-            "context.taint }} {} when {{ true",
-            "unless { context.taint }".repeat(levels)
-        ),
+        format!("context.taint }} {} when {{ true", "unless { context.taint }".repeat(levels)),
         format!("{}context.taint", "!".repeat(levels)),
     ]
 }
@@ -249,10 +189,7 @@ fn rules_too_deep_for_a_stack_are_refused() {
     for condition in deep_conditions(1_500) {
         let violations = refused(&permit_when(&condition));
         let message = &violations[0].message;
-        assert!(
-            message.contains("deep") || message.contains("operators") || message.contains("longer"),
-            "{message}"
-        );
+        assert!(message.contains("deep") || message.contains("operators") || message.contains("longer"), "{message}");
     }
 }
 
@@ -273,14 +210,7 @@ fn rules_within_the_limits_parse_and_evaluate_on_a_small_stack() {
 
 #[test]
 fn broken_texts_are_refused_and_break_nothing() {
-    for broken in [
-        "permit",
-        "\"",
-        "permit (principal, action, resource) when { \"",
-        ";;;",
-        "\u{0}",
-        "é;",
-    ] {
+    for broken in ["permit", "\"", "permit (principal, action, resource) when { \"", ";;;", "\u{0}", "é;"] {
         assert!(!refused(broken).is_empty(), "{broken}");
     }
 }
@@ -299,12 +229,6 @@ fn violations_read_well() {
          permit (principal, action == Action::\"callTool\", resource) when { resource.readonly };",
     );
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(
-        lines[0].starts_with("test:1:30: unrecognized action"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[1].starts_with("test:2:67: attribute `readonly`"),
-        "{lines:?}"
-    );
+    assert!(lines[0].starts_with("test:1:30: unrecognized action"), "{lines:?}");
+    assert!(lines[1].starts_with("test:2:67: attribute `readonly`"), "{lines:?}");
 }

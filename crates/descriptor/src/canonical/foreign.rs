@@ -18,9 +18,7 @@ pub fn foreign(value: &Value) -> Result<String, Error> {
 
 fn write(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
     if matches!(value, Value::Array(_) | Value::Object(_)) && depth >= MAX_DEPTH {
-        return Err(Error::Depth {
-            path: String::new(),
-        });
+        return Err(Error::Depth { path: String::new() });
     }
     match value {
         Value::Null => out.push_str("null"),
@@ -49,11 +47,7 @@ fn write(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
             out.push('}');
         }
     }
-    if out.len() > MAX_BYTES {
-        Err(Error::Size { bytes: out.len() })
-    } else {
-        Ok(())
-    }
+    if out.len() > MAX_BYTES { Err(Error::Size { bytes: out.len() }) } else { Ok(()) }
 }
 
 fn separate(index: usize, out: &mut String) {
@@ -85,24 +79,16 @@ mod tests {
 
     #[test]
     fn agrees_with_rfc_8785_where_that_is_exact() {
-        let value = json!({"\u{fb33}": 0.1, "\u{1f600}": 1e21, "a": [1.0, -0.0, 1e-7, 3, "\u{7f}\u{1}\n\"\\/é"], "": null});
-        assert_eq!(
-            foreign(&value).unwrap(),
-            serde_json_canonicalizer::to_string(&value).unwrap()
-        );
+        let value =
+            json!({"\u{fb33}": 0.1, "\u{1f600}": 1e21, "a": [1.0, -0.0, 1e-7, 3, "\u{7f}\u{1}\n\"\\/é"], "": null});
+        assert_eq!(foreign(&value).unwrap(), serde_json_canonicalizer::to_string(&value).unwrap());
         assert!(foreign(&value).unwrap().contains("[1,0,1e-7,3,"));
     }
 
     #[test]
     fn keeps_large_integers_apart() {
-        assert_eq!(
-            foreign(&json!({"maximum": i64::MAX})).unwrap(),
-            r#"{"maximum":9223372036854775807}"#
-        );
-        assert_ne!(
-            foreign(&json!(i64::MAX)).unwrap(),
-            foreign(&json!(i64::MAX - 1)).unwrap()
-        );
+        assert_eq!(foreign(&json!({"maximum": i64::MAX})).unwrap(), r#"{"maximum":9223372036854775807}"#);
+        assert_ne!(foreign(&json!(i64::MAX)).unwrap(), foreign(&json!(i64::MAX - 1)).unwrap());
     }
 
     #[test]
@@ -112,9 +98,6 @@ mod tests {
             deep = json!([deep]);
         }
         assert_eq!(foreign(&deep).unwrap_err().reason(), "DEPTH");
-        assert_eq!(
-            foreign(&json!("x".repeat(MAX_BYTES))).unwrap_err().reason(),
-            "SIZE"
-        );
+        assert_eq!(foreign(&json!("x".repeat(MAX_BYTES))).unwrap_err().reason(), "SIZE");
     }
 }

@@ -16,9 +16,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
     within_size(bytes.len())?;
     let walk = Walk::default();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Node(&walk)
-        .deserialize(&mut reader)
-        .and_then(|value| reader.end().map(|()| value));
+    let parsed = Node(&walk).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     parsed.map_err(|error| walk.refusal.into_inner().unwrap_or(Error::Syntax(error)))
 }
 
@@ -84,11 +82,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        if value < -MAX_INTEGER {
-            Err(self.0.number())
-        } else {
-            Ok(Value::from(value))
-        }
+        if value < -MAX_INTEGER { Err(self.0.number()) } else { Ok(Value::from(value)) }
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {

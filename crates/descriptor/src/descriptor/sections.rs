@@ -117,11 +117,7 @@ pub struct PolicyRef {
 
 impl Default for PolicyRef {
     fn default() -> Self {
-        Self {
-            name: String::new(),
-            version: 0,
-            hash: Hash::ZERO,
-        }
+        Self { name: String::new(), version: 0, hash: Hash::ZERO }
     }
 }
 
@@ -162,11 +158,7 @@ impl PromptSection {
     /// # Errors
     /// [`Error::Shape`] when the text is not JSON.
     pub fn output_schema_json(&self) -> Result<Option<Value>, Error> {
-        self.output_schema
-            .as_deref()
-            .map(serde_json::from_str)
-            .transpose()
-            .map_err(Error::Shape)
+        self.output_schema.as_deref().map(serde_json::from_str).transpose().map_err(Error::Shape)
     }
 }
 
@@ -249,20 +241,9 @@ pub struct PolicyLayer {
 impl PolicyLayer {
     /// A layer with the hash of its text.
     #[must_use]
-    pub fn new(
-        layer: impl Into<String>,
-        name: impl Into<String>,
-        version: i64,
-        text: impl Into<String>,
-    ) -> Self {
+    pub fn new(layer: impl Into<String>, name: impl Into<String>, version: i64, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self {
-            layer: layer.into(),
-            name: name.into(),
-            version,
-            hash: Self::text_hash(&text),
-            text,
-        }
+        Self { layer: layer.into(), name: name.into(), version, hash: Self::text_hash(&text), text }
     }
 
     /// The hash that a layer with this text must state.
@@ -273,10 +254,7 @@ impl PolicyLayer {
 
     /// Where the layer stands in the list; unknown layers come last.
     pub(super) fn place(&self) -> (usize, &str) {
-        let rank = POLICY_LAYERS
-            .iter()
-            .position(|layer| *layer == self.layer)
-            .unwrap_or(POLICY_LAYERS.len());
+        let rank = POLICY_LAYERS.iter().position(|layer| *layer == self.layer).unwrap_or(POLICY_LAYERS.len());
         (rank, &self.name)
     }
 }

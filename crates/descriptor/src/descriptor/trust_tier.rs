@@ -17,12 +17,7 @@ pub enum TrustTier {
 
 impl TrustTier {
     /// Every tier, from least to most trusted.
-    pub const ALL: [Self; 4] = [
-        Self::Unverified,
-        Self::Experimental,
-        Self::Aligned,
-        Self::Production,
-    ];
+    pub const ALL: [Self; 4] = [Self::Unverified, Self::Experimental, Self::Aligned, Self::Production];
 
     /// The tier's name in documents.
     #[must_use]
@@ -46,10 +41,7 @@ impl FromStr for TrustTier {
     type Err = UnknownTier;
 
     fn from_str(name: &str) -> Result<Self, UnknownTier> {
-        Self::ALL
-            .into_iter()
-            .find(|tier| tier.as_str() == name)
-            .ok_or(UnknownTier)
+        Self::ALL.into_iter().find(|tier| tier.as_str() == name).ok_or(UnknownTier)
     }
 }
 

@@ -23,10 +23,7 @@ pub struct Violations(pub Vec<Violation>);
 
 impl Violations {
     pub(super) fn push(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(Violation {
-            field: field.into(),
-            reason: reason.into(),
-        });
+        self.0.push(Violation { field: field.into(), reason: reason.into() });
     }
 
     pub(super) fn require(&mut self, holds: bool, field: impl Into<String>, reason: &str) {

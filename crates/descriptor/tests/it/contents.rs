@@ -6,20 +6,14 @@ use serde_json::{Value, json};
 use crate::samples::{admitted, full, minimal, strings, tool, unicode};
 
 fn fields(descriptor: &Descriptor) -> Vec<String> {
-    descriptor.validate().map_or_else(
-        |violations| violations.0.into_iter().map(|v| v.field).collect(),
-        |()| Vec::new(),
-    )
+    descriptor.validate().map_or_else(|violations| violations.0.into_iter().map(|v| v.field).collect(), |()| Vec::new())
 }
 
 #[test]
 fn samples_are_valid_and_round_trip() {
     for descriptor in [minimal(), full(), unicode()] {
         assert_eq!(descriptor.validate(), Ok(()));
-        assert_eq!(
-            Descriptor::parse(&descriptor.canonical().unwrap()).unwrap(),
-            descriptor
-        );
+        assert_eq!(Descriptor::parse(&descriptor.canonical().unwrap()).unwrap(), descriptor);
         assert_eq!(descriptor.clone().normalised(), descriptor);
     }
 }
@@ -27,28 +21,13 @@ fn samples_are_valid_and_round_trip() {
 #[test]
 fn absent_values_are_written_out() {
     let text = String::from_utf8(minimal().canonical().unwrap()).unwrap();
-    assert!(
-        text.contains(r#""output_schema":null"#) && text.contains(r#""recipe":null"#),
-        "{text}"
-    );
+    assert!(text.contains(r#""output_schema":null"#) && text.contains(r#""recipe":null"#), "{text}");
     for field in [r#""recipe":null,"#, r#""output_schema":null,"#] {
-        assert!(
-            matches!(
-                Descriptor::parse(text.replace(field, "").as_bytes()),
-                Err(Error::Canonical(_))
-            ),
-            "{field}"
-        );
+        assert!(matches!(Descriptor::parse(text.replace(field, "").as_bytes()), Err(Error::Canonical(_))), "{field}");
     }
+    assert!(matches!(Descriptor::parse(text.replace(r#""max_steps":0,"#, "").as_bytes()), Err(Error::Shape(_))));
     assert!(matches!(
-        Descriptor::parse(text.replace(r#""max_steps":0,"#, "").as_bytes()),
-        Err(Error::Shape(_))
-    ));
-    assert!(matches!(
-        Descriptor::parse(
-            text.replace(r#""role":"""#, r#""role":"","x":1"#)
-                .as_bytes()
-        ),
+        Descriptor::parse(text.replace(r#""role":"""#, r#""role":"","x":1"#).as_bytes()),
         Err(Error::Canonical(_) | Error::Shape(_))
     ));
 }
@@ -56,40 +35,15 @@ fn absent_values_are_written_out() {
 #[test]
 fn unknown_fields_are_refused_at_every_level() {
     let document = serde_json::to_value(full()).unwrap();
-    let objects = [
-        "",
-        "/model",
-        "/model/routing_policy",
-        "/model/roles/reason",
-        "/model/roles/reason/requirement",
-    ];
-    let more = [
-        "/model/roles/reason/sampling",
-        "/model/roles/reason/admitted/0",
-        "/prompt",
-        "/prompt/recipe",
-        "/agent",
-    ];
-    let rest = [
-        "/agent/tools/0",
-        "/policy",
-        "/policy/alignment_policy/0",
-        "/halting",
-        "/metadata",
-    ];
+    let objects = ["", "/model", "/model/routing_policy", "/model/roles/reason", "/model/roles/reason/requirement"];
+    let more =
+        ["/model/roles/reason/sampling", "/model/roles/reason/admitted/0", "/prompt", "/prompt/recipe", "/agent"];
+    let rest = ["/agent/tools/0", "/policy", "/policy/alignment_policy/0", "/halting", "/metadata"];
     for path in objects.into_iter().chain(more).chain(rest) {
         let mut document = document.clone();
-        document
-            .pointer_mut(path)
-            .unwrap()
-            .as_object_mut()
-            .unwrap()
-            .insert("zzz".to_owned(), Value::Null);
+        document.pointer_mut(path).unwrap().as_object_mut().unwrap().insert("zzz".to_owned(), Value::Null);
         let bytes = mar_descriptor::canonical::to_canonical(&document).unwrap();
-        assert!(
-            matches!(Descriptor::parse(&bytes), Err(Error::Shape(_))),
-            "{path}"
-        );
+        assert!(matches!(Descriptor::parse(&bytes), Err(Error::Shape(_))), "{path}");
     }
 }
 
@@ -115,17 +69,12 @@ fn every_violation_is_named_at_once() {
     descriptor.prompt.output_schema = Some("{ }".to_owned());
     descriptor.prompt.steps = strings(&["a", ""]);
     descriptor.agent.tools = vec![tool("b.c", "same"), tool("a", "same"), tool("z.z", "über")];
-    descriptor.policy.alignment_policy = vec![
-        PolicyLayer::new("task", "x", 1, ""),
-        PolicyLayer::new("cosmos", "", -1, ""),
-    ];
+    descriptor.policy.alignment_policy =
+        vec![PolicyLayer::new("task", "x", 1, ""), PolicyLayer::new("cosmos", "", -1, "")];
     descriptor.policy.alignment_policy[0].hash = Hash::ZERO;
     descriptor.halting.max_depth = -1;
     descriptor.halting.on_budget = "halt".to_owned();
-    descriptor
-        .metadata
-        .labels
-        .insert(String::new(), String::new());
+    descriptor.metadata.labels.insert(String::new(), String::new());
     let expected = [
         "schema",
         r#"model.roles["reason"].requirement.input_modalities"#,
@@ -173,18 +122,9 @@ fn output_schema_has_one_spelling() {
         descriptor.prompt.output_schema = Some(text.to_owned());
         assert_eq!(fields(&descriptor).is_empty(), valid, "{text}");
     }
-    descriptor
-        .prompt
-        .set_output_schema(&json!({"b": 1.0, "a": 0.1}))
-        .unwrap();
-    assert_eq!(
-        descriptor.prompt.output_schema.as_deref(),
-        Some(r#"{"a":0.1,"b":1}"#)
-    );
-    assert_eq!(
-        descriptor.prompt.output_schema_json().unwrap(),
-        Some(json!({"a": 0.1, "b": 1}))
-    );
+    descriptor.prompt.set_output_schema(&json!({"b": 1.0, "a": 0.1})).unwrap();
+    assert_eq!(descriptor.prompt.output_schema.as_deref(), Some(r#"{"a":0.1,"b":1}"#));
+    assert_eq!(descriptor.prompt.output_schema_json().unwrap(), Some(json!({"a": 0.1, "b": 1})));
 }
 
 #[test]
@@ -203,10 +143,7 @@ fn normalising_sorts_sets_and_keeps_sequences() {
     assert_eq!(shuffled.normalised(), expected);
     let mut reordered = full();
     reordered.prompt.examples.reverse();
-    assert_ne!(
-        reordered.normalised().hash().unwrap(),
-        expected.hash().unwrap()
-    );
+    assert_ne!(reordered.normalised().hash().unwrap(), expected.hash().unwrap());
 }
 
 #[test]
@@ -226,10 +163,7 @@ fn what_cannot_be_canonical_has_no_hash() {
     assert!(matches!(descriptor.hash(), Err(Error::Canonical(_))));
     let mut descriptor = minimal();
     descriptor.prompt.system = "x".repeat(1 << 20);
-    assert!(matches!(
-        descriptor.section_hashes(),
-        Err(Error::Canonical(_))
-    ));
+    assert!(matches!(descriptor.section_hashes(), Err(Error::Canonical(_))));
 }
 
 #[test]

@@ -29,10 +29,7 @@ fn document() -> impl Strategy<Value = Value> {
 fn respell(value: &Value, turn: usize, escape: bool) -> String {
     let string = |text: &str| {
         if escape {
-            let units: String = text
-                .encode_utf16()
-                .map(|unit| format!("\\u{unit:04X}"))
-                .collect();
+            let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
             format!("\"{units}\"")
         } else {
             Value::from(text).to_string()
@@ -41,10 +38,7 @@ fn respell(value: &Value, turn: usize, escape: bool) -> String {
     match value {
         Value::String(text) => string(text),
         Value::Array(items) => {
-            let items: Vec<_> = items
-                .iter()
-                .map(|item| respell(item, turn, escape))
-                .collect();
+            let items: Vec<_> = items.iter().map(|item| respell(item, turn, escape)).collect();
             format!("[ {} ]", items.join(" ,\n"))
         }
         Value::Object(fields) => {
@@ -69,16 +63,11 @@ fn respell(value: &Value, turn: usize, escape: bool) -> String {
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(key, item)| {
-            leaves(
-                item,
-                &format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")),
-                found,
-            )
+            leaves(item, &format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")), found)
         }),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .for_each(|(index, item)| leaves(item, &format!("{path}/{index}"), found)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| leaves(item, &format!("{path}/{index}"), found))
+        }
         _ if path == "/schema" => {}
         _ => found.push(path.to_owned()),
     }
@@ -103,11 +92,7 @@ fn sections_changed_by(descriptor: &Descriptor, path: &str) -> Vec<&'static str>
     let mut document = serde_json::to_value(descriptor).unwrap();
     change(document.pointer_mut(path).unwrap());
     let changed: Descriptor = serde_json::from_value(document).unwrap();
-    assert_ne!(
-        changed.hash().unwrap(),
-        descriptor.hash().unwrap(),
-        "{path}"
-    );
+    assert_ne!(changed.hash().unwrap(), descriptor.hash().unwrap(), "{path}");
     Descriptor::diff(descriptor, &changed).unwrap()
 }
 
@@ -115,13 +100,7 @@ fn places(descriptor: &Descriptor) -> Vec<String> {
     let mut paths = Vec::new();
     leaves(&serde_json::to_value(descriptor).unwrap(), "", &mut paths);
     // The default role in the sample leaves its options out; there is no value to change there.
-    paths.retain(|path| {
-        !serde_json::to_value(descriptor)
-            .unwrap()
-            .pointer(path)
-            .unwrap()
-            .is_null()
-    });
+    paths.retain(|path| !serde_json::to_value(descriptor).unwrap().pointer(path).unwrap().is_null());
     paths
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mar_descriptor::{
-    AdmittedModel, Descriptor, Hash, ModelRole, PolicyLayer, PolicyRef, RecipeRef, Requirement,
-    Sampling, SealedTool, domain,
+    AdmittedModel, Descriptor, Hash, ModelRole, PolicyLayer, PolicyRef, RecipeRef, Requirement, Sampling, SealedTool,
+    domain,
 };
 use serde_json::json;
 
@@ -16,27 +16,18 @@ pub fn minimal() -> Descriptor {
 /// Something in every field.
 pub fn full() -> Descriptor {
     let mut descriptor = Descriptor::default();
-    descriptor.model.roles = BTreeMap::from([
-        ("reason".to_owned(), reasoning()),
-        ("summarise".to_owned(), ModelRole::default()),
-    ]);
-    descriptor.model.routing_policy = PolicyRef {
-        name: "balanced".to_owned(),
-        version: 3,
-        hash: Hash::of(domain::ROUTING_POLICY, b"balanced"),
-    };
+    descriptor.model.roles =
+        BTreeMap::from([("reason".to_owned(), reasoning()), ("summarise".to_owned(), ModelRole::default())]);
+    descriptor.model.routing_policy =
+        PolicyRef { name: "balanced".to_owned(), version: 3, hash: Hash::of(domain::ROUTING_POLICY, b"balanced") };
     descriptor.prompt.recipe = Some(RecipeRef {
         name: "answer-with-sources".to_owned(),
         version: 1,
         hash: Hash::of(domain::PROMPT_RECIPE, b"recipe"),
     });
     descriptor.prompt.system =
-        "Answer from the passages.\n\tCite each one as \"[n]\"; \\ and \u{7f} stay as they are."
-            .to_owned();
-    descriptor.prompt.examples = vec![
-        Hash::of(domain::EXAMPLE, b"2"),
-        Hash::of(domain::EXAMPLE, b"1"),
-    ];
+        "Answer from the passages.\n\tCite each one as \"[n]\"; \\ and \u{7f} stay as they are.".to_owned();
+    descriptor.prompt.examples = vec![Hash::of(domain::EXAMPLE, b"2"), Hash::of(domain::EXAMPLE, b"1")];
     descriptor.prompt.parameters = strings(&["language", "question"]);
     descriptor
         .prompt
@@ -44,23 +35,10 @@ pub fn full() -> Descriptor {
         .unwrap();
     descriptor.prompt.steps = strings(&["system-role", "few-shot", "compress"]);
     descriptor.agent.role = "researcher".to_owned();
-    descriptor.agent.tools = vec![
-        tool("builtin.search", "search"),
-        tool("files.read_file", "read_file"),
-    ];
+    descriptor.agent.tools = vec![tool("builtin.search", "search"), tool("files.read_file", "read_file")];
     descriptor.policy.alignment_policy = vec![
-        PolicyLayer::new(
-            "platform",
-            "default",
-            2,
-            "permit (principal, action, resource);",
-        ),
-        PolicyLayer::new(
-            "task",
-            "read-only",
-            0,
-            "forbid (principal, action, resource) unless { context.read_only };",
-        ),
+        PolicyLayer::new("platform", "default", 2, "permit (principal, action, resource);"),
+        PolicyLayer::new("task", "read-only", 0, "forbid (principal, action, resource) unless { context.read_only };"),
     ];
     let halting = &mut descriptor.halting;
     (halting.max_steps, halting.max_tool_calls, halting.max_depth) = (8, 16, 1);
@@ -78,23 +56,10 @@ pub fn full() -> Descriptor {
 /// Labels whose keys sort differently by code point, by UTF-8 and by UTF-16.
 pub fn unicode() -> Descriptor {
     let mut descriptor = Descriptor::default();
-    let keys = [
-        "\u{20ac}",
-        "\r",
-        "\u{fb33}",
-        "1",
-        "\u{1f600}",
-        "\u{80}",
-        "\u{f6}",
-        "o\u{308}",
-        "\u{10ffff}",
-        "\u{ffff}",
-    ];
-    descriptor.metadata.labels = keys
-        .iter()
-        .enumerate()
-        .map(|(n, key)| ((*key).to_owned(), format!("{n} \u{1}\u{2028}")))
-        .collect();
+    let keys =
+        ["\u{20ac}", "\r", "\u{fb33}", "1", "\u{1f600}", "\u{80}", "\u{f6}", "o\u{308}", "\u{10ffff}", "\u{ffff}"];
+    descriptor.metadata.labels =
+        keys.iter().enumerate().map(|(n, key)| ((*key).to_owned(), format!("{n} \u{1}\u{2028}"))).collect();
     descriptor.metadata.purpose = "Grüße, 世界 \u{1f30d}".to_owned();
     descriptor
 }
@@ -114,10 +79,7 @@ pub fn tool(name: &str, alias: &str) -> SealedTool {
 }
 
 pub fn admitted(model: &str) -> AdmittedModel {
-    AdmittedModel {
-        model: model.to_owned(),
-        spec_hash: Hash::of(domain::MODEL_SPEC, model.as_bytes()),
-    }
+    AdmittedModel { model: model.to_owned(), spec_hash: Hash::of(domain::MODEL_SPEC, model.as_bytes()) }
 }
 
 fn reasoning() -> ModelRole {

@@ -20,10 +20,7 @@ fn accepts_what_the_types_write() {
     let (_, validator) = schema();
     for descriptor in [minimal(), full(), unicode()] {
         let document = serde_json::to_value(descriptor).unwrap();
-        let errors: Vec<_> = validator
-            .iter_errors(&document)
-            .map(|e| format!("{}: {e}", e.instance_path()))
-            .collect();
+        let errors: Vec<_> = validator.iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
 }
@@ -32,28 +29,14 @@ fn accepts_what_the_types_write() {
 fn is_closed_and_complete_at_every_level() {
     let (schema, _) = schema();
     let mut objects = vec![&schema];
-    objects.extend(
-        schema["$defs"]
-            .as_object()
-            .unwrap()
-            .values()
-            .filter(|def| def.get("properties").is_some()),
-    );
+    objects.extend(schema["$defs"].as_object().unwrap().values().filter(|def| def.get("properties").is_some()));
     assert_eq!(objects.len(), 15);
     for object in objects {
-        assert_eq!(
-            object["additionalProperties"], false,
-            "{}",
-            object["description"]
-        );
+        assert_eq!(object["additionalProperties"], false, "{}", object["description"]);
         let mut properties: Vec<_> = object["properties"].as_object().unwrap().keys().collect();
         properties.sort_unstable();
-        let mut required: Vec<_> = object["required"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|name| name.as_str().unwrap())
-            .collect();
+        let mut required: Vec<_> =
+            object["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         required.sort_unstable();
         assert_eq!(properties, required, "{}", object["description"]);
     }
@@ -69,12 +52,7 @@ fn refuses_what_the_types_refuse() {
     for path in objects {
         for key in original.pointer(&path).unwrap().as_object().unwrap().keys() {
             let mut without = original.clone();
-            without
-                .pointer_mut(&path)
-                .unwrap()
-                .as_object_mut()
-                .unwrap()
-                .remove(key);
+            without.pointer_mut(&path).unwrap().as_object_mut().unwrap().remove(key);
             let mut wrong = original.clone();
             wrong.pointer_mut(&path).unwrap()[key] = json!([[]]);
             for document in [without, wrong] {
@@ -97,14 +75,11 @@ fn collect(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             found.push(path.to_owned());
-            fields
-                .iter()
-                .for_each(|(key, item)| collect(item, &format!("{path}/{key}"), found));
+            fields.iter().for_each(|(key, item)| collect(item, &format!("{path}/{key}"), found));
         }
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .for_each(|(index, item)| collect(item, &format!("{path}/{index}"), found)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| collect(item, &format!("{path}/{index}"), found))
+        }
         _ => {}
     }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use mar_descriptor::{
-    Descriptor, Error, Hash, RunSeal, SaltKey, SealedDescriptor, Signature, SigningKey, Statement,
-    VerifyingKeys, canonical,
+    Descriptor, Error, Hash, RunSeal, SaltKey, SealedDescriptor, Signature, SigningKey, Statement, VerifyingKeys,
+    canonical,
     chain::{self, Head, Link},
     domain, run_seal, verify,
 };
@@ -39,9 +39,7 @@ fn items<'v>(vectors: &'v Value, name: &str) -> &'v [Value] {
 }
 
 fn text(value: &Value) -> &str {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("not text: {value}"))
+    value.as_str().unwrap_or_else(|| panic!("not text: {value}"))
 }
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -58,18 +56,12 @@ fn hash(value: &Value) -> Hash {
 
 fn keys(vectors: &Value) -> VerifyingKeys {
     let keys = VerifyingKeys::from_pems([text(&vectors["key"]["public_pem"])]).unwrap();
-    assert_eq!(
-        keys.key_ids().collect::<Vec<_>>(),
-        [text(&vectors["key"]["key_id"])]
-    );
+    assert_eq!(keys.key_ids().collect::<Vec<_>>(), [text(&vectors["key"]["key_id"])]);
     keys
 }
 
 fn signatures(vectors: &Value, item: &Value) -> Vec<Signature> {
-    vec![Signature {
-        key_id: text(&vectors["key"]["key_id"]).to_owned(),
-        sig: bytes(&item["signature_hex"]),
-    }]
+    vec![Signature { key_id: text(&vectors["key"]["key_id"]).to_owned(), sig: bytes(&item["signature_hex"]) }]
 }
 
 #[test]
@@ -82,15 +74,9 @@ fn published_vectors_are_the_built_ones() {
     }
     let published = vectors();
     for (part, value) in built.as_object().unwrap() {
-        assert_eq!(
-            &published[part], value,
-            "{part} in vectors.json differs from what this code computes"
-        );
+        assert_eq!(&published[part], value, "{part} in vectors.json differs from what this code computes");
     }
-    assert_eq!(
-        published.as_object().unwrap().len(),
-        built.as_object().unwrap().len()
-    );
+    assert_eq!(published.as_object().unwrap().len(), built.as_object().unwrap().len());
 }
 
 #[test]
@@ -100,11 +86,7 @@ fn descriptors_match() {
     for item in items(&vectors, "descriptors") {
         let name = text(&item["name"]);
         let canonical = text(&item["canonical"]).as_bytes();
-        assert_eq!(
-            canonical::to_canonical(&item["document"]).unwrap(),
-            canonical,
-            "{name}"
-        );
+        assert_eq!(canonical::to_canonical(&item["document"]).unwrap(), canonical, "{name}");
         let descriptor = Descriptor::parse(canonical).unwrap();
         assert_eq!(descriptor.hash().unwrap(), hash(&item["hash"]), "{name}");
         assert_eq!(
@@ -117,16 +99,8 @@ fn descriptors_match() {
             canonical: canonical.to_vec(),
             signatures: signatures(&vectors, item),
         };
-        assert_eq!(
-            verify(&sealed, &keys).unwrap().descriptor(),
-            &descriptor,
-            "{name}"
-        );
-        assert_eq!(
-            SealedDescriptor::from_envelope(text(&item["envelope"])).unwrap(),
-            sealed,
-            "{name}"
-        );
+        assert_eq!(verify(&sealed, &keys).unwrap().descriptor(), &descriptor, "{name}");
+        assert_eq!(SealedDescriptor::from_envelope(text(&item["envelope"])).unwrap(), sealed, "{name}");
     }
 }
 
@@ -134,16 +108,10 @@ fn descriptors_match() {
 fn the_seed_gives_the_key_and_the_signatures() {
     let vectors = vectors();
     let key = SigningKey::from_seed(&array(&vectors["key"]["seed_hex"]));
-    assert_eq!(
-        hex::encode(key.public_bytes()),
-        text(&vectors["key"]["public_hex"])
-    );
+    assert_eq!(hex::encode(key.public_bytes()), text(&vectors["key"]["public_hex"]));
     for item in items(&vectors, "descriptors") {
         let descriptor = Descriptor::parse(text(&item["canonical"]).as_bytes()).unwrap();
-        assert_eq!(
-            mar_descriptor::seal(&descriptor, &key).unwrap().signatures,
-            signatures(&vectors, item)
-        );
+        assert_eq!(mar_descriptor::seal(&descriptor, &key).unwrap().signatures, signatures(&vectors, item));
     }
 }
 
@@ -151,12 +119,7 @@ fn the_seed_gives_the_key_and_the_signatures() {
 fn canonical_forms_match() {
     for item in items(&vectors(), "canonical_forms") {
         let parsed = canonical::parse(text(&item["text"]).as_bytes()).unwrap();
-        assert_eq!(
-            canonical::to_canonical(&parsed).unwrap(),
-            text(&item["canonical"]).as_bytes(),
-            "{}",
-            item["name"]
-        );
+        assert_eq!(canonical::to_canonical(&parsed).unwrap(), text(&item["canonical"]).as_bytes(), "{}", item["name"]);
     }
 }
 
@@ -164,10 +127,7 @@ fn canonical_forms_match() {
 fn diffs_match() {
     let vectors = vectors();
     let find = |name: &Value| {
-        let item = items(&vectors, "descriptors")
-            .iter()
-            .find(|item| &item["name"] == name)
-            .unwrap();
+        let item = items(&vectors, "descriptors").iter().find(|item| &item["name"] == name).unwrap();
         Descriptor::parse(text(&item["canonical"]).as_bytes()).unwrap()
     };
     for item in items(&vectors, "diffs") {
@@ -180,23 +140,13 @@ fn diffs_match() {
 fn refusals_match() {
     for item in items(&vectors(), "rejected") {
         let document = text(&item["text"]).as_bytes();
-        let refusal = Descriptor::parse(document)
-            .and_then(|descriptor| descriptor.validate().map_err(Error::Invalid));
+        let refusal = Descriptor::parse(document).and_then(|descriptor| descriptor.validate().map_err(Error::Invalid));
         let reason = match refusal {
             Err(Error::Canonical(error)) => error.reason(),
             Err(Error::Shape(_)) => "SHAPE",
             Err(Error::Invalid(violations)) => {
-                let fields: Vec<_> = violations
-                    .0
-                    .into_iter()
-                    .map(|violation| violation.field)
-                    .collect();
-                assert_eq!(
-                    serde_json::to_value(fields).unwrap(),
-                    item["fields"],
-                    "{}",
-                    item["name"]
-                );
+                let fields: Vec<_> = violations.0.into_iter().map(|violation| violation.field).collect();
+                assert_eq!(serde_json::to_value(fields).unwrap(), item["fields"], "{}", item["name"]);
                 "INVALID"
             }
             other => panic!("{}: {other:?}", item["name"]),
@@ -208,23 +158,12 @@ fn refusals_match() {
 #[test]
 fn chains_match() {
     for item in items(&vectors(), "chains") {
-        let leaves: Vec<_> = items(item, "events")
-            .iter()
-            .map(|event| bytes(&event["leaf_hex"]))
-            .collect();
+        let leaves: Vec<_> = items(item, "events").iter().map(|event| bytes(&event["leaf_hex"])).collect();
         let links = leaves.iter().zip(items(item, "events"));
-        let links = links.map(|(leaf, event)| Link {
-            seq: event["seq"].as_i64().unwrap(),
-            leaf,
-            hash: hash(&event["hash"]),
-        });
+        let links =
+            links.map(|(leaf, event)| Link { seq: event["seq"].as_i64().unwrap(), leaf, hash: hash(&event["hash"]) });
         let verified = chain::verify(Head::genesis(hash(&item["genesis"])), links);
-        assert_eq!(
-            verified.err().map(|broken| broken.seq()),
-            item["first_broken"].as_i64(),
-            "{}",
-            item["name"]
-        );
+        assert_eq!(verified.err().map(|broken| broken.seq()), item["first_broken"].as_i64(), "{}", item["name"]);
     }
 }
 
@@ -254,32 +193,20 @@ fn run_seals_match() {
             payload,
             signatures: signatures(&vectors, item),
         };
-        assert_eq!(
-            RunSeal::verify(&statement, &keys).unwrap().hash().unwrap(),
-            hash(&item["hash"])
-        );
+        assert_eq!(RunSeal::verify(&statement, &keys).unwrap().hash().unwrap(), hash(&item["hash"]));
     }
 }
 
 /// Another implementation, in another language and without a shared line, agrees with every vector and with the schema.
 #[test]
 fn an_independent_implementation_agrees() {
-    let python = Command::new("python3")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let python = Command::new("python3").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !python.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no python3 to run check_vectors.py with");
         return;
     }
-    let output = Command::new("python3")
-        .arg("-I")
-        .arg(folder().join("check_vectors.py"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let output = Command::new("python3").arg("-I").arg(folder().join("check_vectors.py")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("agree"), "{said}");
 }

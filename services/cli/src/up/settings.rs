@@ -64,7 +64,7 @@ fn defaults(
     set(&["router", "catalogue"], text(catalogue)?.into());
     set(&["router", "descriptor_key_files"], generator_public.to_vec().into());
     set(&["router", "providers"], models.providers().into());
-    set(&["tool_gateway", "descriptor_keys"], generator_public.to_vec().into());
+    set(&["tool_gateway", "descriptor_key_files"], generator_public.to_vec().into());
     if let Some(docs) = &args.docs {
         set(&["tool_gateway", "upstreams", "docs", "kind"], "search".into());
         set(&["tool_gateway", "upstreams", "docs", "folder"], text(&folder(docs)?)?.into());

@@ -94,13 +94,16 @@ async fn wrong_configuration_is_named_before_anything_is_bound() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let config = folder.path().join("mar.toml");
-    std::fs::write(&config, "[session]\nlisen = 1\n[tool_gateway]\ndescriptor_keys = 3\n[runtime.limits]\nmax = 1\n")
-        .unwrap();
+    std::fs::write(
+        &config,
+        "[session]\nlisen = 1\n[tool_gateway]\ndescriptor_key_files = 3\n[runtime.limits]\nmax = 1\n",
+    )
+    .unwrap();
     let (data, config) = (data.to_str().unwrap(), config.to_str().unwrap());
     let base = ["up", "--data", data, "--rehearse", "--listen"];
     let said = say(mar(&[&base[..], &["127.0.0.1:0", "--config", config]].concat())).await;
     assert_eq!(said.code, 64, "{said:?}");
-    for key in ["session.lisen", "did you mean listen?", "tool_gateway.descriptor_keys", "runtime.limits.max"] {
+    for key in ["session.lisen", "did you mean listen?", "tool_gateway.descriptor_key_files", "runtime.limits.max"] {
         assert!(said.err.contains(key), "{key} in {said:?}");
     }
     let open = say(mar(&[&base[..], &["0.0.0.0:0"]].concat())).await;

@@ -1,8 +1,8 @@
 //! Builds the golden vectors.
 
 use mar_descriptor::{
-    Descriptor, Hash, Outcome, RunSeal, SaltKey, SigningKey, canonical, chain::Head, domain,
-    run_seal, seal, sign_statement,
+    Descriptor, Hash, Outcome, RunSeal, SaltKey, SigningKey, canonical, chain::Head, domain, run_seal, seal,
+    sign_statement,
 };
 use serde_json::{Value, json};
 
@@ -16,12 +16,8 @@ pub fn all() -> Value {
     let mut changed = full();
     changed.halting.max_steps += 1;
     changed.agent.tools.insert(1, tool("builtin.sql", "sql"));
-    let descriptors = [
-        ("minimal", minimal()),
-        ("full", full()),
-        ("full-changed", changed),
-        ("unicode-keys", unicode()),
-    ];
+    let descriptors =
+        [("minimal", minimal()), ("full", full()), ("full-changed", changed), ("unicode-keys", unicode())];
     json!({
         "description": "Golden vectors of mcp-agent-runtime/descriptor/v1. README.md says how each is computed.",
         "key": {
@@ -65,21 +61,14 @@ fn canonical_forms() -> Value {
             "key-order",
             r#"{"\u20ac":"Euro","\r":"CR","\ufb33":"Dalet","1":"One","\ud83d\ude00":"Face","\u0080":"Control","\u00f6":"O"}"#,
         ),
-        (
-            "escapes",
-            r#""\u0000\u0008\u0009\u000a\u000b\u000c\u000d\u001F\u007f\/\\\"\u2028é""#,
-        ),
+        ("escapes", r#""\u0000\u0008\u0009\u000a\u000b\u000c\u000d\u001F\u007f\/\\\"\u2028é""#),
         ("integers", "[ 0, -1, 9007199254740991, -9007199254740991 ]"),
         ("not-normalised", r#"{"\u00e9":1,"e\u0301":2}"#),
-        (
-            "nesting",
-            "{\"b\" : [ { } , [ ] , null , true , false ] ,\n\"a\" : { \"\" : { } } }",
-        ),
+        ("nesting", "{\"b\" : [ { } , [ ] , null , true , false ] ,\n\"a\" : { \"\" : { } } }"),
     ];
     cases
         .map(|(name, text)| {
-            let form =
-                canonical::to_canonical(&canonical::parse(text.as_bytes()).unwrap()).unwrap();
+            let form = canonical::to_canonical(&canonical::parse(text.as_bytes()).unwrap()).unwrap();
             json!({ "name": name, "text": text, "canonical": String::from_utf8(form).unwrap() })
         })
         .into()
@@ -94,16 +83,8 @@ fn rejected() -> Value {
     let steps = |number: &str| with(r#""max_steps":0"#, &format!(r#""max_steps":{number}"#));
     let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     let spelled = [
-        (
-            "duplicate-key",
-            with(r#""role":"""#, r#""role":"","role":"""#),
-            "DUPLICATE_KEY",
-        ),
-        (
-            "duplicate-key-escaped",
-            with(r#""role":"""#, r#""role":"","r\u006fle":"""#),
-            "DUPLICATE_KEY",
-        ),
+        ("duplicate-key", with(r#""role":"""#, r#""role":"","role":"""#), "DUPLICATE_KEY"),
+        ("duplicate-key-escaped", with(r#""role":"""#, r#""role":"","r\u006fle":"""#), "DUPLICATE_KEY"),
         ("integer-2^53", steps("9007199254740992"), "NUMBER"),
         ("integer-minus-2^53", steps("-9007199254740992"), "NUMBER"),
         ("integer-2^64", steps("18446744073709551616"), "NUMBER"),
@@ -114,11 +95,7 @@ fn rejected() -> Value {
         ("nan", steps("NaN"), "SYNTAX"),
         ("infinity", steps("Infinity"), "SYNTAX"),
         ("leading-zero", steps("00"), "SYNTAX"),
-        (
-            "lone-surrogate",
-            with(r#""role":"""#, r#""role":"\ud800""#),
-            "SYNTAX",
-        ),
+        ("lone-surrogate", with(r#""role":"""#, r#""role":"\ud800""#), "SYNTAX"),
         ("byte-order-mark", format!("\u{feff}{good}"), "SYNTAX"),
         ("two-documents", format!("{good}{good}"), "SYNTAX"),
         ("nothing", String::new(), "SYNTAX"),
@@ -126,29 +103,13 @@ fn rejected() -> Value {
         ("deep-but-no-descriptor", deep(64), "SHAPE"),
         ("space", with(":", ": "), "NOT_CANONICAL"),
         ("line-end", format!("{good}\n"), "NOT_CANONICAL"),
-        (
-            "key-order",
-            with(r#""role":"","tools":[]"#, r#""tools":[],"role":"""#),
-            "NOT_CANONICAL",
-        ),
-        (
-            "escape",
-            with(r#""HALT""#, r#""H\u0041LT""#),
-            "NOT_CANONICAL",
-        ),
-        (
-            "unknown-field",
-            with(r#""role":"""#, r#""role":"","sole":"""#),
-            "SHAPE",
-        ),
+        ("key-order", with(r#""role":"","tools":[]"#, r#""tools":[],"role":"""#), "NOT_CANONICAL"),
+        ("escape", with(r#""HALT""#, r#""H\u0041LT""#), "NOT_CANONICAL"),
+        ("unknown-field", with(r#""role":"""#, r#""role":"","sole":"""#), "SHAPE"),
         ("missing-field", with(r#""role":"","#, ""), "SHAPE"),
         ("wrong-type", steps(r#""8""#), "SHAPE"),
         ("hash-in-upper-case", with("sha256:", "SHA256:"), "SHAPE"),
-        (
-            "missing-null",
-            with(r#""recipe":null,"#, ""),
-            "NOT_CANONICAL",
-        ),
+        ("missing-null", with(r#""recipe":null,"#, ""), "NOT_CANONICAL"),
     ];
     let mut cases: Vec<_> = spelled
         .into_iter()
@@ -168,29 +129,17 @@ fn invalid() -> Vec<Value> {
     };
     vec![
         change("other-schema", &["schema"], &|d| d.schema.push('x')),
-        change("negative-limit", &["halting.max_steps"], &|d| {
-            d.halting.max_steps = -1
-        }),
-        change("unknown-on-budget", &["halting.on_budget"], &|d| {
-            d.halting.on_budget = "STOP".to_owned()
-        }),
-        change("unsorted-parameters", &["prompt.parameters"], &|d| {
-            d.prompt.parameters.reverse()
-        }),
-        change("unsorted-tools", &["agent.tools"], &|d| {
-            d.agent.tools.reverse()
-        }),
+        change("negative-limit", &["halting.max_steps"], &|d| d.halting.max_steps = -1),
+        change("unknown-on-budget", &["halting.on_budget"], &|d| d.halting.on_budget = "STOP".to_owned()),
+        change("unsorted-parameters", &["prompt.parameters"], &|d| d.prompt.parameters.reverse()),
+        change("unsorted-tools", &["agent.tools"], &|d| d.agent.tools.reverse()),
         change("doubled-alias", &["agent.tools[1].alias"], &|d| {
             d.agent.tools[1].alias = d.agent.tools[0].alias.clone()
         }),
-        change(
-            "policy-text-of-another-hash",
-            &["policy.alignment_policy[0].hash"],
-            &|d| d.policy.alignment_policy[0].text.push(' '),
-        ),
-        change("layers-out-of-order", &["policy.alignment_policy"], &|d| {
-            d.policy.alignment_policy.reverse()
+        change("policy-text-of-another-hash", &["policy.alignment_policy[0].hash"], &|d| {
+            d.policy.alignment_policy[0].text.push(' ')
         }),
+        change("layers-out-of-order", &["policy.alignment_policy"], &|d| d.policy.alignment_policy.reverse()),
     ]
 }
 
@@ -200,17 +149,12 @@ fn chains() -> Value {
         let mut events = Vec::new();
         for leaf in leaves {
             head = head.next(leaf);
-            events
-                .push(json!({ "seq": head.seq, "leaf_hex": hex::encode(leaf), "hash": head.hash }));
+            events.push(json!({ "seq": head.seq, "leaf_hex": hex::encode(leaf), "hash": head.hash }));
         }
         json!({ "name": name, "genesis": genesis, "events": events, "first_broken": null })
     };
     let whole = build("from-zero", Hash::ZERO, &[b"first", b"", b"\x00\xff third"]);
-    let child = build(
-        "from-a-parent",
-        Hash::of(domain::EVENT, b"intent"),
-        &[b"first"],
-    );
+    let child = build("from-a-parent", Hash::of(domain::EVENT, b"intent"), &[b"first"]);
     let mut changed = whole.clone();
     changed["name"] = "changed-leaf".into();
     changed["events"][1]["leaf_hex"] = "00".into();
@@ -225,18 +169,8 @@ fn chains() -> Value {
 fn commitments() -> Value {
     let key = *b"an example of a session salt key";
     let places: [(&str, i64, &str, &[u8]); 3] = [
-        (
-            "01890a5d-ac96-774b-bcce-b302099a8057",
-            7,
-            "result",
-            "Grüße".as_bytes(),
-        ),
-        (
-            "01890a5d-ac96-774b-bcce-b302099a8057",
-            8,
-            "result",
-            "Grüße".as_bytes(),
-        ),
+        ("01890a5d-ac96-774b-bcce-b302099a8057", 7, "result", "Grüße".as_bytes()),
+        ("01890a5d-ac96-774b-bcce-b302099a8057", 8, "result", "Grüße".as_bytes()),
         ("", 0, "", b""),
     ];
     places
