@@ -25,7 +25,7 @@ use crate::ServiceName;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LimitsConfig, PeersConfig};
 use crate::server::{Routed, TIMEOUT_HEADER, deadline_passed, encode_timeout, is_unary, read_timeout};
-use crate::status::{Fault, chain, complete};
+use crate::status::{Fault, chain, complete, metadata};
 use crate::telemetry::propagation;
 
 pub use mesh::LocalMesh;
@@ -35,6 +35,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// In the metadata of `ErrorInfo`, where a call is known not to have left.
+const NOT_SENT: (&str, &str) = ("sent", "no");
 const RETRY: Duration = Duration::from_millis(500);
 /// The peer ends a call at its deadline itself; only one that says nothing is given up by our own timer.
 const DEADLINE_GRACE: Duration = Duration::from_millis(250);
@@ -191,7 +193,7 @@ impl Transport {
                 return channel.oneshot(request).await.map_err(|error| unreachable(peer, error));
             }
             Self::Local(routed) => routed,
-            Self::Mesh(mesh) => mesh.find(peer).ok_or_else(|| unavailable(peer))?,
+            Self::Mesh(mesh) => mesh.find(peer).ok_or_else(|| unavailable(peer, Sent::No))?,
         };
         local.oneshot(request).await.map_err(|never| match never {})
     }
@@ -200,22 +202,45 @@ impl Transport {
 /// A status that our side makes of a failing transport.
 fn unreachable(peer: ServiceName, error: tonic::transport::Error) -> Status {
     let text = chain(&error);
+    let sent = if connected(&error) { Sent::Perhaps } else { Sent::No };
     match Status::from_error(Box::new(error)).code() {
         // tonic's own timer, which reads the same header.
         Code::DeadlineExceeded | Code::Cancelled => deadline_passed(),
         Code::ResourceExhausted => complete(Status::resource_exhausted(text), ""),
         _ => {
             tracing::info!(peer = peer.as_str(), error = text, "peer cannot be reached");
-            unavailable(peer)
+            unavailable(peer, sent)
         }
     }
 }
 
-fn unavailable(peer: ServiceName) -> Status {
-    Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, format!("the service {peer} cannot be reached"))
-        .metadata("peer", peer.as_str())
-        .retry_after(RETRY)
-        .into()
+/// Whether there was a connection at all on which the call may have gone out.
+fn connected(error: &tonic::transport::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    !causes.into_iter().any(|cause| cause.is::<tonic::ConnectError>())
+}
+
+/// Whether a call that got no answer may have reached the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    No,
+    Perhaps,
+}
+
+fn unavailable(peer: ServiceName, sent: Sent) -> Status {
+    let fault =
+        Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, format!("the service {peer} cannot be reached"))
+            .metadata("peer", peer.as_str())
+            .retry_after(RETRY);
+    match sent {
+        Sent::No => fault.metadata(NOT_SENT.0, NOT_SENT.1).into(),
+        Sent::Perhaps => fault.into(),
+    }
+}
+
+/// Whether the status says that the call never left: there was no connection, or no such service in this process.
+pub fn never_sent(status: &Status) -> bool {
+    metadata(status).get(NOT_SENT.0).is_some_and(|value| value == NOT_SENT.1)
 }
 
 fn client_span(peer: ServiceName, request: &Request<Body>) -> Span {

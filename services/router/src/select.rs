@@ -115,6 +115,7 @@ mod tests {
         models/o3 0 PRICE: may cost 10000000 nano-USD, allowed are 5000000
         models/o4-mini 0 PRICE: may cost 5500000 nano-USD, allowed are 5000000
         models/rehearsal 0 REHEARSAL: is a scripted stand-in and none was asked for
+        models/rehearsal-constrained 0 REHEARSAL: is a scripted stand-in and none was asked for
         ");
     }
 

@@ -49,6 +49,8 @@ pub struct Refusal {
     pub message: String,
     /// Whether the same call may succeed later.
     pub transient: bool,
+    /// Whether the call is known not to have reached the peer.
+    pub never_sent: bool,
     /// When the peer asks to be tried again.
     pub retry_after: Option<Duration>,
 }

@@ -5,7 +5,7 @@
 //! three does I/O, reads a clock or draws a random number, so a live run, a takeover and a replay take the same path.
 //!
 //! **Invariant:** effects are only emitted together with the events that record their intent and reservation.
-//! **Invariant:** after [`Body::StopRequested`](mar_proto::session::event_leaf::Body::StopRequested) no effect but
+//! **Invariant:** after [`Body::StopRequested`] no effect but
 //! [`Effect::Stop`] is emitted.
 //! **Invariant:** late and doubled inputs change nothing: an input counts only while what it closes is open.
 

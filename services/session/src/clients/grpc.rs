@@ -65,6 +65,7 @@ impl GrpcPeers {
             reason: "INTERNAL".to_owned(),
             message: error.to_string(),
             transient: false,
+            never_sent: false,
             retry_after: None,
         })?;
         Ok(request)
@@ -91,6 +92,7 @@ fn refusal(status: &Status) -> Refusal {
         reason: reason.to_owned(),
         message: status.message().to_owned(),
         transient,
+        never_sent: reason == "DRAINING" || mar_runtime::peer::never_sent(status),
         retry_after: status::retry_after(status),
     }
 }

@@ -1,7 +1,7 @@
 //! Issuing a generation.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -32,15 +32,6 @@ struct Place {
     attempt: i64,
 }
 
-/// How far a generation has got, for what it settles at when it yields no turn.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The router has begun a try, so a provider may have read the input.
-    begun: AtomicBool,
-    /// Bytes that the model has written.
-    written: AtomicI64,
-}
-
 impl Executor {
     /// Issues the open generation.
     pub(super) fn generate(&mut self, step: i64, attempt: i64) {
@@ -52,22 +43,21 @@ impl Executor {
         let place = Place { step, epoch: self.state.epoch, attempt };
         let (shared, context, feed) = (Arc::clone(&self.shared), self.context.clone(), self.feed.clone());
         let deadline = self.time_left().min(MAX_TIME);
-        let progress = Arc::new(Progress::default());
-        let noting = Arc::clone(&progress);
+        let written = Arc::new(AtomicI64::new(0));
+        let counting = Arc::clone(&written);
         let effect = async move {
-            let turn = follow(&shared, &context, &feed, request, place, deadline, &noting).await;
+            let turn = follow(&shared, &context, &feed, request, place, deadline, &counting).await;
             shared.crash.pass("turn.in_hand");
             match turn {
                 Ok(turn) => Input::Turn(Box::new(finished(place, turn))),
                 Err(refusal) => {
                     tracing::warn!(run.id = %context.run, run.step = step, error = %refusal, "generation failed");
-                    let begun = noting.begun.load(Ordering::Relaxed);
-                    failed(place, &refusal, begun, spent(reservation, price, noting.written.load(Ordering::Relaxed)))
+                    failed(place, &refusal, spent(reservation, price, counting.load(Ordering::Relaxed)))
                 }
             }
         };
         self.start(effect, move || {
-            let usage = Some(spent(reservation, price, progress.written.load(Ordering::Relaxed)));
+            let usage = Some(spent(reservation, price, written.load(Ordering::Relaxed)));
             Some(Input::GenerationFailed { step, attempt, reason: "CANCELLED".to_owned(), retry: Retry::Never, usage })
         });
     }
@@ -108,7 +98,7 @@ async fn follow(
     request: StreamGenerateRequest,
     mut place: Place,
     deadline: Duration,
-    progress: &Progress,
+    written: &AtomicI64,
 ) -> Result<Turn, Refusal> {
     let first = (place.attempt - 1) * ATTEMPT_STRIDE;
     shared.crash.pass("generation.sent");
@@ -116,13 +106,12 @@ async fn follow(
     while let Some(frame) = frames.next().await {
         match frame?.frame {
             Some(Frame::Attempt(attempt)) => {
-                progress.begun.store(true, Ordering::Relaxed);
                 place.attempt = first + i64::from(attempt.attempt);
                 feed.delta(shown_attempt(place, attempt.model));
             }
             Some(Frame::Delta(delta)) => {
                 shared.crash.pass("generation.streaming");
-                progress.written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
+                written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
                 feed.delta(shown_delta(place, delta));
             }
             Some(Frame::Turn(turn)) => return Ok(turn),
@@ -133,6 +122,7 @@ async fn follow(
         reason: "PROVIDER_BROKEN".to_owned(),
         message: "the stream ended without a turn".to_owned(),
         transient: true,
+        never_sent: false,
         retry_after: None,
     })
 }
@@ -192,12 +182,12 @@ fn spent(reservation: Amounts, price: ReservationPrice, written: i64) -> Usage {
     }
 }
 
-/// A refusal as the machine knows it. What never reached a provider costs nothing; a router that was lost after it had
-/// begun a try may have reached one.
-fn failed(place: Place, refusal: &Refusal, begun: bool, spent: Usage) -> Input {
+/// A refusal as the machine knows it. What never reached the router, or no provider, costs nothing; a router that was lost
+/// with the call in its hands may have reached one.
+fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
     let (retry, usage) = match refusal.reason.as_str() {
-        "PEER_UNAVAILABLE" | "DRAINING" if begun => (Retry::WhenBack, spent),
-        "PEER_UNAVAILABLE" | "DRAINING" => (Retry::WhenBack, Usage::default()),
+        _ if refusal.never_sent => (Retry::WhenBack, Usage::default()),
+        "PEER_UNAVAILABLE" | "DRAINING" => (Retry::WhenBack, spent),
         "PROVIDER_UNAVAILABLE" | "PROVIDER_RATE_LIMITED" => (Retry::Bounded, Usage::default()),
         "PROVIDER_BROKEN" | "DEADLINE_EXCEEDED" => (Retry::Bounded, spent),
         _ if refusal.transient => (Retry::Bounded, spent),
