@@ -107,6 +107,7 @@ fn refused_tasks() -> Vec<(&'static str, Task, Vec<&'static str>)> {
             vec!["task.halting.expire_after"],
         ),
         ("unknown on_budget", halting(|limits| limits.on_budget = 9), vec!["task.halting.on_budget"]),
+        ("an on_budget that does not bind", halting(|limits| limits.on_budget = 2), vec!["task.halting.on_budget"]),
         (
             "everything at once",
             Task {
@@ -172,17 +173,27 @@ async fn what_does_not_exist_fails_the_run_with_its_reason() -> anyhow::Result<(
     let plain = || task::question("why?");
     let model = |name: &str| Some(ModelConstraints { models: vec![name.into()], ..ModelConstraints::default() });
     let cases = [
-        ("unknown model", Task { model: model("models/nobody"), ..plain() }, "FAILED NO_MODEL_ADMITTED"),
-        ("unknown tool", Task { tools: task::selectors(&["docs.nothing"]), ..plain() }, "FAILED NOT_FOUND"),
-        ("unknown upstream", Task { tools: task::selectors(&["nobody.nothing"]), ..plain() }, "FAILED NOT_FOUND"),
-        ("unknown recipe", Task { recipe: "recipes/nothing".into(), ..plain() }, "FAILED NOT_FOUND"),
+        ("unknown model", Task { model: model("models/nobody"), ..plain() }, "FAILED NO_MODEL_ADMITTED", "MODEL "),
+        (
+            "unknown tool",
+            Task { tools: task::selectors(&["docs.nothing"]), ..plain() },
+            "FAILED NOT_FOUND",
+            "docs.nothing",
+        ),
+        (
+            "unknown upstream",
+            Task { tools: task::selectors(&["nobody.nothing"]), ..plain() },
+            "FAILED NOT_FOUND",
+            "nobody.nothing",
+        ),
+        ("unknown recipe", Task { recipe: "recipes/nothing".into(), ..plain() }, "FAILED NOT_FOUND", "nothing"),
     ];
-    for (case, task, expected) in cases {
+    for (case, task, expected, why) in cases {
         let followed = client.run(task).await?;
         assert_eq!(end(&followed.run), expected, "{case}: {:#?}", followed.run.failure);
         assert_eq!(followed.story(), ["RunAdmitted", "RunEnded"], "{case}");
         let failure = followed.run.failure.unwrap_or_default();
-        assert!(!failure.message.is_empty(), "{case}");
+        assert!(failure.message.contains(why), "{case}: {}", failure.message);
     }
     assert_eq!(system.rehearsal.request_count(), 0);
     Ok(())
@@ -430,5 +441,21 @@ async fn odd_text_is_text() -> anyhow::Result<()> {
     let followed = client.run_in(&started.name, asked).await?;
     assert_eq!(end(&followed.run), "SUCCEEDED", "{:#?}", followed.run.failure);
     assert!(followed.text().contains(odd), "{:?}", followed.text());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_bind_yet_is_refused() -> anyhow::Result<()> {
+    let system = Deployment::start(Options::new(Shape::One, Stores::Embedded)).await?;
+    let mut client = system.client().await?;
+    let session = Session {
+        idle_timeout: Some(Duration { seconds: 3_600, nanos: 0 }),
+        budget: Some(SessionBudget { max_runs: Some(1), ..SessionBudget::default() }),
+        ..Session::default()
+    };
+    let request = StartSessionRequest { request_id: request_id(), session: Some(session) };
+    let refused = Refused::by(client.grpc.start_session(request).await);
+    assert_eq!(refused.why(), (Code::InvalidArgument, "INVALID_REQUEST"));
+    assert_eq!(refused.fields, ["session.idle_timeout", "session.budget"]);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Why a request is not answered, and how that is told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mar_proto::types::ErrorReason;
@@ -111,10 +112,22 @@ fn denied(tools: &[String], policies: &[String]) -> Status {
 fn no_model(rejections: Vec<(String, String)>) -> Status {
     let message = match rejections.len() {
         0 => "the catalogue has no models".to_owned(),
-        count => format!("none of {count} models passes the hard constraints"),
+        count => format!("none of {count} models passes the hard constraints: {}", tally(&rejections)),
     };
     let fault = Fault::new(Code::FailedPrecondition, ErrorReason::NoModelAdmitted, message);
     rejections.into_iter().fold(fault, |fault, (model, why)| fault.metadata(model, why)).into()
+}
+
+/// How many models each constraint keeps out, the most frequent first: `MODEL 13, CREDENTIAL 12`.
+fn tally(rejections: &[(String, String)]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in rejections.iter().flat_map(|(_, why)| why.split("; ")) {
+        let name = reason.split(':').next().unwrap_or(reason);
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn upstream_unavailable(upstreams: &[String]) -> Status {

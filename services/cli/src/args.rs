@@ -45,7 +45,6 @@ It stops on Ctrl-C or SIGTERM; runs that are open go on at the next start.";
     pub(super) const RUN: &str = "\
 Examples:
   mar run \"What is a halting policy?\" --tools 'docs.*'
-  mar run \"And who sets it?\" --tools 'docs.*' --session 01935c1e-…
   mar run \"Extract the invoice\" --schema invoice.json --json
   mar run - --max-steps 4 --max-cost 0.05 < task.txt
   mar run \"What is a seal?\" --recipe answer-with-sources --param language=German

@@ -18,6 +18,10 @@ use crate::view;
 /// Tries of an admission whose outcome the store did not tell, before it goes on in the background.
 const TRIES: usize = 2;
 
+/// Looks at a store that can be reached before a doubtful admission is believed not to have happened: 30 s, well beyond
+/// what a store lets one transaction take.
+const LOOKS: u32 = 60;
+
 /// A run to admit, validated.
 #[derive(Debug, Clone)]
 pub struct Admit {
@@ -133,6 +137,7 @@ impl Runs {
 
     /// Finds out whether a doubtful admission happened, and executes its run if it did.
     async fn find_out(&self, caller: &Caller, session: &SessionRow, key: &RequestKey, row: &RunRow, first: &EventRow) {
+        let mut absent = 0;
         loop {
             tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
@@ -140,7 +145,9 @@ impl Runs {
             }
             // Only what is there is looked for: offering the row again would admit a run that its caller may have given up.
             match self.store().run_get(&row.tenant, row.id).await {
-                Ok(None) => return,
+                Ok(None) if absent >= LOOKS => return,
+                // A commit that was on its way when the call was given up may still land.
+                Ok(None) => absent += 1,
                 Ok(Some(_)) => break,
                 Err(_) => {}
             }
