@@ -130,6 +130,8 @@ if [ -z "$docs" ]; then
   docs=$work/docs
   mkdir "$docs"
   find . \( -path ./target -o -path './.*' -o -path '*/node_modules' -o -path ./tests \) -prune -o -name '*.md' -print | while read -r file; do
+    # It quotes the questions with what models answered, and would be found instead of what they ask for.
+    [ "$file" != ./docs/local-models.md ] || continue
     mkdir -p "$docs/$(dirname "$file")"
     cp "$file" "$docs/$file"
   done
