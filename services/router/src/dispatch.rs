@@ -153,10 +153,7 @@ impl Dispatcher {
         let mut input = BTreeMap::new();
         for model in &sealed {
             let counted = self.counting.input(&wish.tenant, model, &wish.prompt).await;
-            // A foreign table gives a bound. A lower one of the caller's is closer: session's goes by the provider's own
-            // count of the turn before, and is an upper bound, too.
-            let most = if counted.exact { i64::MAX } else { wish.budget.max_input_tokens };
-            input.insert(model.name.clone(), counted.tokens.min(most));
+            input.insert(model.name.clone(), counted.tokens);
         }
         let moment = Moment {
             environment_tier: wish.environment_tier,
