@@ -43,6 +43,8 @@ mod reading;
 #[cfg(test)]
 mod seals;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod tasks;
 #[cfg(test)]
 mod trace;

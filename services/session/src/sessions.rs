@@ -13,6 +13,8 @@ use crate::store::{Outcome, Page, RequestKey, SessionRow};
 
 /// Tries of a change that meets another one.
 const TRIES: usize = 8;
+/// Stored versions start at 1.
+const NO_VERSION: i64 = 0;
 
 /// A change of a session.
 #[derive(Debug, Clone)]
@@ -87,35 +89,29 @@ impl Sessions {
     pub async fn change(&self, tenant: &str, change: Change) -> Result<Session, Error> {
         for _ in 0..TRIES {
             let mut row = self.row(tenant, change.id).await?;
-            if change.version.is_some_and(|version| version != row.version) && !self.is_repeat(&change, &row) {
-                return Err(Error::EtagMismatch);
-            }
-            if row.state != SessionState::Open as i16 {
-                return Err(Error::SessionEnded(name(change.id)));
-            }
+            let refusal = if change.version.is_some_and(|version| version != row.version) {
+                Some(Error::EtagMismatch)
+            } else if row.state != SessionState::Open as i16 {
+                Some(Error::SessionEnded(name(change.id)))
+            } else {
+                None
+            };
             let mut body = session_body(&row)?;
             apply(&mut body, &change);
             row.body = body.encode_to_vec().into();
-            row.version += 1;
+            // A repetition finds its own change done, which the store alone knows: what is refused otherwise asks it with
+            // a version that no row has.
+            row.version = if refusal.is_some() { NO_VERSION } else { row.version + 1 };
             row.update_time = self.runs.clock().now();
-            match self.runs.store().session_change(Some(&change.key), &row).await? {
-                Some(Outcome::Done(row) | Outcome::Repeated(row)) => return present(&row),
-                Some(Outcome::Reused) => return Err(Error::RequestIdReused),
+            match (self.runs.store().session_change(Some(&change.key), &row).await?, refusal) {
+                (Some(Outcome::Done(row) | Outcome::Repeated(row)), _) => return present(&row),
+                (Some(Outcome::Reused), _) => return Err(Error::RequestIdReused),
+                (None, Some(refusal)) => return Err(refusal),
                 // Somebody was faster; look again.
-                None => {}
+                (None, None) => {}
             }
         }
         Err(Error::EtagMismatch)
-    }
-
-    /// A repetition finds its own change done: the store tells, so the etag must not get in its way.
-    fn is_repeat(&self, change: &Change, row: &SessionRow) -> bool {
-        change.version.is_some_and(|version| version < row.version) && {
-            let Ok(mut body) = session_body(row) else { return false };
-            let before = body.clone();
-            apply(&mut body, change);
-            body == before
-        }
     }
 
     /// Ends a session: no run can be started any more, open ones are stopped and sealed. Idempotent, and picks up where a

@@ -1,7 +1,7 @@
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::metadata;
 
-use crate::harness::{Ask, Harness, reason};
+use crate::harness::{Ask, Harness, catalogue, reason};
 
 const FINE: &str = "[[rule]]\nreply = { text = 'fine', usage = { input = 20, output = 1 } }";
 
@@ -19,6 +19,27 @@ async fn a_budget_that_covers_no_call_refuses_it_before_any_attempt() {
         assert_eq!(reason(&harness.stream(&["alpha"], ask).await.unwrap_err()), ErrorReason::BudgetExceeded);
     }
     assert_eq!(harness.first.request_count() + harness.second.request_count(), 0);
+}
+
+#[tokio::test]
+async fn a_count_by_a_foreign_table_is_held_against_budget_and_window() {
+    let harness = Harness::configured(FINE, FINE, |config| {
+        let path = config.catalogue.clone().unwrap();
+        let foreign = catalogue().replace("tokenizer_exact = true", "tokenizer_exact = false");
+        assert_ne!(foreign, catalogue());
+        std::fs::write(path, foreign).unwrap();
+    })
+    .await;
+    let mut short = Ask::new(&"word ".repeat(1_000));
+    short.budget.max_input_tokens = 900;
+    let refused = harness.generate(&["alpha"], short).await.unwrap_err();
+    assert_eq!(reason(&refused), ErrorReason::BudgetExceeded);
+    // Beyond the window no budget helps.
+    let refused = harness.generate(&["alpha"], Ask::new(&"word ".repeat(9_000))).await.unwrap_err();
+    assert_ne!(reason(&refused), ErrorReason::BudgetExceeded);
+    assert_eq!(harness.first.request_count(), 0);
+    let fits = harness.generate(&["alpha"], Ask::new(&"word ".repeat(1_000))).await.unwrap();
+    assert_eq!(fits.model, "models/alpha");
 }
 
 #[tokio::test]
