@@ -244,16 +244,16 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "TOOLS")]
     pub tools: Vec<String>,
     /// Turns of the model at the most
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     pub max_steps: Option<i64>,
     /// Tool calls at the most
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     pub max_tool_calls: Option<i64>,
     /// Cost at the most, such as 0.05
-    #[arg(long, value_name = "USD", value_parser = nano_usd, help_heading = "Limits")]
+    #[arg(long, value_name = "USD", value_parser = nano_usd, allow_hyphen_values = true, help_heading = "Limits")]
     pub max_cost: Option<i64>,
     /// Time in RUNNING at the most, such as 90s or 5m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Limits")]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true, help_heading = "Limits")]
     pub max_time: Option<Duration>,
     /// Routing policy that orders the models that fit
     #[arg(long, value_name = "POLICY", help_heading = "Model")]
@@ -302,7 +302,7 @@ pub struct RunsListArgs {
     #[arg(long, value_enum, value_name = "STATE")]
     pub state: Option<StateName>,
     /// At most so many
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "N")]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
     pub limit: u32,
     /// One JSON object
     #[arg(long)]
@@ -451,9 +451,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "must be a time such as 90s or 5m".to_owned())
+}
+
 /// A decimal amount of USD in nano-USD, exactly.
 fn nano_usd(text: &str) -> Result<i64, String> {
-    let wrong = || "must be an amount such as 0.05, with at most 9 decimals".to_owned();
+    let wrong = || "must be an amount of 0 or more such as 0.05, with at most 9 decimals".to_owned();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 9 {

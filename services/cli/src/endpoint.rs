@@ -9,6 +9,7 @@ use mar_runtime::config::{ByteSize, LimitsConfig};
 use mar_runtime::peer::Peer;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Uri;
 
 use crate::args::EndpointArgs;
 use crate::failure::Failure;
@@ -29,7 +30,7 @@ impl Endpoint {
     /// The endpoint that the arguments name, else the default.
     ///
     /// # Errors
-    /// The key cannot be a header, or the URL is none.
+    /// The key cannot be a header, or the address is none.
     pub fn try_new(args: &EndpointArgs) -> Result<Self, Failure> {
         let key = match &args.key {
             Some(key) => {
@@ -44,11 +45,10 @@ impl Endpoint {
         // Answers may be large: the session sends what the run is made of.
         let limits = LimitsConfig { max_message: ByteSize::mib(64), ..LimitsConfig::default() };
         let address = args.endpoint.as_deref().filter(|address| !address.is_empty());
-        let url = match address {
-            Some(address) if address.contains("://") => address.to_owned(),
-            Some(address) => format!("http://{address}"),
-            None => format!("http://{DEFAULT}"),
-        };
+        let url = url(address.unwrap_or(DEFAULT)).map_err(|wrong| {
+            let address = address.unwrap_or(DEFAULT);
+            Failure::usage(format!("the endpoint {address} {wrong}")).hint("Such as 127.0.0.1:7410.")
+        })?;
         Ok(Self { url, key, named: address.is_some(), limits })
     }
 
@@ -63,9 +63,6 @@ impl Endpoint {
     }
 
     fn peer(&self, name: ServiceName) -> Result<Peer, Failure> {
-        if !(self.url.starts_with("http://") || self.url.starts_with("https://")) {
-            return Err(Failure::usage(format!("the endpoint {} is no http or https URL", self.url)));
-        }
         Peer::tcp(name, &self.url, &self.limits).map_err(|_| {
             Failure::usage(format!("the endpoint {} is not valid", self.url)).hint("Such as 127.0.0.1:7410.")
         })
@@ -131,6 +128,70 @@ impl Endpoint {
             failure
         } else {
             failure.hint("Start the runtime with `mar up`, or name one with --endpoint or MAR_ENDPOINT.")
+        }
+    }
+}
+
+/// The URL of `HOST:PORT`, or of a URL as it is; else what is wrong with it. A word alone is no address: looked up as a
+/// name it would only be "not available", which sounds as if waiting helped.
+fn url(address: &str) -> Result<String, &'static str> {
+    let (url, is_bare) = match address.split_once("://") {
+        Some(("http" | "https", _)) => (address.to_owned(), false),
+        Some(_) => return Err("is no http or https URL"),
+        None => (format!("http://{address}"), true),
+    };
+    let uri: Uri = url.parse().map_err(|_| "is neither HOST:PORT nor a URL")?;
+    let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or("names no host")?;
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user; a credential is given as --key");
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err("must be a host and a port, without a path");
+    }
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") if is_bare => Err("names no port"),
+        Some("") => Ok(url),
+        _ => authority.port_u16().filter(|port| *port > 0).map(|_| url).ok_or("names no port from 1 to 65535"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_becomes_a_url() {
+        for (address, wanted) in [
+            ("127.0.0.1:7410", "http://127.0.0.1:7410"),
+            ("localhost:7410", "http://localhost:7410"),
+            ("[::1]:7410", "http://[::1]:7410"),
+            ("http://runtime.example:80/", "http://runtime.example:80/"),
+            ("https://runtime.example", "https://runtime.example"),
+        ] {
+            assert_eq!(url(address).as_deref(), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told() {
+        for (address, part) in [
+            ("garbage", "no port"),
+            ("127.0.0.1", "no port"),
+            ("[::1]", "no port"),
+            ("localhost:", "port from"),
+            ("localhost:0", "port from"),
+            ("localhost:99999", "port from"),
+            ("localhost:http", "HOST:PORT"),
+            (":7410", "no host"),
+            ("two words:1", "HOST:PORT"),
+            ("ftp://localhost:1", "http or https"),
+            ("http://", "HOST:PORT"),
+            ("me@localhost:1", "--key"),
+            ("localhost:1/v1", "path"),
+            ("localhost:1?x", "path"),
+        ] {
+            let wrong = url(address).unwrap_err();
+            assert!(wrong.contains(part), "{address}: {wrong}");
         }
     }
 }

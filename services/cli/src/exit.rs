@@ -1,5 +1,6 @@
 //! The exit codes, which scripts may rely on.
 
+use mar_proto::types::ErrorReason;
 use tonic::Code;
 
 /// What `mar` ends with.
@@ -38,8 +39,13 @@ impl Exit {
         self as u8
     }
 
-    /// What a refused RPC ends with.
-    pub const fn of_status(code: Code) -> Self {
+    /// What a refused RPC ends with. Where the code alone does not tell whether waiting helps, the reason does.
+    pub const fn of_status(code: Code, reason: Option<ErrorReason>) -> Self {
+        match reason {
+            Some(ErrorReason::BudgetExceeded | ErrorReason::MessageTooLarge) => return Self::Usage,
+            Some(ErrorReason::SessionBusy) => return Self::TryLater,
+            _ => {}
+        }
         match code {
             Code::Ok => Self::Done,
             Code::InvalidArgument
@@ -70,6 +76,18 @@ Exit codes:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_waiting_can_mend_is_tried_later() {
+        let exhausted = |reason| Exit::of_status(Code::ResourceExhausted, reason);
+        assert_eq!(exhausted(Some(ErrorReason::MessageTooLarge)), Exit::Usage);
+        assert_eq!(exhausted(Some(ErrorReason::BudgetExceeded)), Exit::Usage);
+        assert_eq!(exhausted(Some(ErrorReason::ProviderRateLimited)), Exit::TryLater);
+        assert_eq!(exhausted(None), Exit::TryLater, "a reason that is not known here");
+        let refused = |reason| Exit::of_status(Code::FailedPrecondition, Some(reason));
+        assert_eq!(refused(ErrorReason::SessionBusy), Exit::TryLater);
+        assert_eq!(refused(ErrorReason::SessionEnded), Exit::Usage);
+    }
 
     #[test]
     fn the_help_names_every_code() {

@@ -148,7 +148,7 @@ impl From<Status> for Failure {
             metadata.insert("resource".into(), resource.resource_name);
         }
         Self(Box::new(Parts {
-            exit: Exit::of_status(status.code()),
+            exit: Exit::of_status(status.code(), Reason::of(&status)),
             message: status.message().to_owned(),
             violations: status::violations(&status),
             retry: retry(&status),
@@ -193,11 +193,14 @@ fn retry(status: &Status) -> Retry {
         return Retry::Safe(Some(after).filter(|after| !after.is_zero()));
     }
     match (Reason::of(status), status.code()) {
+        (Some(ErrorReason::BudgetExceeded | ErrorReason::MessageTooLarge), _) => Retry::Useless,
         (
             Some(ErrorReason::SessionBusy | ErrorReason::EtagMismatch | ErrorReason::Cancelled | ErrorReason::Draining),
             _,
         )
-        | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Aborted) => Retry::Safe(None),
+        | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::ResourceExhausted) => {
+            Retry::Safe(None)
+        }
         _ => Retry::Useless,
     }
 }
@@ -227,10 +230,30 @@ mod tests {
         let of = |code, reason| retry(&Status::from(Fault::new(code, reason, "x")));
         assert_eq!(of(Code::FailedPrecondition, ErrorReason::SessionBusy), Retry::Safe(None));
         assert_eq!(of(Code::FailedPrecondition, ErrorReason::SessionEnded), Retry::Useless);
+        let exhausted = |reason| of(Code::ResourceExhausted, reason);
+        assert_eq!(exhausted(ErrorReason::MessageTooLarge), Retry::Useless);
+        assert_eq!(exhausted(ErrorReason::BudgetExceeded), Retry::Useless);
+        assert_eq!(exhausted(ErrorReason::ProviderRateLimited), Retry::Safe(None));
         let busy: Status = Fault::new(Code::Unavailable, ErrorReason::StoreUnavailable, "x")
             .retry_after(Duration::from_millis(250))
             .into();
         assert_eq!(retry(&busy), Retry::Safe(Some(Duration::from_millis(250))));
+    }
+
+    #[test]
+    fn the_exit_code_and_the_advice_agree() {
+        for reason in [
+            ErrorReason::MessageTooLarge,
+            ErrorReason::BudgetExceeded,
+            ErrorReason::ProviderRateLimited,
+            ErrorReason::SessionBusy,
+        ] {
+            let code =
+                if reason == ErrorReason::SessionBusy { Code::FailedPrecondition } else { Code::ResourceExhausted };
+            let json = Failure::from(Status::from(Fault::new(code, reason, "x"))).to_json();
+            let safe = json["error"]["retry"]["safe"].as_bool().unwrap();
+            assert_eq!(json["exit_code"], if safe { 75 } else { 64 }, "{reason:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The real binary against a real runtime: `mar up` with a rehearsal for a model.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 #[cfg(test)]
 mod commands;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Help texts, wrong arguments, no endpoint.
 
-use crate::harness::{mar, say};
+use crate::harness::{Up, mar, say};
 
 const COMMANDS: [&[&str]; 15] = [
     &["up"],
@@ -34,13 +34,15 @@ async fn every_command_has_help_with_examples() {
 
 #[tokio::test]
 async fn wrong_arguments_end_with_64_and_not_with_a_runs_code() {
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 12] = [
         &[],
         &["runn"],
         &["run"],
         &["run", "x", "--max-step", "3"],
         &["run", "x", "--max-steps", "many"],
-        &["run", "x", "--max-cost", "-1"],
+        &["run", "x", "--max-steps", "--json"],
+        &["run", "x", "--max-time", "soon"],
+        &["runs", "list", "--limit", "0"],
         &["run", "x", "--param", "novalue"],
         &["up", "--listen", "nowhere"],
         &["runs", "list", "--state", "done"],
@@ -80,6 +82,58 @@ async fn without_an_endpoint_it_says_how_to_start_one() {
         assert_eq!(json.json()["error"]["retry"]["safe"], true);
         assert!(json.err.is_empty(), "{json:?}");
     }
-    let wrong = say(mar(&["runs", "list", "--endpoint", "ftp://x"])).await;
-    assert_eq!(wrong.code, 64, "{wrong:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_none_is_told_apart_from_one_that_is_silent() {
+    for (address, text) in
+        [("garbage", "names no port"), ("ftp://x", "no http or https URL"), ("localhost:99999", "port from 1 to 65535")]
+    {
+        for command in [&["run", "x"][..], &["runs", "list"], &["models", "list"], &["tools", "list"], &["render", "x"]]
+        {
+            let said = say(mar(&[command, &["--endpoint", address]].concat())).await;
+            assert_eq!(said.code, 64, "{command:?}: {said:?}");
+            assert!(said.err.contains(address) && said.err.contains(text), "{said:?}");
+        }
+    }
+    let mut by_variable = mar(&["runs", "list", "--json"]);
+    by_variable.env("MAR_ENDPOINT", "garbage");
+    let said = say(by_variable).await;
+    assert_eq!((said.code, said.json()["exit_code"].as_i64()), (64, Some(64)), "{said:?}");
+}
+
+#[tokio::test]
+async fn limits_below_zero_are_values_and_not_options() {
+    for (option, value, text) in [
+        ("--max-cost", "-3", "an amount of 0 or more"),
+        ("--max-cost", "-0.5", "an amount of 0 or more"),
+        ("--max-time", "-5s", "a time such as 90s"),
+        ("--max-steps", "-x", "invalid digit"),
+    ] {
+        let said = say(mar(&["run", "x", option, value])).await;
+        assert_eq!(said.code, 64, "{said:?}");
+        assert!(said.err.contains(option) && said.err.contains(value) && said.err.contains(text), "{said:?}");
+        assert!(!said.err.contains("unexpected argument"), "{said:?}");
+    }
+    let listed = say(mar(&["runs", "list", "--limit", "-1"])).await;
+    assert!(listed.code == 64 && listed.err.contains("-1 is not in 1..=100000"), "{listed:?}");
+
+    // What only the runtime can judge, it does, all at once.
+    let up = Up::start().await;
+    let said = up.say(&["run", "x", "--max-steps", "-3", "--max-tool-calls", "-4"]).await;
+    assert_eq!(said.code, 64, "{said:?}");
+    for part in ["INVALID_REQUEST", "max_steps", "max_tool_calls"] {
+        assert!(said.err.contains(part), "{part} is not in {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_beyond_the_size_of_a_message_is_not_to_be_tried_again() {
+    let up = Up::start().await;
+    let path = up.file("long.txt", &"a long task ".repeat(2 << 20));
+    let mut command = up.mar(&["run", "-"]);
+    command.stdin(std::fs::File::open(path).unwrap());
+    let said = say(command).await;
+    assert_eq!(said.code, 64, "{said:?}");
+    assert!(said.err.contains("MESSAGE_TOO_LARGE") && said.err.contains("will be refused again"), "{said:?}");
 }
