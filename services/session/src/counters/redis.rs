@@ -72,6 +72,7 @@ impl RedisCounters {
             }
         }
         let mut connection = self.connection.clone();
+        #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
         let answer: Vec<String> = tokio::time::timeout(self.try_timeout, invocation.invoke_async(&mut connection))
             .await
             .map_err(unavailable)?
@@ -83,6 +84,7 @@ impl RedisCounters {
         let mut connection = self.connection.clone();
         let mut command = redis::cmd("UNLINK");
         command.arg(key(root, run));
+        #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
         let forgotten: Result<(), RedisError> =
             tokio::time::timeout(self.try_timeout, command.exec_async(&mut connection)).await.map_err(unavailable)?;
         forgotten.map_err(unavailable)

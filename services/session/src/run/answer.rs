@@ -48,6 +48,10 @@ pub(super) fn judge(state: &State, turn: &Message) -> Result<Answer, Vec<String>
     if text.trim().is_empty() {
         return Err(vec!["it is empty".to_owned()]);
     }
+    if state.candidate_cut {
+        let limit = state.max_output_tokens;
+        return Err(vec![format!("it was cut off at the limit of {limit} tokens; answer in fewer words")]);
+    }
     match serde_json::from_str(&state.output_schema) {
         Ok(schema) => judge_json(state, &schema, text.trim()),
         // Synthesis refuses a schema that is not JSON, so this one is empty.

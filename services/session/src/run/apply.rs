@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mar_proto::session::{
-    EventContent, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
+    EventContent, FinishReason, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
@@ -48,6 +48,7 @@ impl State {
             takeover_seq: None,
             passages: Default::default(),
             candidate: None,
+            candidate_cut: false,
             repaired: false,
             repairing: false,
             retry: None,
@@ -167,6 +168,7 @@ impl State {
         self.calls = self.wanted(&message);
         if self.calls.is_empty() {
             self.candidate = Some(message);
+            self.candidate_cut = turn.finish_reason() == FinishReason::Length;
         }
     }
 

@@ -69,6 +69,8 @@ pub struct State {
     pub passages: BTreeMap<String, String>,
     /// The turn that awaits judgement as a final answer.
     pub candidate: Option<Arc<Message>>,
+    /// Whether that turn stopped at the limit of its output instead of its end.
+    pub candidate_cut: bool,
     /// Whether the repair step has been used.
     pub repaired: bool,
     /// Whether the step in hand repairs an answer.

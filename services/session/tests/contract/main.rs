@@ -1,5 +1,7 @@
 //! The contracts of the store and of the halting counters: one suite each, over every implementation, on real servers.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 /// Makes a test of each case for one implementation.
 #[cfg(test)]
 macro_rules! suite {

@@ -1,11 +1,11 @@
 //! Final answers: accepted, repaired once, refused.
 
-use mar_proto::session::{RunState, ToolOutcome};
+use mar_proto::session::{FinishReason, RunState, ToolOutcome};
 use mar_proto::types::HaltingPolicy;
 
 use super::fixture::*;
 use super::scenarios::Story;
-use crate::run::{Effect, Ending, Phase};
+use crate::run::{Effect, Ending, FinishedTurn, Input, Phase};
 
 #[test]
 fn an_answer_that_does_not_fit_is_repaired_in_one_commit() {
@@ -18,6 +18,22 @@ fn an_answer_that_does_not_fit_is_repaired_in_one_commit() {
     let words = story.tell(vec![turn(2, 1, vec![text(&cited_answer(&[]))])]);
     assert_eq!(words, ["Turn(2.1)", "Ended(SUCCEEDED)"]);
     assert_eq!(story.driver.state.used.steps, 2, "a repair round is a step");
+}
+
+#[test]
+fn an_answer_that_was_cut_off_is_none() {
+    for form in [Form::Prose, Form::Schema] {
+        let mut story = Story::running(roomy(), form);
+        let cut = |step| {
+            let whole = if form == Form::Prose { "The light is".to_owned() } else { cited_answer(&[]) };
+            let turn = finished(step, 1, vec![text(&whole)], usage(50, 10));
+            Input::Turn(Box::new(FinishedTurn { finish_reason: FinishReason::Length, ..turn }))
+        };
+        assert_eq!(story.tell(vec![cut(1)]), ["Turn(1.1)", "Rejected(1)", "Started(2.1)"]);
+        let told = story.driver.state.transcript.last().unwrap().clone();
+        assert!(format!("{told:?}").contains("cut off"), "{told:?}");
+        assert_eq!(story.tell(vec![cut(2)]), ["Turn(2.1)", "Rejected(1)", "Ended(FAILED ANSWER_INVALID)"]);
+    }
 }
 
 #[test]
