@@ -96,9 +96,14 @@ impl From<Error> for Status {
 
 fn not_found(kind: &'static str, names: &[String]) -> Status {
     let first = names.first().map(String::as_str).unwrap_or_default();
-    let fault = Fault::not_found(kind, first);
-    let fault = if names.len() > 1 { fault.metadata("missing", names.join(",")) } else { fault };
-    fault.into()
+    if names.len() < 2 {
+        return Fault::not_found(kind, first).into();
+    }
+    // Of a run that fails on it only the text is kept, so that it has to name them all.
+    Fault::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} {} not found", names.join(", ")))
+        .resource(kind, first)
+        .metadata("missing", names.join(","))
+        .into()
 }
 
 fn denied(tools: &[String], policies: &[String]) -> Status {

@@ -70,11 +70,11 @@ impl Found {
         }
     }
 
-    /// What the policies let the agent have. A tool that a selector names is not silently left out.
+    /// What the policies let the agent have. A tool or an upstream that a selector names is not silently left out.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::Upstream`] for named tools that are missing, [`Error::PolicyDenied`] for named
-    /// tools that are denied, [`Error::Invalid`] for more than `max` tools, [`Error::PeerBroken`] for a broken entry.
+    /// [`Error::NotFound`] for every selector but `*` that picks nothing, [`Error::Upstream`] for named tools that may be
+    /// missing because their upstream is down, [`Error::PolicyDenied`] for named tools that are denied, [`Error::Invalid`] for more than `max` tools, [`Error::PeerBroken`] for a broken entry.
     pub fn choose(
         mut self,
         selectors: &[Selector],
@@ -82,8 +82,8 @@ impl Found {
         agent: &Agent,
         max: usize,
     ) -> Result<Toolbox, Error> {
+        self.require(selectors)?;
         let named: BTreeSet<&str> = selectors.iter().filter_map(Selector::named).collect();
-        self.require(&named)?;
         let mut denied = Vec::new();
         self.tools.retain(|name, tool| {
             let decision = decide(policy, agent, name, tool);
@@ -106,20 +106,30 @@ impl Found {
         Toolbox::try_new(self.tools)
     }
 
-    fn require(&self, named: &BTreeSet<&str>) -> Result<(), Error> {
-        let missing: Vec<&str> = named.iter().copied().filter(|name| !self.tools.contains_key(*name)).collect();
-        if missing.is_empty() {
-            return Ok(());
+    /// Looks at the whole catalogue, before any policy does: what a policy leaves out of `upstream.*` is there. Of an
+    /// upstream that is down nobody knows what it has, so that `upstream.*` takes what was seen of it, if anything.
+    fn require(&self, selectors: &[Selector]) -> Result<(), Error> {
+        let (mut missing, mut down) = (BTreeSet::new(), BTreeSet::new());
+        for selector in selectors {
+            let upstream = match selector {
+                Selector::Every => continue,
+                Selector::Upstream(upstream) => upstream.as_str(),
+                Selector::Tool(tool) => tool.split_once('.').map_or("", |(upstream, _)| upstream),
+            };
+            if self.tools.keys().any(|name| selector.picks(name)) {
+                continue;
+            }
+            if !self.unavailable.contains(upstream) {
+                missing.insert(format!("{PREFIX}{selector}"));
+            } else if selector.named().is_some() {
+                down.insert(upstream.to_owned());
+            }
         }
-        let upstream = |name: &&str| name.split_once('.').map(|(upstream, _)| upstream.to_owned());
-        let down: BTreeSet<String> =
-            missing.iter().filter_map(upstream).filter(|upstream| self.unavailable.contains(upstream)).collect();
-        if down.is_empty() {
-            let names = missing.iter().map(|name| format!("{PREFIX}{name}")).collect();
-            Err(Error::NotFound { kind: "agentruntime.tool.v1.Tool", names })
-        } else {
-            Err(Error::Upstream { upstreams: down.into_iter().collect() })
+        // Waiting for an upstream does not bring what is not there.
+        if !missing.is_empty() {
+            return Err(Error::NotFound { kind: "agentruntime.tool.v1.Tool", names: missing.into_iter().collect() });
         }
+        if down.is_empty() { Ok(()) } else { Err(Error::Upstream { upstreams: down.into_iter().collect() }) }
     }
 }
 

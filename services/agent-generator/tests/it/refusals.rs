@@ -35,8 +35,45 @@ async fn a_named_tool_that_is_missing() {
     let status = refused(&mut harness, request(task(&["docs.gone"]))).await;
     assert_eq!((status.code(), Reason::of(&status)), (Code::Unavailable, Some(ErrorReason::UpstreamUnavailable)));
     assert!(retry_after(&status).is_some());
+}
 
-    harness.client.generate_agent(request(task(&["nobody.*"]))).await.unwrap();
+#[tokio::test]
+async fn selectors_that_pick_nothing_are_named_together() {
+    let mut harness = Harness::start().await;
+    let status = refused(&mut harness, request(task(&["nobody.*"]))).await;
+    assert_eq!((status.code(), Reason::of(&status)), (Code::NotFound, Some(ErrorReason::NotFound)));
+    assert_eq!(status.get_details_resource_info().unwrap().resource_name, "tools/nobody.*");
+    assert!(status.message().contains("tools/nobody.*"), "{status:?}");
+
+    let status = refused(&mut harness, request(task(&["nobody.*", "docs.*", "docs.gone", "noone.*", "*"]))).await;
+    assert_eq!(metadata(&status)["missing"], "tools/docs.gone,tools/nobody.*,tools/noone.*");
+    for name in ["tools/docs.gone", "tools/nobody.*", "tools/noone.*"] {
+        assert!(status.message().contains(name), "{status:?}");
+    }
+
+    // Waiting for what is down would not bring the other.
+    harness.gateway.state().unavailable = vec!["down".into()];
+    let status = refused(&mut harness, request(task(&["down.tool", "nobody.*"]))).await;
+    assert_eq!(Reason::of(&status), Some(ErrorReason::NotFound), "{status:?}");
+    assert_eq!(status.get_details_resource_info().unwrap().resource_name, "tools/nobody.*");
+}
+
+#[tokio::test]
+async fn selectors_that_pick_nothing_now_may_be_in_order() {
+    let mut harness = Harness::start().await;
+    harness.gateway.state().unavailable = vec!["down".into()];
+    let made = harness.client.generate_agent(request(task(&["down.*"]))).await.unwrap().into_inner();
+    assert!(made.agent.unwrap().tools.is_empty());
+
+    // Everything there is, which the policy leaves out: the upstream is known.
+    let mut narrow = task(&["docs.*", "*"]);
+    narrow.alignment_policy =
+        r#"permit (principal, action, resource); forbid (principal, action == Action::"listTool", resource);"#.into();
+    let made = harness.client.generate_agent(request(narrow)).await.unwrap().into_inner();
+    assert!(made.agent.unwrap().tools.is_empty());
+
+    harness.gateway.state().tools.clear();
+    harness.client.generate_agent(request(task(&["*"]))).await.unwrap();
 }
 
 #[tokio::test]

@@ -89,6 +89,13 @@ async fn each_outcome_has_its_exit_code() {
     assert_eq!(failed.code, 1, "{failed:?}");
     assert!(failed.out.contains("FAILED") && failed.out.contains("seal        sha256:"), "{failed:?}");
 
+    // Without the tools that were asked for it would only look as if it had worked.
+    let failed = up.say(&["run", QUESTION, "--tools", "docs.*,nope.*,docs.gone"]).await;
+    assert_eq!(failed.code, 1, "{failed:?}");
+    for part in ["FAILED", "NOT_FOUND", "tools/nope.*", "tools/docs.gone"] {
+        assert!(failed.out.contains(part), "{part} in {failed:?}");
+    }
+
     let states = up.say(&["runs", "list"]).await.out;
     for state in ["HALTED", "DENIED", "FAILED"] {
         assert!(states.contains(state), "{state} in {states}");
