@@ -83,8 +83,35 @@ async fn a_foreign_client_runs_and_watches_a_task(options: Options) -> anyhow::R
     // A refusal can be read without our code.
     let refused = client.call(&format!("{SERVICE}/GetRun"), &json!({"name": "sessions/x/runs/y"})).await.unwrap_err();
     let said = refused.to_string();
-    assert!(said.contains("InvalidArgument") && said.contains("google.rpc.ErrorInfo"), "{said}");
+    assert!(said.contains("InvalidArgument"), "{said}");
+    let details = details(&said);
+    let info = detail(&details, "google.rpc.ErrorInfo");
+    assert_eq!((&info["reason"], &info["domain"]), (&json!("INVALID_REQUEST"), &json!("agentruntime")), "{said}");
+    let found = detail(&details, "google.rpc.BadRequest")["fieldViolations"].clone();
+    assert!(found[0]["field"] == "name" && found[0]["description"].is_string(), "{said}");
+    let gone = "sessions/01935c1e-0000-7000-8000-000000000000";
+    let refused = client.call(&format!("{SERVICE}/GetSession"), &json!({"name": gone})).await.unwrap_err();
+    let said = refused.to_string();
+    let details = self::details(&said);
+    assert_eq!(detail(&details, "google.rpc.ErrorInfo")["reason"], "NOT_FOUND", "{said}");
+    assert_eq!(detail(&details, "google.rpc.ResourceInfo")["resourceName"], gone, "{said}");
     Ok(())
+}
+
+/// The details that `grpcurl` prints below a status: numbered JSON objects.
+fn details(said: &str) -> Vec<Value> {
+    let listed = said.split_once("Details:").map_or("", |(_, listed)| listed);
+    let objects = listed
+        .match_indices("\t{")
+        .filter_map(|(at, _)| serde_json::Deserializer::from_str(&listed[at..]).into_iter().next()?.ok());
+    objects.collect()
+}
+
+/// The one of this type, with fields rather than bytes.
+fn detail<'a>(details: &'a [Value], kind: &str) -> &'a Value {
+    let wanted = format!("type.googleapis.com/{kind}");
+    let found = details.iter().find(|detail| detail["@type"] == wanted.as_str());
+    found.unwrap_or_else(|| panic!("no {kind} in {details:?}"))
 }
 
 async fn every_service_tells_its_health(options: Options) -> anyhow::Result<()> {
