@@ -39,6 +39,7 @@ all_alive() {
 }
 stop() {
   trap '' INT TERM
+  rm -f "$dir/urls"
   for pid in "${pids[@]}"; do kill -INT "$pid" 2> /dev/null || true; done
   for pid in "${pids[@]}"; do wait "$pid" 2> /dev/null || true; done
   if [ -n "${passing:-}" ]; then rm -rf "$passing"; fi

@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # Starts the four services as four processes on loopback, with deploy/local/runtime.toml, and stops them on Ctrl-C.
 #
-#   deploy/local/up.sh [--release]
+#   deploy/local/up.sh [--release] [--no-build]
 #
-# Postgres and Redis are taken from MAR_POSTGRES_URL and MAR_REDIS_URL; without them, own ones are started by
+# Postgres and Redis are taken from MAR_POSTGRES_URL and MAR_REDIS_URL; for what is not set, an own one is started by
 # deploy/local/stores.sh and stopped at the end. Keys, data and logs are in .local/ (MAR_LOCAL_DIR overrides).
-# MAR_CONFIG names another configuration. Then: mar run "…" --endpoint 127.0.0.1:7441
+# MAR_CONFIG names another configuration. --no-build takes the programs as they were built last.
+# Then: mar run "…" --endpoint 127.0.0.1:7441
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-profile=debug build=()
-case "${1:-}" in
-  '') ;;
-  --release) profile=release build=(--release) ;;
-  *)
-    echo "usage: deploy/local/up.sh [--release]" >&2
-    exit 64
-    ;;
-esac
+profile=debug flags=() build=yes
+for argument in "$@"; do
+  case $argument in
+    --release) profile=release flags=(--release) ;;
+    --no-build) build= ;;
+    *)
+      echo "usage: deploy/local/up.sh [--release] [--no-build]" >&2
+      exit 64
+      ;;
+  esac
+done
 
 config=${MAR_CONFIG:-deploy/local/runtime.toml}
 local=${MAR_LOCAL_DIR:-.local}
@@ -48,12 +51,16 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-say "building (a clean build takes about 3 minutes)"
-cargo build --quiet "${build[@]}" -p mar-session -p mar-router -p mar-agent-generator -p mar-tool-gateway -p mar-cli
+if [ -n "$build" ]; then
+  say "building (a clean build takes about 3 minutes)"
+  cargo build --quiet "${flags[@]}" -p mar-session -p mar-router -p mar-agent-generator -p mar-tool-gateway -p mar-cli
+fi
 
 "$bin/mar" keys new "$local/keys" > /dev/null
 
 if [ -z "${MAR_POSTGRES_URL:-}" ] || [ -z "${MAR_REDIS_URL:-}" ]; then
+  # What an earlier start left behind names servers that are gone.
+  rm -f "$local/stores/urls"
   # In a session of its own, so that Ctrl-C does not take the stores from under the services.
   setsid deploy/local/stores.sh "$local/stores" &
   stores=$!
@@ -62,8 +69,11 @@ if [ -z "${MAR_POSTGRES_URL:-}" ] || [ -z "${MAR_REDIS_URL:-}" ]; then
     kill -0 "$stores" 2> /dev/null || { say "the stores did not start"; exit 69; }
     sleep 0.1
   done
+  [ -f "$local/stores/urls" ] || { say "the stores do not answer after 30 s"; exit 69; }
+  given_postgres=${MAR_POSTGRES_URL:-} given_redis=${MAR_REDIS_URL:-}
   # shellcheck disable=SC1091
   . "$local/stores/urls"
+  MAR_POSTGRES_URL=${given_postgres:-$MAR_POSTGRES_URL} MAR_REDIS_URL=${given_redis:-$MAR_REDIS_URL}
 fi
 
 export MAR_SESSION__STORE__URL=$MAR_POSTGRES_URL MAR_AGENT_GENERATOR__STORE__URL=$MAR_POSTGRES_URL
@@ -88,7 +98,7 @@ for service in session agent-generator router tool-gateway; do
 done
 
 address() { # service, table
-  "$bin/$1" --config "$config" --dump-config | awk -v table="[$2]" '$0 == table { found = 1 } found && /^listen = / { gsub(/"/, "", $3); print $3; exit }'
+  "$bin/$1" --config "$config" --dump-config | awk -v table="[$2]" '/^\[/ { found = $0 == table } found && /^listen = / { gsub(/"/, "", $3); print $3 }'
 }
 serves() { (exec 3<> "/dev/tcp/${1%:*}/${1##*:}") 2> /dev/null; }
 

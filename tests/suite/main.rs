@@ -35,6 +35,8 @@ mod foreign;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod local;
+#[cfg(test)]
 mod mcp;
 #[cfg(test)]
 mod otlp;
