@@ -181,7 +181,7 @@ mod tests {
             ("localhost:", "port from"),
             ("localhost:0", "port from"),
             ("localhost:99999", "port from"),
-            ("localhost:http", "HOST:PORT"),
+            ("localhost:http", "port from"),
             (":7410", "no host"),
             ("two words:1", "HOST:PORT"),
             ("ftp://localhost:1", "http or https"),

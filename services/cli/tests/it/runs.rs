@@ -133,6 +133,18 @@ async fn a_session_goes_on() {
 }
 
 #[tokio::test]
+async fn a_busy_session_is_worth_another_try() {
+    let up = Up::scripted("[[rule]]\nreply = { agent = true, delay = '3s' }").await;
+    let first = Process::spawn("mar run", up.mar(&["run", QUESTION])).unwrap();
+    let line = first.wait_for_line("admitted", PATIENCE).await.unwrap();
+    let run = line.split_whitespace().find(|word| word.starts_with("sessions/")).unwrap();
+    let session = run.split_once("/runs/").unwrap().0;
+    let said = up.say(&["run", "And the sun?", "--session", session]).await;
+    assert_eq!(said.code, 75, "{said:?}");
+    assert!(said.err.contains("SESSION_BUSY") && said.err.contains("Trying again is safe"), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_lost_stream_is_resumed_after_the_runtime_was_killed() {
     let mut up = Up::scripted("[[rule]]\nreply = { agent = true, delay = '1500ms' }").await;
     let mut child = Process::spawn("mar run", up.mar(&["run", QUESTION, "--tools", "docs.*"])).unwrap();
