@@ -28,6 +28,10 @@ pub mod domain {
     pub const EVENT: &str = "mcp-agent-runtime/event/v1";
     /// The seal of a finished run.
     pub const RUN_SEAL: &str = "mcp-agent-runtime/run-seal/v1";
+    /// Hashes of a session's run seals, one after the other.
+    pub const RUN_SEALS: &str = "mcp-agent-runtime/run-seals/v1";
+    /// The seal of an ended session.
+    pub const SESSION_SEAL: &str = "mcp-agent-runtime/session-seal/v1";
     /// A model spec without its prices.
     pub const MODEL_SPEC: &str = "mcp-agent-runtime/model-spec/v1";
     /// A routing policy.

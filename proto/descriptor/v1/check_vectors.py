@@ -316,6 +316,16 @@ class Check:
             self.same(hash_of("mcp-agent-runtime/run-seal/v1", text.encode()), item["hash"], name + " hash")
             self.signature("run_seal", item, name)
 
+    def session_seals(self):
+        for item in self.vectors["session_seals"]:
+            name, text, document = item["name"], item["canonical"], item["document"]
+            self.same(canonical(document), text, name + " canonical form")
+            self.same(hash_of("mcp-agent-runtime/session-seal/v1", text.encode()), item["hash"], name + " hash")
+            runs = b"".join(bytes.fromhex(seal.removeprefix("sha256:")) for seal in item["run_seals"])
+            self.same(hash_of("mcp-agent-runtime/run-seals/v1", runs), document["run_seals"], name + " run seals")
+            self.same(len(item["run_seals"]), document["runs"], name + " number of runs")
+            self.signature("session_seal", item, name)
+
 
 def main():
     vectors = json.loads((HERE / "vectors.json").read_text(encoding="utf-8"))
@@ -329,6 +339,7 @@ def main():
     check.chains()
     check.commitments()
     check.run_seals()
+    check.session_seals()
     for failure in check.failures:
         print(failure)
     print(f"{check.checks - len(check.failures)} of {check.checks} checks agree")

@@ -11,10 +11,10 @@ use std::{
 };
 
 use mar_descriptor::{
-    Descriptor, Error, Hash, RunSeal, SaltKey, SealedDescriptor, Signature, SigningKey, Statement, VerifyingKeys,
-    canonical,
+    Descriptor, Error, Hash, RunSeal, SaltKey, SealedDescriptor, SessionSeal, Signature, SigningKey, Statement,
+    VerifyingKeys, canonical,
     chain::{self, Head, Link},
-    domain, run_seal, verify,
+    domain, run_seal, session_seal, verify,
 };
 use serde_json::Value;
 
@@ -194,6 +194,24 @@ fn run_seals_match() {
             signatures: signatures(&vectors, item),
         };
         assert_eq!(RunSeal::verify(&statement, &keys).unwrap().hash().unwrap(), hash(&item["hash"]));
+    }
+}
+
+#[test]
+fn session_seals_match() {
+    let vectors = vectors();
+    let keys = keys(&vectors);
+    for item in items(&vectors, "session_seals") {
+        let payload = text(&item["canonical"]).as_bytes().to_vec();
+        let statement = Statement {
+            payload_type: session_seal::PAYLOAD_TYPE.to_owned(),
+            payload,
+            signatures: signatures(&vectors, item),
+        };
+        let seal = SessionSeal::verify(&statement, &keys).unwrap();
+        assert_eq!(seal.hash().unwrap(), hash(&item["hash"]));
+        let runs: Vec<Hash> = item["run_seals"].as_array().unwrap().iter().map(hash).collect();
+        assert_eq!(SessionSeal::over(seal.session.clone(), &runs, seal.head), seal);
     }
 }
 

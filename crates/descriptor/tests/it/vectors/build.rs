@@ -1,8 +1,8 @@
 //! Builds the golden vectors.
 
 use mar_descriptor::{
-    Descriptor, Hash, Outcome, RunSeal, SaltKey, SigningKey, canonical, chain::Head, domain, run_seal, seal,
-    sign_statement,
+    Descriptor, Hash, Outcome, RunSeal, SaltKey, SessionSeal, SigningKey, canonical, chain::Head, domain, run_seal,
+    seal, session_seal, sign_statement,
 };
 use serde_json::{Value, json};
 
@@ -27,7 +27,11 @@ pub fn all() -> Value {
             "public_pem": key.public_pem().unwrap(),
             "key_id": key.key_id(),
         },
-        "payload_types": { "descriptor": seal::PAYLOAD_TYPE, "run_seal": run_seal::PAYLOAD_TYPE },
+        "payload_types": {
+            "descriptor": seal::PAYLOAD_TYPE,
+            "run_seal": run_seal::PAYLOAD_TYPE,
+            "session_seal": session_seal::PAYLOAD_TYPE,
+        },
         "descriptors": descriptors.map(|(name, descriptor)| sealed(name, &descriptor, &key)),
         "diffs": [
             { "a": "full", "b": "full", "sections": [] },
@@ -39,6 +43,7 @@ pub fn all() -> Value {
         "chains": chains(),
         "commitments": commitments(),
         "run_seals": run_seals(&key),
+        "session_seals": session_seals(&key),
     })
 }
 
@@ -206,6 +211,22 @@ fn run_seals(key: &SigningKey) -> Value {
             json!({
                 "name": name, "document": run_seal, "canonical": String::from_utf8(canonical).unwrap(),
                 "hash": run_seal.hash().unwrap(), "signature_hex": hex::encode(&statement.signatures[0].sig),
+            })
+        })
+        .into()
+}
+
+fn session_seals(key: &SigningKey) -> Value {
+    let head = Head::genesis(Hash::ZERO).next(b"started").next(b"ended");
+    let runs = [Hash::of(domain::RUN_SEAL, b"first"), Hash::of(domain::RUN_SEAL, b"second")];
+    [("two-runs", &runs[..]), ("no-runs", &[])]
+        .map(|(name, runs)| {
+            let seal = SessionSeal::over("01890a5d-ac96-774b-bcce-b302099a8057".to_owned(), runs, head);
+            let canonical = seal.canonical().unwrap();
+            let statement = sign_statement(session_seal::PAYLOAD_TYPE, &canonical, key);
+            json!({
+                "name": name, "run_seals": runs, "document": seal, "canonical": String::from_utf8(canonical).unwrap(),
+                "hash": seal.hash().unwrap(), "signature_hex": hex::encode(&statement.signatures[0].sig),
             })
         })
         .into()
