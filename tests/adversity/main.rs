@@ -1,5 +1,7 @@
 //! Bad input and dead parts: the right code, a reason, every violation; and a log that tells why.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]

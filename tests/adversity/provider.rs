@@ -262,7 +262,6 @@ async fn hangs(system: &Deployment, client: &mut Client, text: &str) -> anyhow::
         ..HaltingPolicy::default()
     };
     let left = system.rehearsal.abandoned();
-    #[expect(clippy::disallowed_methods, reason = "a test's own stopwatch")]
     let began = Instant::now();
     let followed = client.run(task::limited(task::question(text), limits)).await?;
     assert_eq!(end(&followed.run), "HALTED ACTIVE_TIME", "{:?}", followed.story());

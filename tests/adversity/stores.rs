@@ -87,11 +87,9 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
     until(&client, &run.name, |run| run.totals.unwrap_or_default().tool_calls >= 1).await?;
 
     block_in_place(|| postgres(&system).stop());
-    #[expect(clippy::disallowed_methods, reason = "a test's own stopwatch")]
     let gone = Instant::now();
     // Nothing is acknowledged, and nobody waits for long to hear so.
     while gone.elapsed() < Duration::from_secs(2) {
-        #[expect(clippy::disallowed_methods, reason = "a test's own stopwatch")]
         let asked = Instant::now();
         let request = StartSessionRequest { request_id: request_id(), session: None };
         let refused = Refused::by(client.grpc.start_session(request).await);

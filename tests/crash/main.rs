@@ -1,5 +1,7 @@
 //! Death at every named point, and at random ones: what was acknowledged goes on, nothing is done twice in silence.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 mod caller;
 mod calls;
 mod counters;

@@ -3,6 +3,8 @@
 //! The binaries have to be built before: `cargo test --workspace` does, `cargo build --workspace --bins --examples` before a
 //! test of this crate alone.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes")]
+
 pub mod client;
 pub mod deployment;
 pub mod task;

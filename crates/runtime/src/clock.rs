@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use rand::RngCore as _;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use uuid::Uuid;
 
 /// Wall time, monotonic time and waiting.
@@ -26,6 +27,34 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Resolves after `span`.
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         self.sleep_until(self.monotonic().saturating_add(span))
+    }
+}
+
+/// Work took longer than it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("was not done within {span:?}")]
+pub struct Overdue {
+    /// What it was given.
+    pub span: Duration,
+}
+
+/// Gives `work` the time `span`, counted from this call by `clock`. Work that is done when the time is up counts as done,
+/// so even a span of zero leaves it one look.
+///
+/// # Errors
+/// [`Overdue`] when the time passed first. The work has been dropped then, wherever it stood.
+pub fn within<T, W>(clock: &dyn Clock, span: Duration, work: W) -> impl Future<Output = Result<T, Overdue>> + use<T, W>
+where
+    W: Future<Output = T>,
+{
+    // Work that uses up its task's budget at each look must not keep the end from being seen.
+    let over = unconstrained(clock.sleep(span));
+    async move {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = over => Err(Overdue { span }),
+        }
     }
 }
 
@@ -84,7 +113,9 @@ impl Clock for SystemClock {
     fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
         // Beyond a month the exact end does not matter, and adding it cannot overflow.
         let span = at.saturating_sub(self.start.elapsed()).min(Duration::from_secs(30 * 24 * 3600));
-        Box::pin(tokio::time::sleep(span))
+        #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's clock")]
+        let sleep = tokio::time::sleep(span);
+        Box::pin(sleep)
     }
 }
 
@@ -100,7 +131,9 @@ impl Ids for SystemIds {
     }
 
     fn fill(&self, into: &mut [u8]) {
-        rand::rng().fill_bytes(into);
+        #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's randomness")]
+        let mut random = rand::rng();
+        random.fill_bytes(into);
     }
 }
 
@@ -193,6 +226,57 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         sleep.await;
         assert_eq!(clock.now() - start, time::Duration::seconds(5));
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_too_long_is_dropped() {
+        let clock = ManualClock::default();
+        let span = Duration::from_secs(5);
+        let held = std::sync::Arc::new(());
+        let holder = std::sync::Arc::clone(&held);
+        let mut bounded = Box::pin(within(&clock, span, async move {
+            std::future::pending::<()>().await;
+            drop(holder);
+        }));
+        clock.advance(Duration::from_secs(4));
+        assert!(futures::poll!(&mut bounded).is_pending());
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(bounded.await, Err(Overdue { span }));
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_done_when_its_time_is_up_counts() {
+        let clock = ManualClock::default();
+        assert_eq!(within(&clock, Duration::ZERO, std::future::ready(1)).await, Ok(1));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut bounded = Box::pin(within(&clock, Duration::from_secs(5), told));
+        assert!(futures::poll!(&mut bounded).is_pending());
+        clock.advance(Duration::from_secs(6));
+        tell.send(2).unwrap();
+        assert_eq!(bounded.await, Ok(Ok(2)));
+    }
+
+    #[tokio::test]
+    async fn time_is_counted_from_the_call() {
+        let clock = ManualClock::default();
+        let span = Duration::from_secs(5);
+        let bounded = within(&clock, span, std::future::pending::<()>());
+        clock.advance(span);
+        assert_eq!(bounded.await, Err(Overdue { span }));
+    }
+
+    #[tokio::test]
+    async fn busy_work_does_not_hide_the_end() {
+        let clock = ManualClock::default();
+        let span = Duration::from_secs(5);
+        let busy = async {
+            clock.advance(span);
+            for _ in 0..100_000 {
+                tokio::task::coop::consume_budget().await;
+            }
+        };
+        assert_eq!(within(&clock, span, busy).await, Err(Overdue { span }));
     }
 
     #[test]

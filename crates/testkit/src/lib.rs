@@ -5,6 +5,8 @@
 //! - [`process`]: child binaries with captured output, killed by their own pid.
 //! - [`ports`] and [`wait`]: free loopback ports, and waiting on a condition instead of sleeping.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes and servers")]
+
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -1,6 +1,8 @@
 //! An MCP server for the gateway's tests: `scripted_mcp stdio <folder>` or `scripted_mcp http <folder>`, which prints its
 //! port. The folder takes its journal (`journal`: a line a call) and may hold `description`, the text of the tool `echo`.
 
+#![expect(clippy::disallowed_methods, reason = "a slow tool is slow in real time")]
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mar_alignment::{Layer, PolicyText, Stack, default_platform};
 use mar_descriptor::VerifyingKeys;
 use mar_proto::tool::tool_gateway_service_server::ToolGatewayServiceServer;
-use mar_runtime::clock::{Clock, Ids, SystemClock, SystemIds};
+use mar_runtime::clock::{Clock, Ids, SystemClock, SystemIds, within};
 use mar_runtime::violations::Violations;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,14 +76,9 @@ impl Gateway {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let mut upstreams = Vec::new();
         for (name, config) in config.upstreams {
-            let connector = connector(&name, &config, &tasks);
-            let upstream = Arc::new(Upstream::new(name, config));
-            let supervisor = Supervisor {
-                upstream: Arc::clone(&upstream),
-                connector,
-                clock: Arc::clone(&deps.clock),
-                ids: Arc::clone(&deps.ids),
-            };
+            let connector = connector(&name, &config, &deps.clock, &tasks);
+            let upstream = Arc::new(Upstream::new(name, config, Arc::clone(&deps.clock)));
+            let supervisor = Supervisor { upstream: Arc::clone(&upstream), connector, ids: Arc::clone(&deps.ids) };
             tasks.spawn(supervisor.run(shutdown.clone()));
             upstreams.push(upstream);
         }
@@ -109,7 +104,7 @@ impl Gateway {
     pub async fn close(&self) {
         self.0.shutdown.cancel();
         self.0.tasks.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.0.tasks.wait()).await.is_err() {
+        if within(&*self.0.clock, CLOSE_TIMEOUT, self.0.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.0.tasks.len(), "some upstreams did not end in time");
         }
     }
@@ -125,11 +120,11 @@ impl Drop for App {
     }
 }
 
-fn connector(name: &str, config: &UpstreamConfig, tasks: &TaskTracker) -> Box<dyn Connector> {
+fn connector(name: &str, config: &UpstreamConfig, clock: &Arc<dyn Clock>, tasks: &TaskTracker) -> Box<dyn Connector> {
     match config.kind {
         Kind::McpStdio => Box::new(StdioServer::new(name, config.clone(), tasks.clone())),
         Kind::McpHttp => Box::new(HttpServer::new(config.clone(), tasks.clone())),
-        Kind::Search => Box::new(FolderSearch::new(config)),
+        Kind::Search => Box::new(FolderSearch::new(config, Arc::clone(clock))),
     }
 }
 

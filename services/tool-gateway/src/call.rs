@@ -13,6 +13,7 @@ use mar_alignment::{
 use mar_descriptor::{Hash, domain};
 use mar_proto::tool::Dispatch;
 use mar_runtime::auth;
+use mar_runtime::clock::within;
 use serde_json::{Value, json};
 
 use crate::cap::cap;
@@ -249,7 +250,7 @@ async fn dispatch(call: &Invocation, cleared: Cleared<'_>) -> Kind {
         }
         session.call(outgoing).await.map_err(Kind::Failed)
     };
-    match tokio::time::timeout(limit, made).await {
+    match within(&*upstream.clock, limit, made).await {
         Ok(Ok(answer)) => Kind::Answered(cap(answer, upstream.config.max_result_bytes.as_len())),
         Ok(Err(kind)) => kind,
         Err(_) => {

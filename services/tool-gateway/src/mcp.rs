@@ -73,6 +73,7 @@ impl Probe {
         if self.running.swap(true, Ordering::AcqRel) {
             return;
         }
+        #[expect(clippy::disallowed_methods, reason = "an adapter of real servers waits in real time")]
         let asked = tokio::time::timeout(PROBE_TIMEOUT, page(&self.peer, None)).await;
         if !matches!(asked, Ok(Ok(_))) {
             tracing::info!("the server does not answer any more, its session is ended");
@@ -273,6 +274,7 @@ impl Session for McpSession {
 
     async fn close(&self) {
         self.stop();
+        #[expect(clippy::disallowed_methods, reason = "an adapter of real servers waits in real time")]
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.ended.cancelled()).await;
     }
 }

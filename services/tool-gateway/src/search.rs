@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_proto::tool::Dispatch;
 use mar_proto::types::Passage;
+use mar_runtime::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use self::folder::Folder;
@@ -36,11 +37,12 @@ const DEFAULT_EXTENSIONS: [&str; 5] = ["md", "markdown", "txt", "html", "htm"];
 pub struct FolderSearch {
     folder: Folder,
     rescan: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 impl FolderSearch {
-    /// The folder that `config` names.
-    pub fn new(config: &UpstreamConfig) -> Self {
+    /// The folder that `config` names, looked at for changes by `clock`.
+    pub fn new(config: &UpstreamConfig, clock: Arc<dyn Clock>) -> Self {
         let extensions = match &config.extensions {
             Some(own) => own.iter().map(|one| one.trim_start_matches('.').to_ascii_lowercase()).collect(),
             None => DEFAULT_EXTENSIONS.map(str::to_owned).to_vec(),
@@ -52,6 +54,7 @@ impl FolderSearch {
                 max_file_bytes: config.max_file_bytes.map_or(DEFAULT_FILE_BYTES, |size| size.bytes()),
             },
             rescan: config.rescan.map_or(DEFAULT_RESCAN, |span| span.0),
+            clock,
         }
     }
 }
@@ -60,7 +63,8 @@ impl FolderSearch {
 impl Connector for FolderSearch {
     async fn connect(&self) -> Result<Arc<dyn Session>, ConnectError> {
         let index = Index::open().await.map_err(|error| ConnectError::new("the index cannot be made", error))?;
-        let session = SearchSession { folder: self.folder.clone(), rescan: self.rescan, index };
+        let (folder, clock) = (self.folder.clone(), Arc::clone(&self.clock));
+        let session = SearchSession { folder, rescan: self.rescan, clock, index };
         session.refresh().await?;
         Ok(Arc::new(session))
     }
@@ -71,6 +75,7 @@ impl Connector for FolderSearch {
 struct SearchSession {
     folder: Folder,
     rescan: Duration,
+    clock: Arc<dyn Clock>,
     index: Index,
 }
 
@@ -141,7 +146,7 @@ impl Session for SearchSession {
 
     async fn ended(&self) -> String {
         loop {
-            tokio::time::sleep(self.rescan).await;
+            self.clock.sleep(self.rescan).await;
             if let Err(error) = self.refresh().await {
                 return error.to_string();
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mar_proto::tool::UpstreamKind;
+use mar_runtime::clock::{Clock, within};
 use tokio::sync::watch;
 
 use crate::config::{Kind, UpstreamConfig};
@@ -102,16 +103,19 @@ pub struct Upstream {
     pub config: UpstreamConfig,
     /// Bounds its calls.
     pub gate: Gate,
+    /// Bounds how long it is waited for.
+    pub clock: Arc<dyn Clock>,
     state: watch::Sender<State>,
 }
 
 impl Upstream {
     /// An upstream that is not connected yet.
-    pub fn new(name: impl Into<String>, config: UpstreamConfig) -> Self {
+    pub fn new(name: impl Into<String>, config: UpstreamConfig, clock: Arc<dyn Clock>) -> Self {
         let state = State { session: None, catalogue: None, detail: "is being started".into(), failures: 0 };
         Self {
             name: name.into(),
             gate: Gate::new(config.max_concurrency, config.max_queue),
+            clock,
             state: watch::Sender::new(state),
             config,
         }
@@ -131,7 +135,7 @@ impl Upstream {
         }
         let mut changes = self.state.subscribe();
         let settled = changes.wait_for(|state| state.session.is_some() || state.failures > 1);
-        match tokio::time::timeout(READY_WAIT.min(limit), settled).await {
+        match within(&*self.clock, READY_WAIT.min(limit), settled).await {
             Ok(Ok(state)) => state.clone(),
             _ => self.state(),
         }
@@ -196,3 +200,6 @@ impl std::fmt::Debug for Upstream {
         out.debug_struct("Upstream").field("name", &self.name).field("kind", &self.config.kind).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

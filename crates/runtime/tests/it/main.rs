@@ -1,5 +1,7 @@
 //! Real calls through the layers, each over TCP and in process.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 #[cfg(test)]
 mod auth;
 #[cfg(test)]

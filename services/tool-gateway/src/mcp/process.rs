@@ -47,6 +47,7 @@ impl Process {
     }
 
     /// Waits a little for a child whose input has ended, then kills what is left of its group.
+    #[expect(clippy::disallowed_methods, reason = "an adapter of real processes waits in real time")]
     pub(super) async fn end(&mut self) {
         let _ = tokio::time::timeout(GRACE, self.child.wait()).await;
         self.kill();

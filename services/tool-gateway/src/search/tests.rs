@@ -1,16 +1,22 @@
 use std::fs;
 
+use mar_runtime::clock::ManualClock;
+
 use super::*;
 
 async fn open(files: &[(&str, &str)]) -> (tempfile::TempDir, SearchSession) {
+    open_by(Arc::new(ManualClock::default()), files).await
+}
+
+async fn open_by(clock: Arc<ManualClock>, files: &[(&str, &str)]) -> (tempfile::TempDir, SearchSession) {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in files {
         fs::write(root.path().join(name), text).unwrap();
     }
     let config =
         UpstreamConfig { folder: Some(root.path().into()), ..UpstreamConfig::new(crate::config::Kind::Search) };
-    let FolderSearch { folder, rescan } = FolderSearch::new(&config);
-    let session = SearchSession { folder, rescan, index: Index::open().await.unwrap() };
+    let FolderSearch { folder, rescan, clock } = FolderSearch::new(&config, clock);
+    let session = SearchSession { folder, rescan, clock, index: Index::open().await.unwrap() };
     session.refresh().await.unwrap();
     (root, session)
 }
@@ -75,6 +81,18 @@ async fn changes_are_taken_in() {
     assert_eq!(ids(&session, "delta").await, ["c.md#1"]);
     drop(root);
     assert!(session.refresh().await.is_err());
+}
+
+#[tokio::test]
+async fn the_folder_is_looked_at_when_its_time_has_come() {
+    let clock = Arc::new(ManualClock::default());
+    let (root, mut session) = open_by(Arc::clone(&clock), &[("a.md", "alpha")]).await;
+    session.rescan = Duration::from_secs(3600);
+    drop(root);
+    let mut ended = session.ended();
+    assert!(futures::poll!(&mut ended).is_pending());
+    clock.advance(session.rescan);
+    assert_eq!(ended.await, "the folder is missing or cannot be read");
 }
 
 #[tokio::test]

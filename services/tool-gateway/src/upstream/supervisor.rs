@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_runtime::clock::{Clock, Ids, random};
+use mar_runtime::clock::{Ids, random, within};
 use mar_runtime::status::chain;
 use tokio_util::sync::CancellationToken;
 
@@ -13,14 +13,12 @@ use super::{ConnectError, Connector, Session, Upstream};
 const STABLE: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The one task that changes an upstream's state.
+/// The one task that changes an upstream's state. It keeps time by the upstream's clock.
 pub struct Supervisor {
     /// The upstream.
     pub upstream: Arc<Upstream>,
     /// How it is reached.
     pub connector: Box<dyn Connector>,
-    /// Measures how long sessions live.
-    pub clock: Arc<dyn Clock>,
     /// Draws the jitter of the pauses.
     pub ids: Arc<dyn Ids>,
 }
@@ -33,28 +31,29 @@ enum Ended {
 impl Supervisor {
     /// Works until `shutdown`, then closes the session.
     pub async fn run(self, shutdown: CancellationToken) {
+        let clock = Arc::clone(&self.upstream.clock);
         let mut failures = 0;
         loop {
-            let started = self.clock.monotonic();
+            let started = clock.monotonic();
             let Ended::ByItself(detail) = self.attempt(&shutdown).await else {
                 // The state must not keep the session, and with it a child, alive.
                 return self.upstream.set_down("the gateway is stopping".to_owned(), 0);
             };
-            let lived = self.clock.monotonic().saturating_sub(started);
+            let lived = clock.monotonic().saturating_sub(started);
             let was_up = self.upstream.state().session.is_some();
             failures = if was_up && lived >= STABLE { 1 } else { failures + 1 };
             // A first end after success is restarted soon, and callers may wait for that.
             self.upstream.set_down(detail, if was_up { 1 } else { failures });
             tokio::select! {
                 () = shutdown.cancelled() => return self.upstream.set_down("the gateway is stopping".to_owned(), 0),
-                () = self.clock.sleep(self.pause(failures)) => {}
+                () = clock.sleep(self.pause(failures)) => {}
             }
         }
     }
 
     async fn attempt(&self, shutdown: &CancellationToken) -> Ended {
         let limit = self.upstream.config.start_timeout;
-        let opening = tokio::time::timeout(limit, self.open());
+        let opening = within(&*self.upstream.clock, limit, self.open());
         let opened = tokio::select! {
             () = shutdown.cancelled() => return Ended::Shutdown,
             opened = opening => opened,
@@ -66,7 +65,7 @@ impl Supervisor {
         };
         self.upstream.set_up(Arc::clone(&session), tools);
         let ended = self.watch(&*session, shutdown).await;
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, session.close()).await;
+        let _ = within(&*self.upstream.clock, CLOSE_TIMEOUT, session.close()).await;
         ended
     }
 
@@ -98,7 +97,7 @@ impl Supervisor {
 
     async fn relist(&self, session: &dyn Session) -> Result<(), Ended> {
         let limit = self.upstream.config.start_timeout;
-        match tokio::time::timeout(limit, session.tools()).await {
+        match within(&*self.upstream.clock, limit, session.tools()).await {
             Ok(Ok(tools)) => {
                 if let Some(session) = self.upstream.state().session {
                     self.upstream.set_up(session, tools);

@@ -1,5 +1,7 @@
 //! The gateway over real gRPC, with a real MCP server over stdio and HTTP and real folders.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+
 #[cfg(test)]
 mod decisions;
 #[cfg(test)]
