@@ -124,6 +124,24 @@ impl Prepared {
         )
     }
 
+    /// Whether what is left of the budget pays for one more try.
+    fn covers(&self, choice: &Choice, tried: &Tried) -> bool {
+        let budget = &self.wish.budget;
+        tried.number < budget.max_attempts && tried.spend.covers(budget, choice)
+    }
+
+    fn has_credential(&self, choice: &Choice) -> bool {
+        self.dispatcher.pool.credential_problem(&choice.model.provider).is_none()
+    }
+
+    /// The pause before the next round over `live`; none when there is to be no further round.
+    fn before_next(&self, round: u32, live: &[Choice], tried: &Tried) -> Option<Duration> {
+        if live.is_empty() || tried.number >= self.wish.budget.max_attempts {
+            return None;
+        }
+        self.pause(round, tried.worst.as_ref()?)
+    }
+
     /// How long to wait before the same models are tried again; none when it is not worth it.
     fn pause(&self, round: u32, failure: &Failure) -> Option<Duration> {
         let retry = self.dispatcher.retry;
@@ -165,6 +183,16 @@ impl Tried {
         }
     }
 
+    /// The error of a call that its last failure ends: an answer that had begun cannot begin again with another model, and
+    /// what one provider refuses is not taken to the next.
+    fn end(&mut self, last: Failure, began: bool) -> Option<Error> {
+        if began {
+            let failure = Failure { class: FailureClass::Broken, ..last };
+            return Some(Error::Provider { failure, attempts: std::mem::take(&mut self.failed) });
+        }
+        matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error())
+    }
+
     fn into_error(self) -> Error {
         let failure = self.worst.unwrap_or_else(|| Failure::new(FailureClass::Unavailable, "nothing could be tried"));
         Error::Provider { failure, attempts: self.failed }
@@ -183,6 +211,19 @@ fn weight(class: FailureClass) -> u8 {
     }
 }
 
+/// Whether the same model may do better in a later round.
+fn may_pass(class: FailureClass) -> bool {
+    match class {
+        FailureClass::Refused | FailureClass::Credential => false,
+        FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => true,
+    }
+}
+
+fn record_usage(span: &Span, turn: &Turn) {
+    span.record("gen_ai.usage.input_tokens", turn.tokens.all_input());
+    span.record("gen_ai.usage.output_tokens", turn.tokens.all_output());
+}
+
 fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send {
     stream! {
         let mut tried = Tried::default();
@@ -191,19 +232,17 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
         loop {
             // The models of this round; those of a provider whose credential died are left out of the next.
             for choice in std::mem::take(&mut live) {
-                let number = tried.number + 1;
-                let allowed = number <= prepared.wish.budget.max_attempts;
-                if !allowed || !tried.spend.covers(&prepared.wish.budget, &choice) {
+                if !prepared.covers(&choice, &tried) {
                     if tried.worst.is_some() {
                         continue;
                     }
                     yield Err(uncovered(&prepared, &choice));
                     return;
                 }
-                tried.number = number;
-                yield Ok(Frame::Attempt { number, model: choice.model.name.clone() });
+                tried.number += 1;
+                yield Ok(Frame::Attempt { number: tried.number, model: choice.model.name.clone() });
                 let mut began = false;
-                let span = prepared.span(&choice, number);
+                let span = prepared.span(&choice, tried.number);
                 let failure = match prepared.begin(&choice).instrument(span.clone()).await {
                     Err(failure) => failure,
                     Ok(mut events) => loop {
@@ -215,8 +254,7 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                             }
                             Some(Ok(Event::Finished(answer))) => {
                                 let turn = prepared.turn(&choice, *answer, &tried).await;
-                                span.record("gen_ai.usage.input_tokens", turn.tokens.all_input());
-                                span.record("gen_ai.usage.output_tokens", turn.tokens.all_output());
+                                record_usage(&span, &turn);
                                 yield Ok(Frame::Turn(Box::new(turn)));
                                 return;
                             }
@@ -229,25 +267,16 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 span.record("error.type", class.as_str());
                 drop(span);
                 tried.failed(&choice, failure.clone());
-                if began {
-                    let failure = Failure { class: FailureClass::Broken, ..failure };
-                    yield Err(Error::Provider { failure, attempts: tried.failed });
+                if let Some(end) = tried.end(failure, began) {
+                    yield Err(end);
                     return;
                 }
-                match class {
-                    FailureClass::Refused => {
-                        yield Err(tried.into_error());
-                        return;
-                    }
-                    FailureClass::Credential => {}
-                    FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => live.push(choice),
+                if may_pass(class) {
+                    live.push(choice);
                 }
             }
-            let locked = |choice: &Choice| prepared.dispatcher.pool.credential_problem(&choice.model.provider).is_none();
-            live.retain(locked);
-            let spent = tried.number >= prepared.wish.budget.max_attempts || live.is_empty();
-            let pause = tried.worst.as_ref().and_then(|worst| prepared.pause(round, worst));
-            let Some(pause) = pause.filter(|_| !spent) else {
+            live.retain(|choice| prepared.has_credential(choice));
+            let Some(pause) = prepared.before_next(round, &live, &tried) else {
                 yield Err(tried.into_error());
                 return;
             };
