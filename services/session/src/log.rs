@@ -79,6 +79,7 @@ impl Log {
             epoch,
             time: Some(stamp(event.time)),
             counted_seq: event.counted_seq,
+            command_id: event.command.map(|id| id.to_string()).unwrap_or_default(),
             body: Some(event.body.clone()),
         }
     }
@@ -99,6 +100,8 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         text("problems", &content.problems),
         message("answer", content.answer.as_ref().map(Message::encode_to_vec)),
         text("session_json", &content.session_json),
+        message("approval", content.approval.as_ref().map(Message::encode_to_vec)),
+        text("comment", &content.comment),
     ]
     .into_iter()
     .flatten()
@@ -117,7 +120,9 @@ pub fn decode(row: &EventRow) -> Result<(EventLeaf, Event), store::Error> {
     let content = content(row)?;
     let body = leaf.body.clone().ok_or(store::Error::Corrupt("leaf"))?;
     let time = leaf.time.as_ref().and_then(timestamp).ok_or(store::Error::Corrupt("leaf time"))?;
-    let event = Event { time, body, content, counted_seq: leaf.counted_seq };
+    let command = Some(leaf.command_id.as_str()).filter(|id| !id.is_empty());
+    let command = command.map(|id| id.parse().map_err(|_| store::Error::Corrupt("command id"))).transpose()?;
+    let event = Event { time, body, content, counted_seq: leaf.counted_seq, command };
     Ok((leaf, event))
 }
 

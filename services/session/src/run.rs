@@ -13,6 +13,7 @@ use mar_proto::session::{EventContent, event_leaf::Body};
 use time::OffsetDateTime;
 
 mod absorb;
+mod command;
 mod amounts;
 pub mod answer;
 mod apply;
@@ -27,8 +28,8 @@ mod tests;
 pub use apply::timestamp;
 pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use event::{error_result, idempotency_key};
-pub use input::{CallReturn, FinishedTurn, Input, Retry, Timed};
-pub use state::{Call, CallState, Ending, Generation, Phase, State, Stop};
+pub use input::{ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Resolution, Retry, Timed};
+pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
 
 /// Tries of one generation that reach a provider before the run fails.
 pub const MAX_ATTEMPTS: i64 = 3;
@@ -48,6 +49,8 @@ pub struct Event {
     pub content: EventContent,
     /// The `seq` of the counter change made before the commit that this event belongs to.
     pub counted_seq: Option<i64>,
+    /// The caller's command that brought it about.
+    pub command: Option<uuid::Uuid>,
 }
 
 /// What the executor has to do after the events are durable.

@@ -3,6 +3,7 @@
 use mar_proto::session::{AgentSealed, RunClaimed, RunEnded, RunState, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::types::{HaltReason, Usage};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::event::{
     Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_intent, tool_returned, tool_unanswered,
@@ -18,7 +19,7 @@ pub(super) const LOST: &str = "LOST";
 /// Reason of a generation that was stopped.
 const CANCELLED: &str = "CANCELLED";
 /// What the model reads about a call whose effect nobody knows.
-const UNKNOWN_TEXT: &str = "OUTCOME_UNKNOWN: the call was issued, but it is not known whether it took effect. Do not assume \
+pub(super) const UNKNOWN_TEXT: &str = "OUTCOME_UNKNOWN: the call was issued, but it is not known whether it took effect. Do not assume \
                             either; check before you repeat it.";
 
 /// Reasons of failed generations that never left the runtime.
@@ -33,14 +34,22 @@ pub(super) struct Plan {
     pub effects: Vec<Effect>,
     pub settle: Amounts,
     pub now: OffsetDateTime,
+    /// The command that is being taken.
+    pub command: Option<Uuid>,
 }
 
 impl Plan {
     /// What the inputs close, time limits included.
     pub fn of(state: &State, inputs: &[Timed]) -> Self {
         let now = inputs.iter().map(|timed| timed.at).max().unwrap_or(state.changed_at);
-        let mut plan =
-            Self { state: state.clone(), events: Vec::new(), effects: Vec::new(), settle: Amounts::default(), now };
+        let mut plan = Self {
+            state: state.clone(),
+            events: Vec::new(),
+            effects: Vec::new(),
+            settle: Amounts::default(),
+            now,
+            command: None,
+        };
         for timed in inputs {
             if plan.state.ended() {
                 break;
@@ -48,6 +57,7 @@ impl Plan {
             plan.absorb(timed);
         }
         if !plan.state.ended() {
+            plan.lapse();
             plan.check_time();
             plan.finish_stop();
         }
@@ -56,7 +66,7 @@ impl Plan {
 
     /// Adds an event and moves the state on.
     pub fn emit(&mut self, time: OffsetDateTime, (body, content): Draft) {
-        let event = Event { time, body, content, counted_seq: None };
+        let event = Event { time, body, content, counted_seq: None, command: self.command };
         self.state.apply(&event);
         self.events.push(event);
     }
@@ -105,14 +115,12 @@ impl Plan {
                 }
             }
             Input::Returned(back) => self.call_returned(back, timed.at),
-            Input::Cancel { reason, principal } => {
-                if self.state.stop.is_none() {
-                    self.stop(
-                        stop_requested(RunState::Cancelled, HaltReason::Unspecified, reason, principal),
-                        timed.at,
-                    );
-                }
+            Input::ApprovalWanted(wanted) => self.ask(wanted, timed.at),
+            Input::HandedOver { call_id, attempt, reason, decision_json, policy_hashes } => {
+                self.hand_over((call_id, *attempt), *reason, (decision_json, policy_hashes), timed.at);
             }
+            Input::Commanded { id, command } => self.take(*id, command, timed.at),
+            Input::Cancel { reason, principal } => self.cancel(reason, principal, timed.at),
             Input::Timer => {}
         }
     }
@@ -231,6 +239,12 @@ impl Plan {
         }
     }
 
+    pub(super) fn cancel(&mut self, reason: &str, principal: &str, at: OffsetDateTime) {
+        if self.state.stop.is_none() {
+            self.stop(stop_requested(RunState::Cancelled, HaltReason::Unspecified, reason, principal), at);
+        }
+    }
+
     fn stop(&mut self, draft: Draft, at: OffsetDateTime) {
         self.emit(at, draft);
         self.effects.clear();
@@ -270,6 +284,7 @@ impl Plan {
                 self.emit(self.now, draft);
             }
         }
+        self.drop_held();
         self.end(ended_by(&stop), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mar_proto::session::{
-    EventContent, FinishReason, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
+    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, FinishReason, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
@@ -11,9 +11,12 @@ use uuid::Uuid;
 
 use super::amounts::add_usage;
 use super::event::repair_request;
-use super::state::{Call, CallState, Ending, Generation, Phase, RetryDue, State, Stop};
+use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, RetryDue, State, Stop};
 use super::{Event, answer};
 use crate::counters::Amounts;
+
+/// Commands that are remembered: more than can be on their way at a time.
+const REMEMBERED: usize = 256;
 
 /// Output tokens of one generation where the descriptor cannot say.
 const DEFAULT_MAX_OUTPUT_TOKENS: i64 = 512;
@@ -53,6 +56,9 @@ impl State {
             repairing: false,
             retry: None,
             stop: None,
+            paused: false,
+            principal: event.content.principal.as_str().into(),
+            commands: Default::default(),
             tainted: false,
             active: Duration::ZERO,
             running_since: None,
@@ -65,6 +71,12 @@ impl State {
     pub fn apply(&mut self, event: &Event) {
         self.next_seq += 1;
         self.note_change(event);
+        if let Some(command) = event.command {
+            self.commands.insert(command);
+            while self.commands.len() > REMEMBERED {
+                self.commands.pop_first();
+            }
+        }
         let (at, content) = (event.time, &event.content);
         match &event.body {
             Body::RunAdmitted(_) | Body::CountersRebuilt(_) => {}
@@ -92,7 +104,13 @@ impl State {
                 self.transcript.push(Arc::new(repair_request(&content.problems)));
             }
             Body::RunWaiting(waiting) => self.wait(waiting.reason(), at),
-            Body::RunResumed(_) => self.run(at),
+            Body::RunResumed(resumed) => self.resume(resumed.reason(), at),
+            Body::PauseRequested(_) => self.paused = true,
+            Body::ApprovalRequested(asked) => self.ask(asked, content, at),
+            Body::ApprovalDecided(decided) => self.decide_approval(decided, content, at),
+            Body::CallHandedOver(handed) => {
+                self.set_call(&handed.call_id, CallState::Handed { reason: handed.reason() });
+            }
             Body::StopRequested(stop) => {
                 self.stop = Some(Stop {
                     at,
@@ -185,6 +203,7 @@ impl State {
                 tool: call.tool.clone(),
                 definition: self.tool(&call.tool).cloned(),
                 arguments_json: call.arguments_json.clone(),
+                approval: None,
                 state: CallState::Wanted,
             })
             .collect()
@@ -240,6 +259,58 @@ impl State {
             _ => Phase::Waiting(reason),
         };
         self.changed_at = at;
+    }
+
+    /// A run that is resumed before it could park goes on as it was.
+    fn resume(&mut self, reason: WaitReason, at: OffsetDateTime) {
+        if reason == WaitReason::Paused {
+            self.paused = false;
+            if self.phase != Phase::Waiting(WaitReason::Paused) {
+                return;
+            }
+        }
+        self.run(at);
+    }
+
+    fn ask(&mut self, asked: &ApprovalRequested, content: &EventContent, at: OffsetDateTime) {
+        let question = content.approval.clone().unwrap_or_default();
+        let approval = Approval {
+            id: asked.approval.clone(),
+            digest: question.call_digest,
+            message: question.message,
+            group: asked.group.clone(),
+            needed: asked.needed,
+            asked_at: at,
+            expires_at: asked.expire_time.as_ref().and_then(timestamp).unwrap_or(self.expires_at),
+            state: ApprovalState::Pending,
+            decisions: Vec::new(),
+        };
+        if let Some(call) = self.calls.iter_mut().find(|call| call.call_id == asked.call_id)
+            && let CallState::Open { attempt } = call.state
+        {
+            call.approval = Some(Box::new(approval));
+            call.state = CallState::Asking { attempt };
+        }
+    }
+
+    fn decide_approval(&mut self, decided: &ApprovalDecided, content: &EventContent, at: OffsetDateTime) {
+        let found = self.calls.iter_mut().find_map(|call| {
+            let approval = call.approval.as_mut().filter(|approval| approval.id == decided.approval)?;
+            Some((approval, &mut call.state))
+        });
+        let Some((approval, state)) = found else { return };
+        approval.state = decided.state();
+        if decided.decision() != ApprovalState::Expired {
+            approval.decisions.push(Decided {
+                principal: content.principal.clone(),
+                approved: decided.decision() == ApprovalState::Approved,
+                comment: content.comment.clone(),
+                at,
+            });
+        }
+        if let (ApprovalState::Approved, CallState::Asking { attempt }) = (approval.state, &*state) {
+            *state = CallState::Approved { attempt: *attempt };
+        }
     }
 
     fn run(&mut self, at: OffsetDateTime) {

@@ -1,10 +1,10 @@
 //! The two questions that the executor asks before a commit.
 
-use mar_proto::session::{RunResumed, WaitReason, event_leaf::Body};
+use mar_proto::session::WaitReason;
 use mar_proto::types::HaltReason;
 
 use super::absorb::Plan;
-use super::event::{bare, counters_rebuilt, generation_started, halted, tool_intent, waiting_for};
+use super::event::{counters_rebuilt, generation_started, halted, resumed, tool_intent, waiting_for};
 use super::input::{Input, Timed};
 use super::next::Next;
 use super::state::{CallState, Phase, State};
@@ -88,7 +88,7 @@ fn begin(plan: &mut Plan, next: Next, counted: Counted) {
         return;
     }
     if let Phase::Waiting(reason) = plan.state.phase {
-        plan.emit(plan.now, bare(Body::RunResumed(RunResumed { reason: reason.into() })));
+        plan.emit(plan.now, resumed(reason));
     }
     match next {
         Next::Nothing => {}

@@ -1,7 +1,7 @@
 //! Making events.
 
 use mar_proto::session::{
-    AnswerRejected, CountersRebuilt, EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunState,
+    AnswerRejected, CountersRebuilt, EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunResumed, RunState,
     RunWaiting, StopRequested, ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Origin, Part, ToolResult, Usage, part::Content};
@@ -164,6 +164,16 @@ pub(super) fn counters_rebuilt(found_seq: i64) -> Draft {
 /// The run waits for a part that is down.
 pub(super) fn waiting_for(dependency: &str) -> Draft {
     bare(Body::RunWaiting(RunWaiting { reason: WaitReason::Dependency.into(), dependency: dependency.to_owned() }))
+}
+
+/// The run waits with nothing in flight.
+pub(super) fn parked(reason: WaitReason) -> Draft {
+    bare(Body::RunWaiting(RunWaiting { reason: reason.into(), dependency: String::new() }))
+}
+
+/// The run goes on.
+pub(super) fn resumed(reason: WaitReason) -> Draft {
+    bare(Body::RunResumed(RunResumed { reason: reason.into() }))
 }
 
 /// The run is to stop.

@@ -1,9 +1,10 @@
 //! What reaches a run from outside, whole and with its time.
 
 use mar_proto::session::Agent;
-use mar_proto::session::{FinishReason, ToolOutcome};
-use mar_proto::types::{Message, ToolResult, Usage};
-use time::OffsetDateTime;
+use mar_proto::session::{FinishReason, ToolOutcome, WaitReason};
+use mar_proto::types::{Message, Part, ToolResult, Usage};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 /// An input and when it arrived.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +58,29 @@ pub enum Input {
     },
     /// A tool call came back.
     Returned(Box<CallReturn>),
-    /// Somebody wants the run to stop.
+    /// The gateway wants a human's decision before it makes a call.
+    ApprovalWanted(Box<ApprovalWanted>),
+    /// The gateway lets a call be made, which is the caller's to make.
+    HandedOver {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+        /// Session's number of the try.
+        attempt: i64,
+        /// TOOL_RESULT or INPUT.
+        reason: WaitReason,
+        /// The gateway's decision record.
+        decision_json: String,
+        /// Hashes of the policies that decided.
+        policy_hashes: Vec<String>,
+    },
+    /// A caller wants something of the run; durable before it comes here.
+    Commanded {
+        /// Its id: it takes effect once.
+        id: Uuid,
+        /// What it wants.
+        command: Command,
+    },
+    /// The run has to stop for a reason of the runtime's own.
     Cancel {
         /// CANCELLED_BY_CALLER or SESSION_ENDED.
         reason: &'static str,
@@ -66,6 +89,69 @@ pub enum Input {
     },
     /// Nothing but the time.
     Timer,
+}
+
+/// What a caller wants of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Stop.
+    Cancel {
+        /// CANCELLED_BY_CALLER or SESSION_ENDED.
+        reason: String,
+        /// Who.
+        principal: String,
+    },
+    /// Park when nothing is in flight.
+    Pause {
+        /// Who.
+        principal: String,
+    },
+    /// Go on.
+    Resume,
+    /// A decision on an approval.
+    Resolve(Resolution),
+    /// The result of a call that the caller makes.
+    ToolResult(Box<ToolResult>),
+    /// What the caller says to a call that asks it.
+    Input(Vec<Part>),
+}
+
+/// A decision on an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// Id within the run.
+    pub approval: String,
+    /// The digest that was looked at.
+    pub digest: String,
+    /// Whether the call may go ahead.
+    pub approved: bool,
+    /// Who decides.
+    pub principal: String,
+    /// Why.
+    pub comment: String,
+}
+
+/// A call that waits for a human's decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovalWanted {
+    /// `{run}/{step}/{index}`
+    pub call_id: String,
+    /// Session's number of the try.
+    pub attempt: i64,
+    /// What the decision is bound to.
+    pub digest: String,
+    /// Why a policy wants it.
+    pub message: String,
+    /// Who may decide; empty for anybody but the run's own principal.
+    pub group: String,
+    /// How many have to approve, at least 1.
+    pub needed: i32,
+    /// After how long it lapses.
+    pub expires_after: Duration,
+    /// The gateway's decision record.
+    pub decision_json: String,
+    /// Hashes of the policies that decided.
+    pub policy_hashes: Vec<String>,
 }
 
 /// Whether a failed generation is worth another try.

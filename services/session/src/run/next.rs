@@ -35,7 +35,15 @@ impl Next {
 impl Plan {
     /// What comes next. Judges a final answer, which may end the run here.
     pub fn next(&mut self) -> Next {
-        if self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() || self.state.in_flight() {
+        if self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() {
+            return Next::Nothing;
+        }
+        self.issue_approved();
+        if self.state.in_flight() {
+            return Next::Nothing;
+        }
+        if self.state.parks_for().is_some() {
+            self.park();
             return Next::Nothing;
         }
         if let Some(candidate) = self.state.candidate.clone() {

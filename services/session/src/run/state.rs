@@ -1,9 +1,9 @@
 //! What the log says of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mar_proto::session::{Agent, Answer, RunFailure, RunState, Task, Totals, WaitReason};
+use mar_proto::session::{Agent, Answer, ApprovalState, RunFailure, RunState, Task, Totals, WaitReason};
 use mar_proto::types::{HaltReason, HaltingPolicy, Message, ToolDefinition, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -79,6 +79,12 @@ pub struct State {
     pub retry: Option<RetryDue>,
     /// The run is to stop.
     pub stop: Option<Stop>,
+    /// The run is to park when nothing of it is in flight.
+    pub paused: bool,
+    /// Who had it admitted; may not decide on its approvals.
+    pub principal: Arc<str>,
+    /// The last commands that took effect: each does once.
+    pub commands: BTreeSet<Uuid>,
     /// Whether untrusted content has entered the conversation.
     pub tainted: bool,
     /// Time in RUNNING before `running_since`.
@@ -128,8 +134,46 @@ pub struct Call {
     pub definition: Option<ToolDefinition>,
     /// Arguments as the model wrote them.
     pub arguments_json: String,
+    /// The human decision that a policy asked for.
+    pub approval: Option<Box<Approval>>,
     /// How far it is.
     pub state: CallState,
+}
+
+/// A human decision on one exact call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// `{step}-{index}`
+    pub id: String,
+    /// What it is bound to, as the gateway computed it.
+    pub digest: String,
+    /// Why a policy wants it.
+    pub message: String,
+    /// Who may decide; empty for anybody but the run's own principal.
+    pub group: String,
+    /// How many have to approve.
+    pub needed: i32,
+    /// When it was asked for.
+    pub asked_at: OffsetDateTime,
+    /// When it lapses.
+    pub expires_at: OffsetDateTime,
+    /// Where it stands.
+    pub state: ApprovalState,
+    /// Decisions so far, in order.
+    pub decisions: Vec<Decided>,
+}
+
+/// One person's decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// Who.
+    pub principal: String,
+    /// Whether the call may go ahead.
+    pub approved: bool,
+    /// Why.
+    pub comment: String,
+    /// When.
+    pub at: OffsetDateTime,
 }
 
 /// How far a call is.
@@ -141,6 +185,21 @@ pub enum CallState {
     Open {
         /// Session's number of the try.
         attempt: i64,
+    },
+    /// It waits for a human's decision; nothing was sent.
+    Asking {
+        /// The try that was asked about.
+        attempt: i64,
+    },
+    /// It may go ahead.
+    Approved {
+        /// The try that was asked about.
+        attempt: i64,
+    },
+    /// It is in the caller's hands.
+    Handed {
+        /// What the run waits for.
+        reason: WaitReason,
     },
     /// It is over.
     Returned(Box<ToolResult>),
@@ -216,6 +275,38 @@ impl State {
         self.calls.iter().filter(|call| matches!(call.state, CallState::Open { .. }))
     }
 
+    /// Calls that a human or the caller holds, or that were just approved.
+    pub fn held_calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| {
+            matches!(call.state, CallState::Asking { .. } | CallState::Approved { .. } | CallState::Handed { .. })
+        })
+    }
+
+    /// What the run waits for with nothing in flight; `None` while it can go on by itself.
+    pub fn parks_for(&self) -> Option<WaitReason> {
+        if self.in_flight() {
+            return None;
+        }
+        let held = |wanted: fn(&CallState) -> bool| self.calls.iter().any(|call| wanted(&call.state));
+        if held(|state| matches!(state, CallState::Approved { .. })) && !self.paused {
+            return None;
+        }
+        if held(|state| matches!(state, CallState::Asking { .. })) {
+            return Some(WaitReason::Approval);
+        }
+        let handed = self.calls.iter().find_map(|call| match call.state {
+            CallState::Handed { reason } => Some(reason),
+            _ => None,
+        });
+        handed.or(self.paused.then_some(WaitReason::Paused))
+    }
+
+    /// Whether the run waits for a command or a time: it needs no executor until then.
+    pub fn is_parked(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Waiting(reason) if reason != WaitReason::Dependency);
+        waits && self.stop.is_none() && !self.in_flight()
+    }
+
     /// Whether the run is over.
     pub fn ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
@@ -239,10 +330,17 @@ impl State {
             at = at.min(self.changed_at + Duration::seconds(1));
         } else if let Some(retry) = &self.retry
             && !self.in_flight()
+            && !self.paused
         {
             at = at.min(retry.at);
         }
-        Some(at)
+        Some(self.approvals_due().fold(at, OffsetDateTime::min))
+    }
+
+    /// When the approvals that are asked for lapse.
+    fn approvals_due(&self) -> impl Iterator<Item = OffsetDateTime> {
+        let asking = self.calls.iter().filter(|call| matches!(call.state, CallState::Asking { .. }));
+        asking.filter_map(|call| call.approval.as_ref().map(|approval| approval.expires_at))
     }
 
     /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level

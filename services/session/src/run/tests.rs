@@ -1,11 +1,13 @@
 //! The machine under test: scenarios that are read as prose, and thousands of random histories of a simulated world.
 
 mod audit;
+mod audit_held;
 mod audit_state;
 mod dice;
 mod driver;
 mod fixture;
 mod histories;
+mod holding;
 mod judging;
 mod scenarios;
 mod stopping;

@@ -88,7 +88,7 @@ impl Runs {
                 session_json: session_json(&session_body(session)?),
                 ..EventContent::default()
             },
-            counted_seq: None,
+            counted_seq: None, command: None,
         };
         let log = Log::new(id, super::salt_key(session)?);
         let first = log.encode(std::slice::from_ref(&event)).swap_remove(0);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mar_proto::session::{RunState, ToolOutcome, event_leaf::Body};
+use mar_proto::session::{RunState, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::types::{HaltReason, Message, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
 
@@ -18,6 +18,9 @@ pub struct CallRecord {
     pub attempts: i64,
     pub idempotent: bool,
     pub returned: bool,
+    /// A human or the caller has it.
+    pub held: bool,
+    pub approved: bool,
 }
 
 /// A reader of a run's events.
@@ -42,9 +45,14 @@ pub struct Audit {
     pub active: Duration,
     pub sealed: bool,
     pub waiting: bool,
+    pub waits_for: Option<WaitReason>,
     pub stopped: bool,
     pub ended: bool,
     pub seals: usize,
+    pub paused: bool,
+    pub approvals: BTreeMap<String, super::audit_held::Asked>,
+    /// Commands of earlier commits.
+    pub commands: BTreeSet<uuid::Uuid>,
 }
 
 pub fn spent(usage: &Usage) -> Amounts {
@@ -72,6 +80,7 @@ impl Audit {
     ) {
         let Decision { events, effects } = decision;
         self.stops(before, decision);
+        self.commands_count_once(events);
         let (mut begun, mut repeated, mut settled) = (Amounts::default(), Amounts::default(), Amounts::default());
         let mut wanted = Vec::new();
         let mut open = before.generation.clone();
@@ -221,12 +230,15 @@ impl Audit {
                 call.keys.insert(intent.idempotency_key.clone());
                 assert_eq!(intent.attempt, call.attempts);
                 assert_eq!(call.keys.len(), 1, "another key for the same call");
-                assert!(call.attempts <= if call.idempotent { MAX_CALL_ATTEMPTS } else { 1 });
+                let most = if call.idempotent { MAX_CALL_ATTEMPTS } else { 1 } + i64::from(call.approved);
+                assert!(call.attempts <= most && !call.held, "{intent:?} of {call:?}");
+                assert!(!self.paused || intent.attempt > 1 && !call.approved, "a call of a paused run");
                 self.used.tool_calls += i64::from(intent.attempt == 1);
             }
             Body::ToolReturned(back) => {
                 assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
-                self.calls.entry(back.call_id.clone()).or_default().returned = true;
+                let call = self.calls.entry(back.call_id.clone()).or_default();
+                (call.returned, call.held) = (true, false);
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
             }
@@ -234,14 +246,24 @@ impl Audit {
                 self.rejections += 1;
                 assert!(rejected.problems > 0 && self.rejections <= 2);
             }
-            Body::RunWaiting(_) => {
+            Body::PauseRequested(_)
+            | Body::ApprovalRequested(_)
+            | Body::ApprovalDecided(_)
+            | Body::CallHandedOver(_) => self.held(event, state),
+            Body::RunWaiting(waiting) => {
+                self.parks(waiting.reason());
                 assert!(!self.stopped && self.generation.is_none() && state.open_calls().next().is_none());
                 self.waiting = self.sealed;
                 self.pause(event.time);
             }
-            Body::RunResumed(_) => {
-                assert!(std::mem::take(&mut self.waiting), "resumed without waiting");
-                self.running_since = Some(event.time);
+            Body::RunResumed(resumed) => {
+                let of_pause = resumed.reason() == WaitReason::Paused;
+                assert!(!of_pause || std::mem::take(&mut self.paused), "resumed without a pause");
+                if !of_pause || self.waits_for == Some(WaitReason::Paused) {
+                    assert!(std::mem::take(&mut self.waiting), "resumed without waiting");
+                    self.waits_for = None;
+                    self.running_since = Some(event.time);
+                }
             }
             Body::StopRequested(stop) => {
                 assert!(!std::mem::replace(&mut self.stopped, true), "stopped twice");
@@ -257,13 +279,23 @@ impl Audit {
         }
     }
 
+    fn parks(&mut self, reason: WaitReason) {
+        let held = self.calls.values().any(|call| call.held);
+        match reason {
+            WaitReason::Paused => assert!(self.paused && !held),
+            WaitReason::Approval | WaitReason::ToolResult | WaitReason::Input => assert!(held),
+            _ => {}
+        }
+        self.waits_for = self.sealed.then_some(reason);
+    }
+
     fn pause(&mut self, at: OffsetDateTime) {
         let ran = self.running_since.take().map_or(Duration::ZERO, |since| at - since);
         self.active += ran.max(Duration::ZERO);
     }
 
     fn starts(&mut self, started: &mar_proto::session::GenerationStarted, state: &State) {
-        assert!(!self.stopped && self.sealed && !self.waiting, "a generation out of turn");
+        assert!(!self.stopped && self.sealed && !self.waiting && !self.paused, "a generation out of turn");
         assert!(self.generation.is_none() && self.owed.is_empty(), "something is open");
         let next = if started.attempt == 1 { self.last_step + 1 } else { self.last_step };
         assert_eq!(started.step, next);
@@ -300,6 +332,10 @@ fn closed(state: &State, input: &Input) -> bool {
         state.generation.as_ref().is_some_and(|open| (open.step, open.attempt) == (step, attempt))
     };
     let awaits_agent = matches!(state.phase, Phase::Pending(_)) && state.agent.is_none() && state.stop.is_none();
+    let open_call = |call_id: &str, attempt: i64| {
+        let open = crate::run::CallState::Open { attempt };
+        state.open_calls().any(|call| call.call_id == call_id && call.state == open)
+    };
     state.ended()
         || !match input {
             Input::Begin | Input::Synthesised(_) | Input::SynthesisFailed { .. } => awaits_agent,
@@ -307,9 +343,11 @@ fn closed(state: &State, input: &Input) -> bool {
             Input::Claimed { epoch, .. } => *epoch > state.epoch,
             Input::Turn(turn) => generation(turn.step, turn.attempt),
             Input::GenerationFailed { step, attempt, .. } => generation(*step, *attempt),
-            Input::Returned(back) => state.open_calls().any(|call| {
-                call.call_id == back.call_id && call.state == (crate::run::CallState::Open { attempt: back.attempt })
-            }),
+            Input::Returned(back) => open_call(&back.call_id, back.attempt),
+            Input::ApprovalWanted(wanted) => open_call(&wanted.call_id, wanted.attempt),
+            Input::HandedOver { call_id, attempt, .. } => open_call(call_id, *attempt),
+            // Whether a command fits is not said again here, only that it counts once.
+            Input::Commanded { id, .. } => !state.commands.contains(id),
             Input::Cancel { .. } => state.stop.is_none(),
             Input::Timer => false,
         }

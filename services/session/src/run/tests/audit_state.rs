@@ -5,7 +5,7 @@ use mar_proto::types::HaltReason;
 
 use super::audit::{Audit, spent};
 use crate::counters::Amounts;
-use crate::run::{Ending, Event, Phase, State};
+use crate::run::{CallState, Ending, Event, Phase, State};
 
 impl Audit {
     /// After each transition.
@@ -26,9 +26,21 @@ impl Audit {
         assert_eq!(state.active, self.active);
         assert_eq!(state.running_since, self.running_since);
         self.phase(state);
-        let opened = self.calls.values().filter(|call| call.attempts > 0 && !call.returned).count();
-        assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { opened });
+        let begun = || self.calls.values().filter(|call| call.attempts > 0 && !call.returned);
+        let held = begun().filter(|call| call.held).count();
+        let open = begun().count() - held - self.approved_and_waiting(state);
+        assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { open });
+        assert!(!state.ended() || begun().next().is_none(), "a call that was begun has no result");
+        assert_eq!(state.paused, self.paused);
         assert_eq!(state.generation.is_some(), self.generation.is_some());
+    }
+
+    /// Approved calls that a pause holds back.
+    fn approved_and_waiting(&self, state: &State) -> usize {
+        let waiting = state.calls.iter().filter(|call| matches!(call.state, CallState::Approved { .. }));
+        let count = waiting.count();
+        assert!(count == 0 || self.paused, "an approved call is not issued");
+        count
     }
 
     fn phase(&self, state: &State) {
@@ -43,8 +55,9 @@ impl Audit {
         assert_eq!(state.wake_at().is_none(), state.ended());
         if state.in_flight() && state.stop.is_none() {
             let wake = state.wake_at().unwrap();
-            let limits = [Some(state.expires_at), state.active_deadline()];
-            assert!(limits.contains(&Some(wake)), "a run with something in flight only waits for its limits of time");
+            let asked = state.held_calls().filter_map(|call| call.approval.as_ref().map(|asked| asked.expires_at));
+            let limits = [Some(state.expires_at), state.active_deadline()].into_iter().flatten().chain(asked);
+            assert_eq!(limits.min(), Some(wake), "a run with something in flight only waits for limits of time");
         }
     }
 

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::session::{
-    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, event_leaf::Body,
+    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, WaitReason,
+    event_leaf::Body,
 };
 use mar_proto::types::{
     HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult,
@@ -14,7 +15,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::log::stamp;
-use crate::run::{CallReturn, Event, FinishedTurn, Input, error_result};
+use crate::run::{ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Input, Resolution, error_result};
 
 pub const RUN: Uuid = Uuid::from_u128(7);
 pub const SESSION: Uuid = Uuid::from_u128(8);
@@ -60,7 +61,7 @@ pub fn admitted(limits: HaltingPolicy) -> Event {
     };
     let content =
         EventContent { task: Some(Task::default()), principal: "user:ada".to_owned(), ..EventContent::default() };
-    Event { time: START, body: Body::RunAdmitted(body), content, counted_seq: None }
+    Event { time: START, body: Body::RunAdmitted(body), content, counted_seq: None, command: None }
 }
 
 /// What an answer of the agent has to look like.
@@ -184,6 +185,49 @@ pub fn returned(call_id: &str, attempt: i64, outcome: ToolOutcome, passage: &str
     }))
 }
 
+/// A call that two people have to agree to within a minute.
+pub fn wanted(call_id: &str, attempt: i64) -> Input {
+    Input::ApprovalWanted(Box::new(ApprovalWanted {
+        call_id: call_id.to_owned(),
+        attempt,
+        digest: "sha256:d".to_owned(),
+        message: "mail leaves the house".to_owned(),
+        group: "office".to_owned(),
+        needed: 2,
+        expires_after: Duration::seconds(60),
+        decision_json: r#"{"verdict":"require_approval"}"#.to_owned(),
+        policy_hashes: vec!["sha256:p".to_owned()],
+    }))
+}
+
+pub fn command(id: u128, command: Command) -> Input {
+    Input::Commanded { id: Uuid::from_u128(id), command }
+}
+
+/// A decision of `user:{who}` on the approval.
+pub fn resolve(id: u128, approval: &str, who: &str, approved: bool) -> Input {
+    command(
+        id,
+        Command::Resolve(Resolution {
+            approval: approval.to_owned(),
+            digest: "sha256:d".to_owned(),
+            approved,
+            principal: format!("user:{who}"),
+            comment: "as agreed".to_owned(),
+        }),
+    )
+}
+
+pub fn handed(call_id: &str, attempt: i64, reason: WaitReason) -> Input {
+    let decision_json = r#"{"verdict":"allow"}"#.to_owned();
+    Input::HandedOver { call_id: call_id.to_owned(), attempt, reason, decision_json, policy_hashes: Vec::new() }
+}
+
+pub fn result_of_caller(call_id: &str) -> Command {
+    let result = ToolResult { call_id: call_id.to_owned(), content: vec![text("done")], ..ToolResult::default() };
+    Command::ToolResult(Box::new(result))
+}
+
 /// One word for an event, for sequences that are read.
 pub fn word(event: &Event) -> String {
     match &event.body {
@@ -203,6 +247,13 @@ pub fn word(event: &Event) -> String {
         Body::RunWaiting(_) => "Waiting".to_owned(),
         Body::RunResumed(_) => "Resumed".to_owned(),
         Body::StopRequested(_) => "Stop".to_owned(),
+        Body::PauseRequested(_) => "PauseRequested".to_owned(),
+        Body::ApprovalRequested(asked) => format!("Asked({})", asked.approval),
+        Body::ApprovalDecided(decided) => {
+            let state = decided.state().as_str_name().trim_start_matches("APPROVAL_STATE_");
+            format!("Decided({} {state})", decided.approval)
+        }
+        Body::CallHandedOver(handed) => format!("Handed({})", place(&handed.call_id)),
         Body::RunEnded(ended) => {
             let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
             let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");

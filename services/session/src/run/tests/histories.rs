@@ -31,14 +31,18 @@ fn histories_reach_every_corner() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let scripts = proptest::collection::vec(any::<u8>(), 40..160);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..1_200 {
+    for _ in 0..2_400 {
         let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
         for event in &world.driver.events {
             let word = super::fixture::word(event);
             let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);
-            let corner = if kind == "Ended" { word.as_str() } else { kind };
-            *seen.entry(corner.to_owned()).or_default() += 1;
+            let corner = match kind {
+                "Ended" => word.clone(),
+                "Decided" => format!("Decided({}", word.split_once(' ').unwrap().1),
+                _ => kind.to_owned(),
+            };
+            *seen.entry(corner).or_default() += 1;
         }
     }
     let corners = [
@@ -47,6 +51,13 @@ fn histories_reach_every_corner() {
         "Waiting",
         "Resumed",
         "Rejected",
+        "PauseRequested",
+        "Asked",
+        "Decided(APPROVED)",
+        "Decided(DENIED)",
+        "Decided(EXPIRED)",
+        "Decided(PENDING)",
+        "Handed",
         "Stop",
         "Failed",
         "Ended(SUCCEEDED)",

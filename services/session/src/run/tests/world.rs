@@ -1,14 +1,15 @@
 //! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
 //! happens next is rolled.
 
-use mar_proto::session::ToolOutcome;
+use mar_proto::session::{ApprovalState, ToolOutcome, WaitReason};
 use mar_proto::types::{HaltingPolicy, Part, Usage};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
 use super::fixture::{self, Form, MAX_OUTPUT, SEARCH, SEND, START, ask, text};
-use crate::run::{Effect, Input, Retry, Timed, ripe};
+use crate::run::{CallState, Command, Effect, Input, Phase, Resolution, Retry, Timed, ripe};
 
 /// No history takes more transitions.
 const MOST_TRANSITIONS: usize = 2_000;
@@ -27,6 +28,7 @@ pub struct World {
     mishap: Mishap,
     epoch: i64,
     transitions: usize,
+    commands: u128,
 }
 
 impl World {
@@ -45,6 +47,7 @@ impl World {
             mishap: Mishap::None,
             epoch: 1,
             transitions: 0,
+            commands: 0,
         };
         world.hand(Input::Begin);
         world.run_on();
@@ -63,7 +66,7 @@ impl World {
     }
 
     fn happen(&mut self) {
-        match self.dice.below(41) {
+        match self.dice.below(48) {
             0..26 => self.progress(),
             26 | 27 => {
                 let answered = self.answer();
@@ -76,7 +79,7 @@ impl World {
                 self.hand(Input::Timer);
             }
             32 => self.hand(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: "user:ada".to_owned() }),
-            33 | 34 => self.crash(),
+            33 | 34 | 46 => self.crash(),
             35 => self.driver.counters_up = false,
             36 => self.driver.counters_up = true,
             37 => {
@@ -85,6 +88,9 @@ impl World {
             }
             38 => self.mishap = Mishap::Crash,
             39 => self.mishap = Mishap::AnswerLost,
+            40 | 41 => self.command(|_| Command::Pause { principal: "user:eve".to_owned() }),
+            42 => self.command(|_| Command::Resume),
+            43..46 => self.command(Self::wish),
             _ => {
                 if !self.flying.is_empty() {
                     let lost = self.dice.below(self.flying.len());
@@ -100,6 +106,9 @@ impl World {
         if let Some(input) = self.answer() {
             return self.hand(input);
         }
+        if self.driver.state.is_parked() && !self.dice.once_in(8) {
+            return self.command(Self::remedy);
+        }
         let Some(due) = self.driver.wake_at() else { return };
         if due > self.now {
             self.now = due;
@@ -110,6 +119,56 @@ impl World {
             self.now += Duration::seconds(1);
         }
         self.hand(Input::Timer);
+    }
+
+    fn command(&mut self, of: impl FnOnce(&mut Self) -> Command) {
+        self.commands += 1;
+        let id = Uuid::from_u128(self.commands);
+        let command = of(self);
+        self.hand(Input::Commanded { id, command });
+    }
+
+    /// What lets a parked run go on.
+    fn remedy(&mut self) -> Command {
+        match self.driver.state.phase {
+            Phase::Waiting(WaitReason::Approval) => self.decision(true),
+            Phase::Waiting(WaitReason::ToolResult) => {
+                let handed = self.driver.state.held_calls().find(|call| {
+                    call.state == CallState::Handed { reason: WaitReason::ToolResult }
+                });
+                fixture::result_of_caller(&handed.expect("a call in the caller's hands").call_id)
+            }
+            Phase::Waiting(WaitReason::Input) => Command::Input(vec![text("the red one")]),
+            _ => Command::Resume,
+        }
+    }
+
+    /// What somebody may want at any time, whether it fits or not.
+    fn wish(&mut self) -> Command {
+        match self.dice.below(4) {
+            0 => self.decision(true),
+            1 => self.decision(false),
+            2 => fixture::result_of_caller(&fixture::call_id(1, 0)),
+            _ => Command::Input(vec![text("the blue one")]),
+        }
+    }
+
+    fn decision(&mut self, approved: bool) -> Command {
+        let asked = self.driver.state.calls.iter().filter_map(|call| call.approval.as_ref());
+        let pending = asked.filter(|approval| approval.state == ApprovalState::Pending);
+        let known: Vec<String> = pending.map(|approval| approval.id.clone()).collect();
+        let approval = if known.is_empty() { "1-0".to_owned() } else { self.dice.of(&known) };
+        let who = self.dice.of(&["bob", "cid", "dan", "ada"]);
+        let digest = self.dice.of(&["sha256:d", "sha256:d", "sha256:d", "sha256:other"]);
+        // Without dice left everybody has to come by once.
+        let who = if self.dice.spent() { format!("person-{}", self.commands) } else { who.to_owned() };
+        Command::Resolve(Resolution {
+            approval,
+            digest: digest.to_owned(),
+            approved,
+            principal: format!("user:{who}"),
+            comment: String::new(),
+        })
     }
 
     /// An input that came before comes again.
@@ -250,6 +309,12 @@ impl World {
 
     fn call(&mut self, call_id: &str, attempt: i64) -> Input {
         use ToolOutcome::{Denied, Error, NotSent, Ok, Unknown};
+        match self.dice.below(9) {
+            6 => return fixture::wanted(call_id, attempt),
+            7 => return fixture::handed(call_id, attempt, WaitReason::ToolResult),
+            8 => return fixture::handed(call_id, attempt, WaitReason::Input),
+            _ => {}
+        }
         let outcome = self.dice.of(&[Ok, Ok, Ok, Ok, Error, Denied, Unknown, NotSent]);
         let passage = self.dice.of(&["a#1", "b#2", ""]);
         fixture::returned(call_id, attempt, outcome, passage)
