@@ -74,6 +74,10 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::RunWaiting(_)) => "RunWaiting",
         Some(Body::RunResumed(_)) => "RunResumed",
         Some(Body::StopRequested(_)) => "StopRequested",
+        Some(Body::PauseRequested(_)) => "PauseRequested",
+        Some(Body::ApprovalRequested(_)) => "ApprovalRequested",
+        Some(Body::ApprovalDecided(_)) => "ApprovalDecided",
+        Some(Body::CallHandedOver(_)) => "CallHandedOver",
         Some(Body::RunEnded(_)) => "RunEnded",
         None => "nothing",
     }

@@ -323,6 +323,7 @@ listen = "127.0.0.1:{p0}"
 signing_key = {{ file = "{folder}/session.pem" }}
 store = {{ url = "{session}" }}
 counters = {{ url = "{counters}" }}
+replicas = {{ heartbeat = "50ms", patience = "300ms" }}
 [router]
 listen = "127.0.0.1:{p1}"
 descriptor_key_files = ["{folder}/generator.pub.pem"]

@@ -27,7 +27,7 @@ use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
 use mar_session::counters::redis::{RedisConfig, RedisCounters};
 use mar_session::crash::CrashPoints;
 use mar_session::executor::Shared;
-use mar_session::runs::{Admit, Follow, Limits, Runs};
+use mar_session::runs::{Admit, Follow, Limits, Replicas, Runs};
 use mar_session::sessions::Sessions;
 use mar_session::store::RequestKey;
 use mar_session::store::postgres::{PostgresConfig, PostgresStore};
@@ -228,7 +228,7 @@ async fn main() -> anyhow::Result<()> {
         seal_key: SigningKey::from_seed(&[7; 32]),
         crash: CrashPoints::default(),
     };
-    let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default());
+    let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;
     let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
     let (many, many_took) = transitions(&runs, &clock, CLIENTS, ROUNDS, 10_000).await?;

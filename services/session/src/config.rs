@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mar_descriptor::SigningKey;
 use mar_proto::types::HaltingPolicy;
@@ -12,7 +13,7 @@ use mar_runtime::violations::Violations;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::runs::Limits;
+use crate::runs::{Limits, Replicas};
 
 /// `[session]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,21 @@ pub struct Config {
     pub counters: CountersConfig,
     /// Limits of a task that states none.
     pub halting: HaltingConfig,
+    /// How replicas know of each other.
+    pub replicas: ReplicasConfig,
+}
+
+/// `[session.replicas]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplicasConfig {
+    /// How often a replica shows that it is alive and looks for runs that nobody executes, 500 ms by default; 50 ms to 1 min.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// Runs of a replica that shows no sign of life for so long are taken over, 2 s by default; at least 3 heartbeats, at most
+    /// 10 min.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
 }
 
 /// `[session.store]`.
@@ -96,7 +112,15 @@ impl Default for Config {
             store: StoreConfig::default(),
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
+            replicas: ReplicasConfig::default(),
         }
+    }
+}
+
+impl Default for ReplicasConfig {
+    fn default() -> Self {
+        let Replicas { heartbeat, patience } = Replicas::default();
+        Self { heartbeat, patience }
     }
 }
 
@@ -180,6 +204,11 @@ impl Validate for Config {
             "must be 1 to 1000",
         );
         violations.require(self.counters.kind().is_some(), "counters.url", "must be `redis://…` or `memory:`");
+        let ReplicasConfig { heartbeat, patience } = self.replicas;
+        let beats = (Duration::from_millis(50)..=Duration::from_secs(60)).contains(&heartbeat);
+        violations.require(beats, "replicas.heartbeat", "must be 50ms to 1m");
+        let patient = patience >= heartbeat.saturating_mul(3) && patience <= Duration::from_secs(600);
+        violations.require(patient, "replicas.patience", "must be at least 3 heartbeats and at most 10m");
         violations.within("halting", |found| {
             self.halting.limits().complete(None, found);
         });

@@ -1,7 +1,6 @@
 //! Why a request gets no answer.
 
-use std::time::Duration;
-
+use mar_proto::session::RunState;
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::{DEFAULT_RETRY, Fault, internal};
 use mar_runtime::violations::Violations;
@@ -43,12 +42,14 @@ pub enum Error {
         /// Where the log ends.
         next_seq: i64,
     },
-    /// The run is open and executed by nobody yet.
-    #[error("run is being taken over")]
-    RunUnowned,
-    /// Runs of the session did not end in time.
-    #[error("runs of the session have not ended yet")]
-    StillEnding,
+    /// The run is in a state that does not allow this.
+    #[error("run {name} is {}", state.as_str_name().trim_start_matches("RUN_STATE_"))]
+    RunState {
+        /// `sessions/{session}/runs/{run}`
+        name: String,
+        /// Its state.
+        state: RunState,
+    },
     /// The service stops.
     #[error("the service is draining")]
     Draining,
@@ -65,9 +66,6 @@ impl From<Violations> for Error {
         Self::Invalid(found)
     }
 }
-
-/// Pause that a caller is asked for while a run has no executor.
-const TAKEOVER_PAUSE: Duration = Duration::from_millis(250);
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -89,12 +87,10 @@ impl From<Error> for Status {
                     .metadata("next_seq", next_seq.to_string())
                     .into()
             }
-            Error::RunUnowned => {
-                Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text).retry_after(TAKEOVER_PAUSE).into()
-            }
-            Error::StillEnding => {
-                Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, text).retry_after(DEFAULT_RETRY).into()
-            }
+            Error::RunState { name, state } => Fault::new(Code::FailedPrecondition, ErrorReason::RunState, text)
+                .resource("run", name)
+                .metadata("state", state.as_str_name().trim_start_matches("RUN_STATE_"))
+                .into(),
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()
             }

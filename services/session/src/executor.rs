@@ -16,7 +16,7 @@ use mar_proto::session::{EventLeaf, RunSeal};
 use mar_runtime::clock::Clock;
 use prost::Message as _;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -30,9 +30,15 @@ use crate::run::{self, Counted, Effect, Input, State, Timed};
 use crate::store::{Append, EventRow, RunChange, Store};
 use crate::view;
 
+use approvals::Approvals;
+use commands::Commands;
+
+mod approvals;
 mod call;
+mod commands;
 mod effects;
 mod generation;
+mod park;
 mod seal;
 
 /// Pause before a commit, or a state change, is tried again: doubling between these.
@@ -73,16 +79,24 @@ pub struct Begin {
     pub first_leaf: Bytes,
     /// The first input: admitted here, or claimed.
     pub input: Input,
+    /// The replica.
+    pub owner: Arc<str>,
 }
 
 /// The way in for inputs from outside.
 #[derive(Debug, Clone)]
 pub struct Inbox {
     sender: mpsc::UnboundedSender<Timed>,
+    mail: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
 
 impl Inbox {
+    /// Tells that commands wait in the store.
+    pub fn mail(&self) {
+        self.mail.notify_one();
+    }
+
     /// Hands an input over with the time of its arrival. An executor that is gone needs none.
     pub fn send(&self, input: Input) {
         let _ = self.sender.send(Timed { at: self.clock.now(), input });
@@ -110,6 +124,9 @@ pub struct Executor {
     stored_state: i32,
     /// The events of the commit that ended the run, until they are shown with its seal.
     last_rows: Vec<EventRow>,
+    owner: Arc<str>,
+    commands: Commands,
+    approvals: Approvals,
     span: Span,
 }
 
@@ -119,17 +136,27 @@ enum Halt {
     Fenced,
     /// The service stops; the log has everything.
     Shutdown,
+    /// The run waits for somebody, and needs no executor until then.
+    Parked,
 }
 
 impl Executor {
     /// An executor with its inbox and feed.
     pub fn new(shared: Arc<Shared>, begin: Begin, shutdown: CancellationToken, span: Span) -> (Self, Inbox, Feed) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let inbox = Inbox { sender, clock: Arc::clone(&shared.clock) };
+        let mail = Arc::new(Notify::new());
+        let inbox = Inbox { sender, mail, clock: Arc::clone(&shared.clock) };
         let now = shared.clock.now();
-        let view =
-            View { run: Arc::new(view::run(&begin.state, now, None)), attempt: None, stopping: false, over: false };
+        let view = View {
+            run: Arc::new(view::run(&begin.state, now, None)),
+            attempt: None,
+            stopping: false,
+            over: false,
+            left: false,
+        };
         let feed = Feed::new(view);
+        // Before a run was admitted nobody knew its name.
+        let commands = if begin.input == Input::Begin { Commands::none() } else { Commands::perhaps() };
         let executor = Self {
             stored_state: view::run_state(begin.state.phase).into(),
             pending: vec![Timed { at: now, input: begin.input }],
@@ -146,6 +173,9 @@ impl Executor {
             shutdown,
             counters_after: None,
             last_rows: Vec::new(),
+            owner: begin.owner,
+            commands,
+            approvals: Approvals::default(),
             shared,
             span,
         };
@@ -164,8 +194,16 @@ impl Executor {
                     Err(halt) => halt,
                 };
             }
+            match self.park().await {
+                Ok(true) => break Halt::Parked,
+                Ok(false) => {}
+                Err(halt) => break halt,
+            }
         };
         self.stop.cancel();
+        if !self.feed.views().borrow().over {
+            self.feed.leave();
+        }
         if matches!(halt, Halt::Fenced) {
             tracing::warn!(run.id = %self.state.run, run.epoch = self.state.epoch, "run has another owner");
         }
@@ -194,7 +232,9 @@ impl Executor {
             }
             self.shared.crash.pass("commit.done");
             self.note_state().await;
+            self.note_approvals().await;
         }
+        self.commands.taken(&self.pending);
         self.pending.clear();
         for effect in decision.effects {
             self.perform(effect);
@@ -211,17 +251,23 @@ impl Executor {
             if self.shutdown.is_cancelled() {
                 return Err(Halt::Shutdown);
             }
+            let fetched = self.fetch_commands().await;
             if run::ripe(&self.state, &self.pending) {
                 return Ok(());
             }
             let clock = Arc::clone(&self.shared.clock);
-            let wait = self.wake_at().map_or(LONGEST_SLEEP, |wake| {
+            let mut wait = self.wake_at().map_or(LONGEST_SLEEP, |wake| {
                 Duration::try_from(wake - clock.now()).unwrap_or(Duration::ZERO).min(LONGEST_SLEEP)
             });
+            if !fetched {
+                wait = wait.min(STORE_BACKOFF.1);
+            }
+            let mail = Arc::clone(&self.inbox.mail);
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
                 timed = self.receiver.recv() => self.pending.extend(timed),
+                () = mail.notified() => self.commands.due(),
                 () = clock.sleep(wait) => self.pending.push(Timed { at: clock.now(), input: Input::Timer }),
             }
         }
@@ -303,6 +349,7 @@ impl Executor {
             attempt: view::open_attempt(&self.state),
             stopping: self.state.stop.is_some(),
             over: false,
+            left: false,
         };
         self.feed.publish(rows, view);
     }
@@ -310,18 +357,19 @@ impl Executor {
     /// Records a change of state beside the log. The log is the truth: a change that cannot be noted now is noted with the
     /// next.
     async fn note_state(&mut self) {
+        if let Err(error) = self.try_note_state().await {
+            tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(&error), "state not noted");
+        }
+    }
+
+    async fn try_note_state(&mut self) -> Result<(), crate::store::Error> {
         let now = view::run_state(self.state.phase).into();
-        if now == self.stored_state || self.state.ended() {
-            return;
+        if now != self.stored_state && !self.state.ended() {
+            let change = self.change(now, None);
+            self.shared.store.run_change(&self.context.caller.tenant, self.state.run, &change).await?;
+            self.stored_state = now;
         }
-        let change = self.change(now, None);
-        let tenant = &self.context.caller.tenant;
-        match self.shared.store.run_change(tenant, self.state.run, &change).await {
-            Ok(_) => self.stored_state = now,
-            Err(error) => {
-                tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(&error), "state not noted");
-            }
-        }
+        Ok(())
     }
 
     fn change(&self, state: i32, seal: Option<RunSeal>) -> RunChange {

@@ -28,6 +28,8 @@ pub struct View {
     pub stopping: bool,
     /// Whether the run has ended, is sealed, and nothing more will come.
     pub over: bool,
+    /// Whether nothing more comes from here: its executor has let go of the run.
+    pub left: bool,
 }
 
 /// The executor's end.
@@ -52,6 +54,11 @@ impl Feed {
         recent.drain(..surplus);
         drop(recent);
         self.view.send_replace(view);
+    }
+
+    /// Tells followers to look elsewhere.
+    pub fn leave(&self) {
+        self.view.send_modify(|view| view.left = true);
     }
 
     /// Shows a delta or an attempt to whoever listens.

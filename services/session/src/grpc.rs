@@ -162,9 +162,8 @@ impl SessionService for Service {
 
     async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Result<Response<CancelRunResponse>, Status> {
         let caller = caller(&request, scope::WRITE)?;
-        let name = request.into_inner().name;
-        let (session, run) = convert::run_of("name", &name)?;
-        let run = self.runs.cancel(&caller.tenant, session, run, &caller.principal, &name).await?;
+        let target = convert::cancel_run(&caller, request.get_ref())?;
+        let run = self.runs.cancel(&caller, target).await?;
         Ok(Response::new(CancelRunResponse { run: Some(run) }))
     }
 
@@ -176,12 +175,18 @@ impl SessionService for Service {
         Ok(Response::new(ListEventsResponse { events: page.events, next_page_token }))
     }
 
-    async fn pause_run(&self, _: Request<PauseRunRequest>) -> Result<Response<PauseRunResponse>, Status> {
-        missing("PauseRun")
+    async fn pause_run(&self, request: Request<PauseRunRequest>) -> Result<Response<PauseRunResponse>, Status> {
+        let caller = caller(&request, scope::WRITE)?;
+        let target = convert::pause_run(&caller, request.get_ref())?;
+        let run = self.runs.pause(&caller, target).await?;
+        Ok(Response::new(PauseRunResponse { run: Some(run) }))
     }
 
-    async fn resume_run(&self, _: Request<ResumeRunRequest>) -> Result<Response<ResumeRunResponse>, Status> {
-        missing("ResumeRun")
+    async fn resume_run(&self, request: Request<ResumeRunRequest>) -> Result<Response<ResumeRunResponse>, Status> {
+        let caller = caller(&request, scope::WRITE)?;
+        let target = convert::resume_run(&caller, request.get_ref())?;
+        let run = self.runs.resume_paused(&caller, target).await?;
+        Ok(Response::new(ResumeRunResponse { run: Some(run) }))
     }
 
     async fn fork_run(&self, _: Request<ForkRunRequest>) -> Result<Response<ForkRunResponse>, Status> {

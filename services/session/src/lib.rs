@@ -35,6 +35,7 @@ use tonic::service::Routes;
 
 pub mod caller;
 pub mod clients;
+pub mod command;
 pub mod config;
 pub mod counters;
 pub mod crash;
@@ -57,7 +58,7 @@ use config::{CountersKind, StoreKind};
 use counters::Counters;
 use counters::memory::MemoryCounters;
 use counters::redis::{RedisConfig, RedisCounters};
-use runs::Runs;
+use runs::{Replicas, Runs};
 use store::Store;
 use store::postgres::{PostgresConfig, PostgresStore};
 use store::sqlite::SqliteStore;
@@ -101,6 +102,7 @@ impl Service {
 
     /// Takes over the runs that nobody executes. For a host that serves in process only.
     pub async fn begin(&self) {
+        self.runs.beat().await;
         match self.runs.claim_all().await {
             Ok(0) => {}
             Ok(claimed) => tracing::info!(runs = claimed, "runs claimed"),
@@ -153,7 +155,9 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
         crash: crash::CrashPoints::from_env(),
     };
-    let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits());
+    let config::ReplicasConfig { heartbeat, patience } = config.replicas;
+    let replicas = Replicas { heartbeat, patience };
+    let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits(), replicas);
     let service = SessionServiceServer::new(grpc::Service::new(runs.clone()))
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;

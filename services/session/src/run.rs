@@ -13,10 +13,10 @@ use mar_proto::session::{EventContent, event_leaf::Body};
 use time::OffsetDateTime;
 
 mod absorb;
-mod command;
 mod amounts;
 pub mod answer;
 mod apply;
+mod command;
 mod decide;
 mod event;
 mod input;

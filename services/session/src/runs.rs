@@ -10,6 +10,7 @@ use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::Ids;
 use prost::Message as _;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -23,19 +24,23 @@ use crate::feed::Feed;
 use crate::log;
 use crate::run::Input;
 use crate::store::{self, EventRow, RunRow, SessionRow, Store};
+use crate::view;
 
 mod admit;
 mod claim;
+mod command;
 mod control;
 mod follow;
 
 pub use admit::Admit;
+pub use command::Wish;
+pub use control::Target;
 pub use follow::{Follow, FrameStream};
 
 /// Runs claimed at a time.
 const CLAIM_BATCH: i64 = 64;
-/// How often runs that nobody executes are looked for: a claim that failed is made up for.
-const CLAIM_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause before something that the store did not let happen is tried again.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// Events read at a time when a log is replayed or followed.
 const READ_EVENTS: i64 = 256;
 /// Payload read at a time.
@@ -57,11 +62,31 @@ pub struct Runs(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     ids: Arc<dyn Ids>,
-    owner: String,
+    owner: Arc<str>,
     limits: Limits,
+    replicas: Replicas,
     live: Mutex<HashMap<Uuid, Live>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Runs may be there to be claimed.
+    claim: Notify,
+    /// A run has come here or left.
+    moved: watch::Sender<()>,
+}
+
+/// How replicas know of each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// How often a replica shows that it is alive, and looks for runs that nobody executes.
+    pub heartbeat: Duration,
+    /// Runs of a replica that has shown no sign of life for so long are taken over.
+    pub patience: Duration,
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_millis(500), patience: Duration::from_secs(2) }
+    }
 }
 
 /// A run in execution, as others reach it.
@@ -69,19 +94,35 @@ struct Inner {
 struct Live {
     tenant: String,
     session: Uuid,
+    epoch: i64,
     inbox: Inbox,
     feed: Feed,
 }
 
+impl Inner {
+    /// Forgets an executor that has ended. Another may have begun meanwhile, in a later epoch.
+    fn let_go(&self, run: Uuid, epoch: i64) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.get(&run).is_some_and(|live| live.epoch == epoch) {
+            live.remove(&run);
+        }
+        drop(live);
+        self.moved.send_replace(());
+    }
+}
+
 impl Runs {
     /// No runs yet. `ids` also names this replica as an owner: a restart is a new one.
-    pub fn new(shared: Shared, ids: Arc<dyn Ids>, limits: Limits) -> Self {
-        let owner = format!("session-{}", ids.uuid_v7());
+    pub fn new(shared: Shared, ids: Arc<dyn Ids>, limits: Limits, replicas: Replicas) -> Self {
+        let owner = format!("session-{}", ids.uuid_v7()).into();
         Self(Arc::new(Inner {
             shared: Arc::new(shared),
             ids,
             owner,
             limits,
+            replicas,
+            claim: Notify::new(),
+            moved: watch::Sender::new(()),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -108,21 +149,21 @@ impl Runs {
         &*self.0.ids
     }
 
-    /// Stops executing, where each run stands; the log has everything. Waits until no executor is left.
+    /// Stops executing, where each run stands; the log has everything. Waits until no executor is left, and lets others take
+    /// the runs over at once.
     pub async fn close(&self) {
         self.0.shutdown.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        if let Err(error) = self.store().leave(&self.0.owner).await {
+            let error = mar_runtime::status::chain(&error);
+            tracing::warn!(error = %error, "runs are not handed over; others wait for them to be missed");
+        }
     }
 
     fn live(&self, tenant: &str, run: Uuid) -> Option<Live> {
         let live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&run).filter(|live| live.tenant == tenant).cloned()
-    }
-
-    fn live_of_session(&self, tenant: &str, session: Uuid) -> Vec<Live> {
-        let live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.values().filter(|live| live.tenant == tenant && live.session == session).cloned().collect()
     }
 
     /// Executes a run from its log on.
@@ -143,7 +184,12 @@ impl Runs {
             descriptor: None,
             introduced: Arc::new(Introduced::default()),
         };
+        let epoch = match &input {
+            Input::Claimed { epoch, .. } => *epoch,
+            _ => state.epoch,
+        };
         let begin = Begin {
+            owner: Arc::clone(&self.0.owner),
             purpose: session_body(session)?.purpose,
             first_leaf: rows.first().map(|row| row.leaf.clone()).unwrap_or_default(),
             context,
@@ -160,12 +206,13 @@ impl Runs {
         );
         let (executor, inbox, feed) =
             Executor::new(Arc::clone(&self.0.shared), begin, self.0.shutdown.clone(), span.clone());
-        let live = Live { tenant: session.tenant.clone(), session: session.id, inbox, feed };
+        let live = Live { tenant: session.tenant.clone(), session: session.id, epoch, inbox, feed };
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner).insert(run, live);
+        self.0.moved.send_replace(());
         let inner = Arc::clone(&self.0);
         let task = async move {
             executor.drive().await;
-            inner.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
+            inner.let_go(run, epoch);
         };
         self.0.tasks.spawn(task.instrument(span));
         Ok(())
@@ -177,7 +224,23 @@ impl Runs {
             return Ok((*live.feed.views().borrow().run).clone());
         }
         let row = self.row(tenant, session, run, name).await?;
-        self.whole_run(&row).await
+        self.view_of(&row).await
+    }
+
+    /// A run that is not executed here: as its row says when it has ended, else as its log says.
+    async fn view_of(&self, row: &RunRow) -> Result<Run, Error> {
+        if has_ended(row.state) {
+            return self.whole_run(row).await;
+        }
+        let session = self.store().session_get(&row.tenant, row.session).await?;
+        let session = session.ok_or(store::Error::Corrupt("run without its session"))?;
+        let events = self.events(&row.tenant, row.id).await?;
+        let (state, _) = log::replay(row.id, row.session, salt_key(&session)?, &events)?;
+        if state.ended() {
+            // Its seal is about to be stored.
+            return self.whole_run(row).await;
+        }
+        Ok(view::run(&state, self.clock().now(), None))
     }
 
     /// A run as its row says, with the whole task: summaries leave the input out.

@@ -4,6 +4,7 @@
 //! and never answers a row of another. Times come from the caller's clock and are kept to the microsecond.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -172,6 +173,15 @@ pub enum Admission {
     NotOpen(Option<i16>),
 }
 
+/// An ownership of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold<'a> {
+    /// The replica.
+    pub owner: &'a str,
+    /// Number of the ownership.
+    pub epoch: i64,
+}
+
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Append {
@@ -233,6 +243,47 @@ pub struct SessionLogRow {
     pub hash: [u8; 32],
 }
 
+/// A command of a caller, on its way to its run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandRow {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// The service's own encoding of the command.
+    pub body: Bytes,
+}
+
+/// A human decision as stored beside the log, which is the truth of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalRow {
+    /// The session.
+    pub session: Uuid,
+    /// The run.
+    pub run: Uuid,
+    /// Id within the run.
+    pub id: String,
+    /// Number of `ApprovalState`.
+    pub state: i16,
+    /// Encoded `agentruntime.session.v1.Approval`.
+    pub body: Bytes,
+    /// When it was asked for.
+    pub create_time: OffsetDateTime,
+}
+
+/// Which approvals a list wants: newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ApprovalPage {
+    /// Only those of this session.
+    pub session: Option<Uuid>,
+    /// Only those of this run.
+    pub run: Option<Uuid>,
+    /// Only those in this state.
+    pub state: Option<i16>,
+    /// Only those older than this one: run and id.
+    pub before: Option<(Uuid, String)>,
+    /// At most so many.
+    pub limit: i64,
+}
+
 /// Which rows a list wants: newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Page {
@@ -286,13 +337,56 @@ pub trait Store: Send + Sync + 'static {
     /// (for this tenant) cannot change.
     async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
     /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
-    /// runs whose log version is at most `log_version`, and none that `owner` holds already.
-    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error>;
+    /// runs whose log version is at most `log_version`, and none that `owner` holds already: parked ones whose wake time has
+    /// come, and those of an owner whose last [`Store::beat`] is older than `patience`. (One that shares nothing with other
+    /// processes knows that any other owner is gone.)
+    async fn run_claim(
+        &self,
+        owner: &str,
+        log_version: i32,
+        limit: i64,
+        patience: Duration,
+    ) -> Result<Vec<(RunRow, i64)>, Error>;
+    /// Says that `owner` is alive, by the store's clock.
+    async fn beat(&self, owner: &str) -> Result<(), Error>;
+    /// Lets go of everything that `owner` holds: others may claim it at once.
+    async fn leave(&self, owner: &str) -> Result<(), Error>;
+    /// Lets go of a run that waits, until `wake` or its next command. Answers whether it did: not when a command is on its way,
+    /// and not when `owner` does not hold the run in this epoch.
+    async fn run_park(&self, tenant: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error>;
+
+    /// Whether a request id was used: with this body (`true`) or with another one.
+    async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error>;
+    /// Stores a command for an open run and wakes the run, in one transaction with the request key where one is given.
+    /// `None` when the run has ended or is not there (for this tenant); else the command's id, which is that of the first
+    /// request when the key is repeated.
+    async fn command_put(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        command: &CommandRow,
+    ) -> Result<Option<Outcome<Uuid>>, Error>;
+    /// The commands on their way to a run, oldest first. A command that comes later shows in [`Store::command_runs`] again.
+    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error>;
+    /// Drops commands that their run has taken.
+    async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error>;
+    /// Runs that `owner` holds and whose commands it has not read.
+    async fn command_runs(&self, owner: &str) -> Result<Vec<Uuid>, Error>;
+
+    /// Stores approvals as they stand now. Repeating it is safe.
+    async fn approval_put(&self, tenant: &str, approvals: &[ApprovalRow]) -> Result<(), Error>;
+    /// Reads an approval.
+    async fn approval_get(&self, tenant: &str, run: Uuid, id: &str) -> Result<Option<ApprovalRow>, Error>;
+    /// Lists approvals, newest run first.
+    async fn approval_list(&self, tenant: &str, page: &ApprovalPage) -> Result<Vec<ApprovalRow>, Error>;
 
     /// Appends events in one statement. All or nothing. They continue the run's log: positions without gaps, each
     /// `prev_hash` the hash of the event before (the first one's: of the last stored event). A gap is [`Error::Invalid`],
     /// another event in a position, or before the first, is [`Append::Fenced`]. Repeating an append is safe.
     async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error>;
+    /// The position of a run's next event.
+    async fn event_next(&self, tenant: &str, run: Uuid) -> Result<i64, Error>;
     /// Reads events from a position on, oldest first, until `limit` rows or about `max_bytes` of payload.
     async fn event_read(
         &self,

@@ -1,11 +1,13 @@
 //! A run as callers see it.
 
-use mar_proto::session::{AttemptStarted, Run, RunSeal, RunState};
+use mar_proto::session::{
+    ApprovalDecision, ApprovalState, AttemptStarted, HeldCall, Run, RunSeal, RunState, WaitReason,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::log::stamp;
-use crate::run::{Ending, Phase, State};
+use crate::run::{Approval, Call, CallState, Decided, Ending, Phase, State};
 
 /// `sessions/{session}/runs/{run}`
 pub fn run_name(session: Uuid, run: Uuid) -> String {
@@ -53,6 +55,8 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
     if let Phase::Waiting(reason) = state.phase {
         run.wait_reason = reason.into();
     }
+    run.pausing = state.paused && state.phase != Phase::Waiting(WaitReason::Paused);
+    run.held_calls = state.held_calls().filter_map(|call| held_call(state, call)).collect();
     match &state.ending {
         None => {}
         Some(Ending::Answered(answer)) => run.answer = Some((**answer).clone()),
@@ -68,11 +72,60 @@ pub fn descriptor_hash(state: &State) -> String {
     sealed.map(|sealed| sealed.hash.clone()).unwrap_or_default()
 }
 
+fn held_call(state: &State, call: &Call) -> Option<HeldCall> {
+    let reason = match call.state {
+        CallState::Asking { .. } => WaitReason::Approval,
+        CallState::Handed { reason } => reason,
+        _ => return None,
+    };
+    let asked = call.approval.as_ref().filter(|_| reason == WaitReason::Approval);
+    Some(HeldCall {
+        call_id: call.call_id.clone(),
+        tool: call.tool.clone(),
+        arguments_json: call.arguments_json.clone(),
+        wait_reason: reason.into(),
+        approval: asked.map(|id| approval_name(state.session, state.run, id)).unwrap_or_default(),
+    })
+}
+
+/// `sessions/{session}/runs/{run}/approvals/{approval}`
+pub fn approval_name(session: Uuid, run: Uuid, approval: &str) -> String {
+    format!("{}/approvals/{approval}", run_name(session, run))
+}
+
+/// An approval as callers see it.
+pub fn approval(state: &State, approval: &Approval) -> mar_proto::session::Approval {
+    let decision = |decided: &Decided| ApprovalDecision {
+        principal: decided.principal.clone(),
+        resolution: if decided.approved { ApprovalState::Approved } else { ApprovalState::Denied }.into(),
+        comment: decided.comment.clone(),
+        time: Some(stamp(decided.at)),
+    };
+    mar_proto::session::Approval {
+        name: approval_name(state.session, state.run, &approval.id),
+        state: approval.state.into(),
+        call_id: approval.call_id.clone(),
+        tool: approval.tool.clone(),
+        arguments_json: approval.arguments_json.clone(),
+        call_digest: approval.digest.clone(),
+        reason: approval.message.clone(),
+        tainted: approval.tainted,
+        group: approval.group.clone(),
+        needed: approval.needed,
+        decisions: approval.decisions.iter().map(decision).collect(),
+        create_time: Some(stamp(approval.asked_at)),
+        expire_time: Some(stamp(approval.expires_at)),
+    }
+}
+
 /// The run without its task's input, as lists and stored summaries have it.
 pub fn summary(mut run: Run) -> Run {
     if let Some(task) = &mut run.task {
         task.input.clear();
         task.parameters.clear();
+    }
+    for call in &mut run.held_calls {
+        call.arguments_json.clear();
     }
     run
 }

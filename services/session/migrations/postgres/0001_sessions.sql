@@ -49,7 +49,7 @@ CREATE TABLE session.leases (
     run         uuid    PRIMARY KEY REFERENCES session.runs (id),
     tenant      text    NOT NULL,
     session     uuid    NOT NULL,
-    owner       text    NOT NULL,
+    owner       text,
     epoch       bigint  NOT NULL,
     log_version integer NOT NULL,
     wake_time   timestamptz

@@ -44,16 +44,39 @@ CREATE INDEX runs_by_session ON runs (session, id);
 -- States from 4 on have ended.
 CREATE INDEX runs_open ON runs (session) WHERE state < 4;
 
--- One row per open run: who executes it.
+-- One row per open run: who executes it. One that is parked has no owner, and a time at which it wakes; one that is executed has
+-- a wake time while a command waits for it.
 CREATE TABLE leases (
     run         BLOB    PRIMARY KEY REFERENCES runs (id),
     tenant      TEXT    NOT NULL,
     session     BLOB    NOT NULL,
-    owner       TEXT    NOT NULL,
+    owner       TEXT,
     epoch       INTEGER NOT NULL,
     log_version INTEGER NOT NULL,
     wake_time   INTEGER
 ) STRICT;
+
+-- What callers want of runs, until the run has taken it.
+CREATE TABLE commands (
+    run    BLOB NOT NULL REFERENCES runs (id),
+    id     BLOB NOT NULL CHECK (length(id) = 16),
+    tenant TEXT NOT NULL,
+    body   BLOB NOT NULL,
+    PRIMARY KEY (run, id)
+) STRICT;
+
+-- Human decisions as they stand; the events are the truth of them.
+CREATE TABLE approvals (
+    run         BLOB    NOT NULL REFERENCES runs (id),
+    id          TEXT    NOT NULL,
+    tenant      TEXT    NOT NULL,
+    session     BLOB    NOT NULL,
+    state       INTEGER NOT NULL,
+    body        BLOB    NOT NULL,
+    create_time INTEGER NOT NULL,
+    PRIMARY KEY (run, id)
+) STRICT;
+CREATE INDEX approvals_by_tenant ON approvals (tenant, state, run, id);
 
 -- The primary key is the fence: one writer gets a position.
 CREATE TABLE events (

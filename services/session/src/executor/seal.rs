@@ -34,7 +34,7 @@ impl Executor {
             }
         }
         let run = Arc::new(view::run(&self.state, self.shared.clock.now(), Some(seal)));
-        self.feed.publish(&self.last_rows, View { run, attempt: None, stopping: true, over: true });
+        self.feed.publish(&self.last_rows, View { run, attempt: None, stopping: true, over: true, left: false });
         self.shared.peers.forget(&self.context);
         if let Err(error) = self.shared.counters.forget(self.state.run, self.state.run).await {
             tracing::debug!(run.id = %self.state.run, error = %error, "counters not dropped; they expire");

@@ -13,7 +13,10 @@ use crate::runs::{Admit, Follow, Limits};
 use crate::sessions::Change;
 use crate::store::RequestKey;
 
+mod command;
 mod session;
+
+pub use command::{cancel_run, pause_run, resume_run};
 
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
 const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mar_proto::session::{
-    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, FinishReason, GenerationFailed, RunEnded, RunState, TurnCommitted, WaitReason, event_leaf::Body,
+    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, FinishReason, GenerationFailed, RunEnded,
+    RunState, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
@@ -58,6 +59,7 @@ impl State {
             stop: None,
             paused: false,
             principal: event.content.principal.as_str().into(),
+            approvals: Default::default(),
             commands: Default::default(),
             tainted: false,
             active: Duration::ZERO,
@@ -233,6 +235,7 @@ impl State {
         let received = result.passages.iter().map(|passage| (passage.passage_id.clone(), passage.title.clone()));
         self.passages.extend(received);
         self.tainted |= result.content.iter().any(|part| part.tainted);
+        self.close_question(call_id);
         self.set_call(call_id, CallState::Returned(Box::new(result)));
         let results: Vec<Part> = self
             .calls
@@ -248,6 +251,15 @@ impl State {
             .collect();
         if results.len() == self.calls.len() {
             self.transcript.push(Arc::new(Message { role: Role::Tool.into(), parts: results }));
+        }
+    }
+
+    /// A call that is over waits for nobody any more.
+    fn close_question(&mut self, call_id: &str) {
+        let pending =
+            |approval: &&mut Arc<Approval>| approval.call_id == call_id && approval.state == ApprovalState::Pending;
+        if let Some(approval) = self.approvals.values_mut().find(pending) {
+            Arc::make_mut(approval).state = ApprovalState::Expired;
         }
     }
 
@@ -274,8 +286,15 @@ impl State {
 
     fn ask(&mut self, asked: &ApprovalRequested, content: &EventContent, at: OffsetDateTime) {
         let question = content.approval.clone().unwrap_or_default();
+        let tainted = self.tainted;
+        let Some(call) = self.calls.iter_mut().find(|call| call.call_id == asked.call_id) else { return };
+        let CallState::Open { attempt } = call.state else { return };
         let approval = Approval {
             id: asked.approval.clone(),
+            call_id: call.call_id.clone(),
+            tool: call.tool.clone(),
+            arguments_json: call.arguments_json.clone(),
+            tainted,
             digest: question.call_digest,
             message: question.message,
             group: asked.group.clone(),
@@ -285,20 +304,13 @@ impl State {
             state: ApprovalState::Pending,
             decisions: Vec::new(),
         };
-        if let Some(call) = self.calls.iter_mut().find(|call| call.call_id == asked.call_id)
-            && let CallState::Open { attempt } = call.state
-        {
-            call.approval = Some(Box::new(approval));
-            call.state = CallState::Asking { attempt };
-        }
+        call.approval = Some(approval.id.clone());
+        call.state = CallState::Asking { attempt };
+        self.approvals.insert(approval.id.clone(), Arc::new(approval));
     }
 
     fn decide_approval(&mut self, decided: &ApprovalDecided, content: &EventContent, at: OffsetDateTime) {
-        let found = self.calls.iter_mut().find_map(|call| {
-            let approval = call.approval.as_mut().filter(|approval| approval.id == decided.approval)?;
-            Some((approval, &mut call.state))
-        });
-        let Some((approval, state)) = found else { return };
+        let Some(approval) = self.approvals.get_mut(&decided.approval).map(Arc::make_mut) else { return };
         approval.state = decided.state();
         if decided.decision() != ApprovalState::Expired {
             approval.decisions.push(Decided {
@@ -308,8 +320,11 @@ impl State {
                 at,
             });
         }
-        if let (ApprovalState::Approved, CallState::Asking { attempt }) = (approval.state, &*state) {
-            *state = CallState::Approved { attempt: *attempt };
+        let call = self.calls.iter_mut().find(|call| call.call_id == approval.call_id);
+        if let Some(call) = call.filter(|_| approval.state == ApprovalState::Approved)
+            && let CallState::Asking { attempt } = call.state
+        {
+            call.state = CallState::Approved { attempt };
         }
     }
 

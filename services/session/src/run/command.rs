@@ -8,11 +8,11 @@ use mar_proto::types::{Origin, Part, ToolResult};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::Effect;
 use super::absorb::{Plan, UNKNOWN_TEXT};
 use super::event::{Draft, parked, resumed, tool_intent, tool_returned, tool_unanswered};
 use super::input::{ApprovalWanted, CallReturn, Command, Resolution};
 use super::state::{Call, CallState, Phase};
-use super::Effect;
 use crate::log::stamp;
 
 impl Plan {
@@ -85,11 +85,8 @@ impl Plan {
         if self.state.stop.is_some() {
             return self.emit(at, not_sent(&call));
         }
-        let body = CallHandedOver {
-            call_id: call.call_id,
-            reason: reason.into(),
-            policy_hashes: policy_hashes.to_vec(),
-        };
+        let body =
+            CallHandedOver { call_id: call.call_id, reason: reason.into(), policy_hashes: policy_hashes.to_vec() };
         let content = EventContent { decision_json: decision_json.to_owned(), ..EventContent::default() };
         self.emit(at, (Body::CallHandedOver(body), content));
     }
@@ -102,11 +99,11 @@ impl Plan {
     /// A decision counts once a person, before the approval lapses, and never when it is the requester's own.
     fn resolve(&mut self, resolution: &Resolution, at: OffsetDateTime) {
         let asking = self.state.calls.iter().find(|call| {
-            let named = call.approval.as_ref().is_some_and(|approval| approval.id == resolution.approval);
+            let named = call.approval.as_ref() == Some(&resolution.approval);
             named && matches!(call.state, CallState::Asking { .. })
         });
         let Some(call) = asking.cloned() else { return };
-        let Some(approval) = &call.approval else { return };
+        let Some(approval) = self.state.approval(&call).cloned() else { return };
         if self.state.stop.is_some() {
             return;
         }
@@ -142,11 +139,11 @@ impl Plan {
         }
         let asking = self.state.calls.iter().filter(|call| matches!(call.state, CallState::Asking { .. }));
         let lapsed: Vec<Call> = asking
-            .filter(|call| call.approval.as_ref().is_some_and(|approval| self.now >= approval.expires_at))
+            .filter(|call| self.state.approval(call).is_some_and(|approval| self.now >= approval.expires_at))
             .cloned()
             .collect();
         for call in lapsed {
-            let id = call.approval.as_ref().map(|approval| approval.id.clone()).unwrap_or_default();
+            let id = call.approval.clone().unwrap_or_default();
             let body = decided_body(&id, ApprovalState::Expired, ApprovalState::Expired);
             self.emit(self.now, (body, EventContent::default()));
             let text = "APPROVAL_EXPIRED: nobody decided on this call in time";

@@ -1,8 +1,9 @@
 //! Making events.
 
 use mar_proto::session::{
-    AnswerRejected, CountersRebuilt, EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunResumed, RunState,
-    RunWaiting, StopRequested, ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason, event_leaf::Body,
+    AnswerRejected, CountersRebuilt, EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure,
+    RunResumed, RunState, RunWaiting, StopRequested, ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason,
+    event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Origin, Part, ToolResult, Usage, part::Content};
 use sha2::{Digest, Sha256};

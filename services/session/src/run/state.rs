@@ -83,6 +83,8 @@ pub struct State {
     pub paused: bool,
     /// Who had it admitted; may not decide on its approvals.
     pub principal: Arc<str>,
+    /// Every approval that was asked for, by id.
+    pub approvals: BTreeMap<String, Arc<Approval>>,
     /// The last commands that took effect: each does once.
     pub commands: BTreeSet<Uuid>,
     /// Whether untrusted content has entered the conversation.
@@ -134,8 +136,8 @@ pub struct Call {
     pub definition: Option<ToolDefinition>,
     /// Arguments as the model wrote them.
     pub arguments_json: String,
-    /// The human decision that a policy asked for.
-    pub approval: Option<Box<Approval>>,
+    /// Id of the human decision that a policy asked for.
+    pub approval: Option<String>,
     /// How far it is.
     pub state: CallState,
 }
@@ -145,6 +147,14 @@ pub struct Call {
 pub struct Approval {
     /// `{step}-{index}`
     pub id: String,
+    /// `{run}/{step}/{index}`
+    pub call_id: String,
+    /// `tools/{upstream}.{tool}`
+    pub tool: String,
+    /// The exact arguments.
+    pub arguments_json: String,
+    /// Whether untrusted content had entered the conversation.
+    pub tainted: bool,
     /// What it is bound to, as the gateway computed it.
     pub digest: String,
     /// Why a policy wants it.
@@ -340,7 +350,12 @@ impl State {
     /// When the approvals that are asked for lapse.
     fn approvals_due(&self) -> impl Iterator<Item = OffsetDateTime> {
         let asking = self.calls.iter().filter(|call| matches!(call.state, CallState::Asking { .. }));
-        asking.filter_map(|call| call.approval.as_ref().map(|approval| approval.expires_at))
+        asking.filter_map(|call| self.approval(call).map(|approval| approval.expires_at))
+    }
+
+    /// The approval of a call.
+    pub fn approval(&self, call: &Call) -> Option<&Arc<Approval>> {
+        self.approvals.get(call.approval.as_deref()?)
     }
 
     /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level

@@ -88,7 +88,8 @@ impl Runs {
                 session_json: session_json(&session_body(session)?),
                 ..EventContent::default()
             },
-            counted_seq: None, command: None,
+            counted_seq: None,
+            command: None,
         };
         let log = Log::new(id, super::salt_key(session)?);
         let first = log.encode(std::slice::from_ref(&event)).swap_remove(0);
@@ -141,7 +142,7 @@ impl Runs {
         loop {
             tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
-                () = self.clock().sleep(super::CLAIM_INTERVAL / 10) => {}
+                () = self.clock().sleep(super::STORE_PAUSE) => {}
             }
             // Only what is there is looked for: offering the row again would admit a run that its caller may have given up.
             match self.store().run_get(&row.tenant, row.id).await {

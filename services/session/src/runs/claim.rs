@@ -2,7 +2,7 @@
 
 use tracing::Instrument as _;
 
-use super::{CLAIM_BATCH, CLAIM_INTERVAL, READ_BYTES, READ_EVENTS, Runs, stored_caller};
+use super::{CLAIM_BATCH, READ_BYTES, READ_EVENTS, Runs, STORE_PAUSE, stored_caller};
 use crate::error::Error;
 use crate::log;
 use crate::run::Input;
@@ -16,7 +16,8 @@ impl Runs {
     pub async fn claim_all(&self) -> Result<usize, Error> {
         let mut claimed = 0;
         loop {
-            let batch = self.store().run_claim(&self.0.owner, log::VERSION, CLAIM_BATCH).await?;
+            let batch =
+                self.store().run_claim(&self.0.owner, log::VERSION, CLAIM_BATCH, self.0.replicas.patience).await?;
             if batch.is_empty() {
                 return Ok(claimed);
             }
@@ -27,21 +28,54 @@ impl Runs {
         }
     }
 
-    /// Looks for runs without an executor until the service stops.
+    /// Shows that this replica is alive, looks for runs without an executor, and passes on commands that came by other
+    /// replicas, until the service stops.
     pub fn keep_claiming(&self) {
-        let runs = self.clone();
-        let task = async move {
+        let beating = self.clone();
+        self.0.tasks.spawn(async move {
+            while beating.pause_or_stop(beating.0.replicas.heartbeat).await {
+                beating.beat().await;
+            }
+        });
+        let claiming = self.clone();
+        self.0.tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    () = runs.0.shutdown.cancelled() => return,
-                    () = runs.clock().sleep(CLAIM_INTERVAL) => {}
+                    () = claiming.0.shutdown.cancelled() => return,
+                    () = claiming.0.claim.notified() => {}
+                    () = claiming.clock().sleep(claiming.0.replicas.heartbeat) => {}
                 }
-                if let Err(error) = runs.claim_all().await {
+                if let Err(error) = claiming.look().await {
                     tracing::debug!(error = %error, "claims wait for the store");
                 }
             }
-        };
-        self.0.tasks.spawn(task);
+        });
+    }
+
+    /// Whether the time has passed rather than the service been stopped.
+    pub(super) async fn pause_or_stop(&self, span: std::time::Duration) -> bool {
+        tokio::select! {
+            () = self.0.shutdown.cancelled() => false,
+            () = self.clock().sleep(span) => true,
+        }
+    }
+
+    /// A sign of life. One that fails may cost this replica its runs; the log keeps them whole.
+    pub async fn beat(&self) {
+        if let Err(error) = self.store().beat(&self.0.owner).await {
+            tracing::debug!(error = %mar_runtime::status::chain(&error), "no sign of life");
+        }
+    }
+
+    async fn look(&self) -> Result<(), Error> {
+        self.claim_all().await?;
+        for run in self.store().command_runs(&self.0.owner).await? {
+            let live = self.0.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(live) = live.get(&run) {
+                live.inbox.mail();
+            }
+        }
+        Ok(())
     }
 
     /// Executes a claimed run from its log on, as soon as the store lets it be read.
@@ -57,9 +91,8 @@ impl Runs {
                         return;
                     }
                 }
-                tokio::select! {
-                    () = runs.0.shutdown.cancelled() => return,
-                    () = runs.clock().sleep(CLAIM_INTERVAL / 10) => {}
+                if !runs.pause_or_stop(STORE_PAUSE).await {
+                    return;
                 }
             }
         };
@@ -72,7 +105,7 @@ impl Runs {
         let session = session.ok_or(Error::NotFound { kind: "session", name })?;
         let events = self.events(&row.tenant, row.id).await?;
         tracing::info!(run.id = %row.id, run.epoch = epoch, run.events = events.len(), "run claimed");
-        let claimed = Input::Claimed { epoch, owner: self.0.owner.clone() };
+        let claimed = Input::Claimed { epoch, owner: self.0.owner.to_string() };
         self.execute(&session, stored_caller(row)?, &events, row.id, claimed)?;
         if session.state != OPEN
             && let Some(live) = self.live(&row.tenant, row.id)
@@ -83,7 +116,7 @@ impl Runs {
     }
 
     /// All events of a run.
-    async fn events(&self, tenant: &str, run: uuid::Uuid) -> Result<Vec<EventRow>, Error> {
+    pub(super) async fn events(&self, tenant: &str, run: uuid::Uuid) -> Result<Vec<EventRow>, Error> {
         let mut events: Vec<EventRow> = Vec::new();
         loop {
             let next = events.last().map_or(0, |row| row.seq + 1);

@@ -1,59 +1,97 @@
-//! Stopping runs from outside.
+//! Stopping, pausing and listing runs.
 
-use mar_proto::session::Run;
+use std::time::Duration;
+
+use mar_proto::session::{Run, WaitReason};
+use mar_runtime::auth::Caller;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Live, Runs, has_ended, stored_run};
+use super::{Runs, Wish, has_ended, stored_run};
 use crate::error::Error;
-use crate::feed::View;
-use crate::run::Input;
-use crate::store::Page;
+use crate::run::Command;
+use crate::store::{Page, RequestKey};
 use crate::view;
+
+/// How long an answer to a cancel waits for the run to know of it.
+const STOPPING: Duration = Duration::from_secs(5);
+/// Pause between looks at runs that others end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A run, and who wants something of it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The request's id in its scope, where it has one.
+    pub key: Option<RequestKey>,
+    /// The session.
+    pub session: Uuid,
+    /// The run.
+    pub run: Uuid,
+}
 
 impl Runs {
     /// Asks a run to stop, and answers when the demand is durable. A run that has ended stays as it is.
-    pub async fn cancel(
-        &self,
-        tenant: &str,
-        session: Uuid,
-        run: Uuid,
-        principal: &str,
-        name: &str,
-    ) -> Result<Run, Error> {
-        let Some(live) = self.live(tenant, run).filter(|live| live.session == session) else {
-            let row = self.row(tenant, session, run, name).await?;
-            return if has_ended(row.state) { self.whole_run(&row).await } else { Err(Error::RunUnowned) };
-        };
-        live.inbox.send(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: principal.to_owned() });
-        let view = wait_until(self, &live, |view| view.stopping).await?;
-        Ok((*view.run).clone())
+    pub async fn cancel(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
+        let Target { key, session, run } = target;
+        let (tenant, name) = (&caller.tenant, view::run_name(session, run));
+        let row = self.row(tenant, session, run, &name).await?;
+        if has_ended(row.state) {
+            return self.whole_run(&row).await;
+        }
+        let cancel = Command::Cancel { reason: "CANCELLED_BY_CALLER".into(), principal: caller.principal.clone() };
+        self.post(tenant, run, key.as_ref(), &cancel).await?;
+        if let Some(live) = self.live(tenant, run) {
+            let mut views = live.feed.views();
+            // Where it is slow the demand is durable all the same.
+            let stopping = views.wait_for(|view| view.stopping);
+            let _ = mar_runtime::clock::within(self.clock(), STOPPING, stopping).await;
+        }
+        self.get(tenant, session, run, &name).await
+    }
+
+    /// Asks a run to park when nothing of it is in flight. One that is paused stays so.
+    pub async fn pause(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
+        let open = |run: &Run| i16::try_from(run.state).is_ok_and(|state| !has_ended(state));
+        let command = Command::Pause { principal: caller.principal.clone() };
+        self.command(wish(caller, target, command), open, is_paused).await
+    }
+
+    /// Lets a paused run go on.
+    pub async fn resume_paused(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
+        self.command(wish(caller, target, Command::Resume), is_paused, |run| !is_paused(run)).await
     }
 
     /// Stops every run of a session and waits until each is sealed.
     pub async fn end_session(&self, tenant: &str, session: Uuid, principal: &str) -> Result<(), Error> {
+        let cancel = Command::Cancel { reason: "SESSION_ENDED".into(), principal: principal.to_owned() };
+        let mut asked = Vec::new();
         loop {
-            let live = self.live_of_session(tenant, session);
-            for live in &live {
-                live.inbox.send(Input::Cancel { reason: "SESSION_ENDED", principal: principal.to_owned() });
+            let open = self.open_runs(tenant, session).await?;
+            if open.is_empty() {
+                return Ok(());
             }
-            for live in &live {
-                wait_until(self, live, |view| view.over).await?;
+            for run in open {
+                if !asked.contains(&run) {
+                    self.post(tenant, run, None, &cancel).await?;
+                    asked.push(run);
+                }
             }
-            if live.is_empty() {
-                return if self.has_open(tenant, session).await? { Err(Error::StillEnding) } else { Ok(()) };
+            let mut moved = self.0.moved.subscribe();
+            tokio::select! {
+                () = self.0.shutdown.cancelled() => return Err(Error::Draining),
+                _ = moved.changed() => {}
+                () = self.clock().sleep(LOOK) => {}
             }
-            tokio::task::yield_now().await;
         }
     }
 
-    async fn has_open(&self, tenant: &str, session: Uuid) -> Result<bool, Error> {
+    async fn open_runs(&self, tenant: &str, session: Uuid) -> Result<Vec<Uuid>, Error> {
+        let mut open = Vec::new();
         for state in [1, 2, 3] {
-            let page = Page { state: Some(state), limit: 1, ..Page::default() };
-            if !self.store().run_list(tenant, Some(session), page).await?.is_empty() {
-                return Ok(true);
-            }
+            let page = Page { state: Some(state), limit: 100, ..Page::default() };
+            open.extend(self.store().run_list(tenant, Some(session), page).await?.iter().map(|row| row.id));
         }
-        Ok(false)
+        Ok(open)
     }
 
     /// A run as a list shows it: what is live is fresher than its row.
@@ -62,24 +100,17 @@ impl Runs {
         let run = (*live.feed.views().borrow().run).clone();
         Some(view::summary(run))
     }
-}
 
-/// Waits for a view; a service that stops waits for nothing.
-async fn wait_until(runs: &Runs, live: &Live, holds: impl FnMut(&View) -> bool) -> Result<View, Error> {
-    let mut views = live.feed.views();
-    tokio::select! {
-        biased;
-        found = views.wait_for(holds) => found.map(|view| view.clone()).map_err(|_| Error::RunUnowned),
-        () = runs.0.shutdown.cancelled() => Err(Error::Draining),
-    }
-}
-
-impl Runs {
     /// Asks a run to stop, without waiting for the answer.
-    pub fn cancel_soon(&self, caller: &mar_runtime::auth::Caller, session: Uuid, run: Uuid) {
-        if let Some(live) = self.live(&caller.tenant, run).filter(|live| live.session == session) {
-            live.inbox.send(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: caller.principal.clone() });
-        }
+    pub fn cancel_soon(&self, caller: &Caller, session: Uuid, run: Uuid) {
+        let (runs, caller) = (self.clone(), caller.clone());
+        let task = async move {
+            let target = Target { key: None, session, run };
+            if let Err(error) = runs.cancel(&caller, target).await {
+                tracing::warn!(run.id = %run, error = %error, "run that nobody follows any more is not cancelled");
+            }
+        };
+        self.0.tasks.spawn(task.in_current_span());
     }
 
     /// Lists runs, newest first; what is executed here is shown as it is now.
@@ -91,4 +122,13 @@ impl Runs {
         };
         rows.iter().map(fresh).collect()
     }
+}
+
+fn is_paused(run: &Run) -> bool {
+    run.pausing || run.wait_reason() == WaitReason::Paused
+}
+
+fn wish(caller: &Caller, target: Target, command: Command) -> Wish {
+    let Target { key, session, run } = target;
+    Wish { tenant: caller.tenant.clone(), key, session, run, command }
 }

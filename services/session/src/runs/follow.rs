@@ -2,14 +2,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::try_stream;
 use futures::Stream;
 use mar_proto::session::run_frame::Frame;
-use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot};
+use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot, RunState};
 use uuid::Uuid;
 
-use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended};
+use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended, stored_run};
 use crate::error::Error;
 use crate::feed::{Feed, View};
 use crate::log;
@@ -18,11 +19,16 @@ use crate::view;
 /// Frames of a followed run.
 pub type FrameStream = Pin<Box<dyn Stream<Item = Result<RunFrame, Error>> + Send>>;
 
+/// How often a run that waits is looked at, should another replica wake it.
+const PARKED_PAUSE: Duration = Duration::from_secs(2);
+/// How often a run that another replica executes is looked at.
+const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Why a follower wakes.
 enum Wake {
     Delta(Option<Arc<RunFrame>>),
     Changed,
-    Lost(Error),
+    Lost,
 }
 
 /// What is followed, and how.
@@ -41,91 +47,94 @@ pub struct Follow {
 }
 
 impl Runs {
-    /// Follows a run from a cursor to its end.
+    /// Follows a run from a cursor to its end, whoever executes it.
     pub async fn follow(&self, follow: Follow) -> Result<FrameStream, Error> {
         let name = view::run_name(follow.session, follow.run);
-        match self.live(&follow.tenant, follow.run).filter(|live| live.session == follow.session) {
-            Some(live) => {
-                let next_seq = live.feed.views().borrow().run.next_seq;
-                check_cursor(follow.from_seq, next_seq)?;
-                Ok(self.clone().follow_live(live, follow))
-            }
+        let opening = match self.live_of(&follow) {
+            Some(live) => live.feed.views().borrow().clone(),
             None => {
                 let row = self.row(&follow.tenant, follow.session, follow.run, &name).await?;
-                if !has_ended(row.state) {
-                    return Err(Error::RunUnowned);
-                }
-                let run = self.whole_run(&row).await?;
-                check_cursor(follow.from_seq, run.next_seq)?;
-                Ok(self.clone().follow_ended(run, follow))
+                elsewhere(self.view_of(&row).await?, has_ended(row.state))
             }
-        }
+        };
+        check_cursor(follow.from_seq, opening.run.next_seq)?;
+        Ok(self.clone().frames(opening, follow))
     }
 
-    fn follow_ended(self, run: Run, follow: Follow) -> FrameStream {
-        Box::pin(try_stream! {
-            let end = run.next_seq;
-            yield snapshot(&View { run: run.clone().into(), attempt: None, stopping: true, over: true });
-            let mut cursor = follow.from_seq;
-            while cursor < end {
-                for event in self.read(&follow, None, cursor, end).await? {
-                    cursor = event.seq + 1;
-                    yield frame(Frame::Event(event));
-                }
-            }
-            yield frame(Frame::End(RunEnd { run: Some(run) }));
-        })
+    fn live_of(&self, follow: &Follow) -> Option<Live> {
+        self.live(&follow.tenant, follow.run).filter(|live| live.session == follow.session)
     }
 
-    fn follow_live(self, live: Live, follow: Follow) -> FrameStream {
+    fn frames(self, opening: View, follow: Follow) -> FrameStream {
         Box::pin(try_stream! {
-            let mut views = live.feed.views();
-            let mut deltas = live.feed.deltas();
-            let feed = live.feed.clone();
             let mut cursor = follow.from_seq;
-            let opening = views.borrow_and_update().clone();
+            let mut moved = self.0.moved.subscribe();
             yield snapshot(&opening);
+            let mut view = opening;
             loop {
-                let view = views.borrow_and_update().clone();
-                while cursor < view.run.next_seq {
-                    for event in self.read(&follow, Some(&feed), cursor, view.run.next_seq).await? {
-                        cursor = event.seq + 1;
-                        yield frame(Frame::Event(event));
+                let live = self.live_of(&follow);
+                // Attached before the events are read: what comes meanwhile wakes.
+                let mut views = live.as_ref().map(|live| live.feed.views());
+                let mut deltas = live.as_ref().map(|live| live.feed.deltas());
+                match (&mut views, view.over) {
+                    (Some(views), _) => view = views.borrow_and_update().clone(),
+                    (None, true) => {}
+                    (None, false) => view = self.seen_from_here(&follow).await?,
+                }
+                loop {
+                    while cursor < view.run.next_seq {
+                        let feed = live.as_ref().map(|live| &live.feed);
+                        for event in self.read(&follow, feed, cursor, view.run.next_seq).await? {
+                            cursor = event.seq + 1;
+                            yield frame(Frame::Event(event));
+                        }
+                    }
+                    if view.over {
+                        yield frame(Frame::End(RunEnd { run: Some((*view.run).clone()) }));
+                        return;
+                    }
+                    // Its executor let go: the run is parked, or somebody else's.
+                    if view.left {
+                        break;
+                    }
+                    let (Some(views), Some(deltas)) = (&mut views, &mut deltas) else { break };
+                    let wake = tokio::select! {
+                        biased;
+                        delta = deltas.recv(), if follow.deltas => Wake::Delta(delta.ok()),
+                        () = self.0.shutdown.cancelled() => Wake::Lost,
+                        _ = views.changed() => Wake::Changed,
+                    };
+                    match wake {
+                        Wake::Delta(Some(delta)) => yield (*delta).clone(),
+                        // A delta that was missed is superseded by the committed turn.
+                        Wake::Delta(None) | Wake::Changed => view = views.borrow_and_update().clone(),
+                        Wake::Lost => Err(Error::Draining)?,
                     }
                 }
-                if view.over {
-                    yield frame(Frame::End(RunEnd { run: Some((*view.run).clone()) }));
-                    break;
-                }
-                let wake = tokio::select! {
-                    biased;
-                    delta = deltas.recv(), if follow.deltas => Wake::Delta(delta.ok()),
-                    () = self.0.shutdown.cancelled() => Wake::Lost(Error::Draining),
-                    changed = views.changed() => changed.map_or(Wake::Lost(Error::RunUnowned), |()| Wake::Changed),
-                    // An executor that was fenced leaves without a last view.
-                    () = self.gone(&follow) => Wake::Lost(Error::RunUnowned),
+                // Nobody executes it here.
+                let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
+                let stopped = tokio::select! {
+                    () = self.0.shutdown.cancelled() => true,
+                    _ = moved.changed() => false,
+                    () = self.clock().sleep(pause) => false,
                 };
-                match wake {
-                    Wake::Delta(Some(delta)) => yield (*delta).clone(),
-                    // A delta that was missed is superseded by the committed turn.
-                    Wake::Delta(None) | Wake::Changed => {}
-                    Wake::Lost(error) => Err(error)?,
+                if stopped {
+                    Err(Error::Draining)?;
                 }
             }
         })
     }
 
-    /// Resolves when the run is no longer executed here and its last view was not the end.
-    async fn gone(&self, follow: &Follow) {
-        loop {
-            self.clock().sleep(std::time::Duration::from_secs(1)).await;
-            let over = |live: &Live| live.feed.views().borrow().over;
-            if self.live(&follow.tenant, follow.run).is_none_or(|live| over(&live)) {
-                // The end may have come between; the loop sees it first on its next turn.
-                self.clock().sleep(std::time::Duration::from_millis(100)).await;
-                return;
-            }
+    /// A run that is not executed here, by its stored state; how far its log goes is found by reading it.
+    async fn seen_from_here(&self, follow: &Follow) -> Result<View, Error> {
+        let name = view::run_name(follow.session, follow.run);
+        let row = self.row(&follow.tenant, follow.session, follow.run, &name).await?;
+        let over = has_ended(row.state);
+        let mut run = if over { self.whole_run(&row).await? } else { stored_run(&row)? };
+        if !over {
+            run.next_seq = self.store().event_next(&follow.tenant, follow.run).await?;
         }
+        Ok(elsewhere(run, over))
     }
 
     /// Events from `cursor` to below `end`, from the feed or the store.
@@ -142,6 +151,10 @@ impl Runs {
         }
         Ok(events)
     }
+}
+
+fn elsewhere(run: Run, over: bool) -> View {
+    View { run: run.into(), attempt: None, stopping: over, over, left: false }
 }
 
 fn check_cursor(from_seq: i64, next_seq: i64) -> Result<(), Error> {

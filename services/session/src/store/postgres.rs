@@ -21,17 +21,21 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    Admission, Append, Error, EventRow, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow,
-    SessionRow, Store, append::Scope, fault::Fault,
+    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
+    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, append::Scope, fault::Fault,
 };
 
+mod approvals;
 mod claims;
+mod commands;
 mod events;
 mod failure;
+mod replicas;
 mod requests;
 mod rows;
 mod runs;
@@ -209,16 +213,16 @@ fn pool(config: &PostgresConfig, suspicion: Arc<Suspicion>) -> Result<PgPool, Op
         .connect_lazy_with(options))
 }
 
-const LATEST: i64 = 1;
+const LATEST: i64 = 2;
 
 fn migrator() -> Migrator {
-    let mut migrator = Migrator::with_migrations(vec![Migration::new(
-        LATEST,
-        "sessions".into(),
-        MigrationType::Simple,
-        include_str!("../../migrations/postgres/0001_sessions.sql").into_sql_str(),
-        false,
-    )]);
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(vec![
+        migration(1, "sessions", include_str!("../../migrations/postgres/0001_sessions.sql")),
+        migration(LATEST, "replicas", include_str!("../../migrations/postgres/0002_replicas.sql")),
+    ]);
     migrator.create_schema("session");
     migrator.dangerous_set_table_name("session.migrations");
     migrator
@@ -285,8 +289,64 @@ impl Store for PostgresStore {
         self.call(|which| runs::change(&self.pool, tenant, id, change, which)).await
     }
 
-    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error> {
-        self.call(|_| claims::claim(&self.pool, owner, log_version, limit, &self.doubtful)).await
+    async fn run_claim(
+        &self,
+        owner: &str,
+        log_version: i32,
+        limit: i64,
+        patience: Duration,
+    ) -> Result<Vec<(RunRow, i64)>, Error> {
+        self.call(|_| claims::claim(&self.pool, owner, log_version, limit, patience, &self.doubtful)).await
+    }
+
+    async fn beat(&self, owner: &str) -> Result<(), Error> {
+        self.call(|_| replicas::beat(&self.pool, owner)).await
+    }
+
+    async fn leave(&self, owner: &str) -> Result<(), Error> {
+        self.call(|_| replicas::leave(&self.pool, owner)).await
+    }
+
+    async fn run_park(&self, tenant: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error> {
+        self.call(|_| replicas::park(&self.pool, tenant, run, hold, wake)).await
+    }
+
+    async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error> {
+        self.call(|_| requests::seen(&self.pool, tenant, key)).await
+    }
+
+    async fn command_put(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        command: &CommandRow,
+    ) -> Result<Option<Outcome<Uuid>>, Error> {
+        self.call(|_| commands::put(&self.pool, tenant, run, key, command)).await
+    }
+
+    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
+        self.call(|_| commands::read(&self.pool, tenant, run)).await
+    }
+
+    async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {
+        self.call(|_| commands::drop(&self.pool, tenant, run, ids)).await
+    }
+
+    async fn command_runs(&self, owner: &str) -> Result<Vec<Uuid>, Error> {
+        self.call(|_| commands::runs(&self.pool, owner)).await
+    }
+
+    async fn approval_put(&self, tenant: &str, approvals: &[ApprovalRow]) -> Result<(), Error> {
+        self.call(|_| approvals::put(&self.pool, tenant, approvals)).await
+    }
+
+    async fn approval_get(&self, tenant: &str, run: Uuid, id: &str) -> Result<Option<ApprovalRow>, Error> {
+        self.call(|_| approvals::read(&self.pool, tenant, run, id)).await
+    }
+
+    async fn approval_list(&self, tenant: &str, page: &ApprovalPage) -> Result<Vec<ApprovalRow>, Error> {
+        self.call(|_| approvals::list(&self.pool, tenant, page)).await
     }
 
     async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error> {
@@ -295,6 +355,10 @@ impl Store for PostgresStore {
         };
         let scope = Scope { tenant, session, run };
         self.call(|_| events::append(&self.pool, scope, events, (first, last))).await
+    }
+
+    async fn event_next(&self, tenant: &str, run: Uuid) -> Result<i64, Error> {
+        self.call(|_| events::next(&self.pool, tenant, run)).await
     }
 
     async fn event_read(

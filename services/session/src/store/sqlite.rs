@@ -16,14 +16,17 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Admission, Append, Error, EventRow, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow,
-    SessionRow, Store, append::Scope, fault::Fault,
+    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
+    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, append::Scope, fault::Fault,
 };
 
+mod approvals;
 mod claims;
+mod commands;
 mod events;
 mod failure;
 mod requests;
@@ -208,8 +211,64 @@ impl Store for SqliteStore {
         answer(runs::change(&self.writer, tenant, id, change).await)
     }
 
-    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64) -> Result<Vec<(RunRow, i64)>, Error> {
+    async fn run_claim(
+        &self,
+        owner: &str,
+        log_version: i32,
+        limit: i64,
+        _: Duration,
+    ) -> Result<Vec<(RunRow, i64)>, Error> {
         answer(claims::claim(&self.writer, owner, log_version, limit).await)
+    }
+
+    async fn beat(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn leave(&self, owner: &str) -> Result<(), Error> {
+        answer(claims::leave(&self.writer, owner).await)
+    }
+
+    async fn run_park(&self, tenant: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error> {
+        answer(claims::park(&self.writer, tenant, run, hold, wake).await)
+    }
+
+    async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error> {
+        answer(requests::seen(&self.readers, tenant, key).await)
+    }
+
+    async fn command_put(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        command: &CommandRow,
+    ) -> Result<Option<Outcome<Uuid>>, Error> {
+        answer(commands::put(&self.writer, tenant, run, key, command).await)
+    }
+
+    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
+        answer(commands::read(&self.writer, tenant, run).await)
+    }
+
+    async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {
+        answer(commands::drop(&self.writer, tenant, run, ids).await)
+    }
+
+    async fn command_runs(&self, owner: &str) -> Result<Vec<Uuid>, Error> {
+        answer(commands::runs(&self.readers, owner).await)
+    }
+
+    async fn approval_put(&self, tenant: &str, approvals: &[ApprovalRow]) -> Result<(), Error> {
+        answer(approvals::put(&self.writer, tenant, approvals).await)
+    }
+
+    async fn approval_get(&self, tenant: &str, run: Uuid, id: &str) -> Result<Option<ApprovalRow>, Error> {
+        answer(approvals::read(&self.readers, tenant, run, id).await)
+    }
+
+    async fn approval_list(&self, tenant: &str, page: &ApprovalPage) -> Result<Vec<ApprovalRow>, Error> {
+        answer(approvals::list(&self.readers, tenant, page).await)
     }
 
     async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error> {
@@ -218,6 +277,10 @@ impl Store for SqliteStore {
         };
         let scope = Scope { tenant, session, run };
         answer(events::append(&self.writer, scope, events, (first, last)).await)
+    }
+
+    async fn event_next(&self, tenant: &str, run: Uuid) -> Result<i64, Error> {
+        answer(events::next(&self.readers, tenant, run).await)
     }
 
     async fn event_read(

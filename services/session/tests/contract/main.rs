@@ -2,6 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
+/// Any owner that has not beaten by now is gone.
+#[cfg(test)]
+const PATIENCE: std::time::Duration = std::time::Duration::ZERO;
+
 /// Makes a test of each case for one implementation.
 #[cfg(test)]
 macro_rules! suite {
@@ -27,6 +31,11 @@ macro_rules! store_suite {
             a_run_is_admitted_whole an_admission_is_repeated runs_need_an_open_session serial_runs_exclude_each_other
             parallel_runs_do_not serial_admissions_at_a_time_admit_one a_first_event_is_first runs_change_until_they_end
             runs_are_paged open_runs_are_claimed claims_respect_the_log_version claims_at_a_time_are_disjoint);
+        suite!($open, holding_cases:
+            a_parked_run_is_claimed_at_its_time only_its_holder_parks_a_run a_command_wakes_a_parked_run
+            a_command_keeps_a_run_from_parking commands_are_read_until_they_are_dropped commands_carry_request_ids
+            commands_need_an_open_run commands_and_parking_at_a_time_lose_nothing what_a_replica_leaves_is_claimed
+            approvals_are_kept_as_they_stand approvals_are_paged);
         suite!($open, event_cases:
             events_are_appended_and_read a_repeated_append_is_done another_event_fences gaps_are_refused
             appends_at_a_time_have_one_writer a_conflict_stores_nothing large_contents_are_stored_once
@@ -52,6 +61,8 @@ macro_rules! counter_suite {
 mod counter_cases;
 #[cfg(test)]
 mod event_cases;
+#[cfg(test)]
+mod holding_cases;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]

@@ -123,7 +123,7 @@ async fn a_dead_postgres_is_unavailable_and_comes_back() {
     assert_unavailable(store.run_get(TENANT, run.id)).await;
     assert_unavailable(store.event_append(TENANT, run.session, run.id, &events)).await;
     assert_unavailable(store.session_start(&key(), &session())).await;
-    assert_unavailable(store.run_claim(OWNER, 1, 10)).await;
+    assert_unavailable(store.run_claim(OWNER, 1, 10, crate::PATIENCE)).await;
     postgres.resume().unwrap();
     let back = || async { store.ping().await.is_ok() };
     wait::until(Duration::from_secs(10), back).await.unwrap();
@@ -206,19 +206,19 @@ async fn a_lost_answer_to_a_claim_loses_no_run() {
     let (proxy, subject) = relayed().await;
     let (first, _) = subject.admitted().await;
     proxy.lose(b"COMMIT\0");
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10).await.unwrap(), [(first.clone(), 2)]);
+    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(first.clone(), 2)]);
     assert!(proxy.has_lost());
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10).await.unwrap(), []);
+    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), []);
 
     // A caller that gives up while its claim is on its way gets the runs with the next one.
     let (second, _) = subject.admitted().await;
     proxy.lose(b"COMMIT\0");
-    let given_up = subject.store.run_claim("replica-3", 1, 10);
+    let given_up = subject.store.run_claim("replica-3", 1, 10, crate::PATIENCE);
     let look = || async { proxy.has_lost() };
     tokio::select! {
         biased;
         lost = wait::until(Duration::from_secs(5), look) => lost.unwrap(),
         claimed = given_up => { claimed.unwrap(); return }
     }
-    assert_eq!(subject.store.run_claim("replica-3", 1, 10).await.unwrap(), [(first, 3), (second, 2)]);
+    assert_eq!(subject.store.run_claim("replica-3", 1, 10, crate::PATIENCE).await.unwrap(), [(first, 3), (second, 2)]);
 }

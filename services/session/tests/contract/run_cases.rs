@@ -15,8 +15,8 @@ pub async fn a_run_is_admitted_whole(subject: Subject) {
     assert_eq!(subject.read(&run).await, [first]);
     assert_eq!(subject.store.session_log(TENANT, run.session).await.unwrap().len(), 2);
     // The lease is the owner's, at epoch 1.
-    assert!(subject.store.run_claim(OWNER, 1, 10).await.unwrap().is_empty());
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10).await.unwrap(), [(run, 2)]);
+    assert!(subject.store.run_claim(OWNER, 1, 10, crate::PATIENCE).await.unwrap().is_empty());
+    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(run, 2)]);
 }
 
 pub async fn an_admission_is_repeated(subject: Subject) {
@@ -142,7 +142,7 @@ pub async fn runs_change_until_they_end(subject: Subject) {
     assert_eq!(log.last().unwrap().run_hash, Some([1; 32]));
     assert_eq!(log.len(), 3);
     // The lease is gone with the end.
-    assert!(subject.store.run_claim("replica-2", 1, 10).await.unwrap().is_empty());
+    assert!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap().is_empty());
     assert!(!subject.store.run_change(TENANT, id(), &running_again()).await.unwrap());
 }
 
@@ -180,7 +180,7 @@ pub async fn open_runs_are_claimed(subject: Subject) {
     let claim = |owner: &'static str, limit| {
         let store = Arc::clone(&subject.store);
         async move {
-            let claimed = store.run_claim(owner, 1, limit).await.unwrap();
+            let claimed = store.run_claim(owner, 1, limit, crate::PATIENCE).await.unwrap();
             claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect::<Vec<_>>()
         }
     };
@@ -198,8 +198,8 @@ pub async fn claims_respect_the_log_version(subject: Subject) {
     let older = run(&session, Concurrency::Parallel);
     subject.admit(&newer, &first).await;
     subject.admit(&older, &first).await;
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10).await.unwrap(), [(older, 2)]);
-    assert_eq!(subject.store.run_claim("replica-2", 2, 10).await.unwrap(), [(newer, 2)]);
+    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(older, 2)]);
+    assert_eq!(subject.store.run_claim("replica-2", 2, 10, crate::PATIENCE).await.unwrap(), [(newer, 2)]);
 }
 
 pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
@@ -213,7 +213,7 @@ pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
     let mut calls = JoinSet::new();
     for _ in 0..8 {
         let store = Arc::clone(&subject.store);
-        calls.spawn(async move { store.run_claim("replica-2", 1, 3).await.unwrap() });
+        calls.spawn(async move { store.run_claim("replica-2", 1, 3, crate::PATIENCE).await.unwrap() });
     }
     let claimed: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
     assert_eq!(claimed.len(), 24);
@@ -224,7 +224,7 @@ pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
     let mut calls = JoinSet::new();
     for owner in 0..6 {
         let store = Arc::clone(&subject.store);
-        calls.spawn(async move { store.run_claim(&format!("other-{owner}"), 1, 24).await.unwrap() });
+        calls.spawn(async move { store.run_claim(&format!("other-{owner}"), 1, 24, crate::PATIENCE).await.unwrap() });
     }
     let claimed: Vec<_> = calls.join_all().await.into_iter().flatten().map(|(run, epoch)| (run.id, epoch)).collect();
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), claimed.len());

@@ -1,6 +1,6 @@
 //! The machine's own state against what its events say, and how a run may end.
 
-use mar_proto::session::{RunEnded, RunState};
+use mar_proto::session::{ApprovalState, RunEnded, RunState};
 use mar_proto::types::HaltReason;
 
 use super::audit::{Audit, spent};
@@ -32,6 +32,9 @@ impl Audit {
         assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { open });
         assert!(!state.ended() || begun().next().is_none(), "a call that was begun has no result");
         assert_eq!(state.paused, self.paused);
+        let pending = state.approvals.values().filter(|asked| asked.state == ApprovalState::Pending).count();
+        let asking = state.calls.iter().filter(|call| matches!(call.state, CallState::Asking { .. })).count();
+        assert_eq!(pending, asking, "a question that nothing waits for");
         assert_eq!(state.generation.is_some(), self.generation.is_some());
     }
 
@@ -55,7 +58,7 @@ impl Audit {
         assert_eq!(state.wake_at().is_none(), state.ended());
         if state.in_flight() && state.stop.is_none() {
             let wake = state.wake_at().unwrap();
-            let asked = state.held_calls().filter_map(|call| call.approval.as_ref().map(|asked| asked.expires_at));
+            let asked = state.held_calls().filter_map(|call| state.approval(call).map(|asked| asked.expires_at));
             let limits = [Some(state.expires_at), state.active_deadline()].into_iter().flatten().chain(asked);
             assert_eq!(limits.min(), Some(wake), "a run with something in flight only waits for limits of time");
         }

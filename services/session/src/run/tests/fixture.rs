@@ -4,8 +4,7 @@ use std::sync::LazyLock;
 
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::session::{
-    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, WaitReason,
-    event_leaf::Body,
+    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{
     HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult,

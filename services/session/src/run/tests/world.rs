@@ -133,9 +133,11 @@ impl World {
         match self.driver.state.phase {
             Phase::Waiting(WaitReason::Approval) => self.decision(true),
             Phase::Waiting(WaitReason::ToolResult) => {
-                let handed = self.driver.state.held_calls().find(|call| {
-                    call.state == CallState::Handed { reason: WaitReason::ToolResult }
-                });
+                let handed = self
+                    .driver
+                    .state
+                    .held_calls()
+                    .find(|call| call.state == CallState::Handed { reason: WaitReason::ToolResult });
                 fixture::result_of_caller(&handed.expect("a call in the caller's hands").call_id)
             }
             Phase::Waiting(WaitReason::Input) => Command::Input(vec![text("the red one")]),
@@ -154,7 +156,7 @@ impl World {
     }
 
     fn decision(&mut self, approved: bool) -> Command {
-        let asked = self.driver.state.calls.iter().filter_map(|call| call.approval.as_ref());
+        let asked = self.driver.state.approvals.values();
         let pending = asked.filter(|approval| approval.state == ApprovalState::Pending);
         let known: Vec<String> = pending.map(|approval| approval.id.clone()).collect();
         let approval = if known.is_empty() { "1-0".to_owned() } else { self.dice.of(&known) };

@@ -1,5 +1,7 @@
 //! Claims of open runs.
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -22,13 +24,14 @@ pub(super) async fn claim(
     owner: &str,
     log_version: i32,
     limit: i64,
+    patience: Duration,
     doubtful: &Mutex<Vec<Claim>>,
 ) -> Result<Vec<(RunRow, i64)>, Fault> {
     let mut doubtful = doubtful.lock().await;
     let mut tx = pool.begin().await?;
     let mut claimed = committed_in_tx(&mut tx, owner, &doubtful).await?;
     let left = limit.saturating_sub(i64::try_from(claimed.len()).unwrap_or(i64::MAX)).max(0);
-    claimed.extend(claim_in_tx(&mut tx, owner, log_version, left).await?);
+    claimed.extend(claim_in_tx(&mut tx, owner, log_version, left, patience).await?);
     *doubtful = claimed.iter().map(|(run, epoch)| Claim { run: run.id, epoch: *epoch }).collect();
     tx.commit().await?;
     doubtful.clear();
@@ -62,13 +65,16 @@ async fn claim_in_tx(
     owner: &str,
     log_version: i32,
     limit: i64,
+    patience: Duration,
 ) -> Result<Vec<(RunRow, i64)>, Fault> {
     let rows = sqlx::query(concat!(
         "WITH picked AS ( \
-           SELECT run FROM session.leases WHERE owner <> $1 AND log_version <= $2 \
+           SELECT run FROM session.leases l WHERE log_version <= $2 AND CASE WHEN owner IS NULL THEN wake_time <= now() \
+             ELSE owner <> $1 AND NOT EXISTS (SELECT 1 FROM session.heartbeats h \
+               WHERE h.owner = l.owner AND h.beat_time > now() - $4 * interval '1 millisecond') END \
            ORDER BY run LIMIT $3 FOR UPDATE SKIP LOCKED), \
          claimed AS ( \
-           UPDATE session.leases l SET owner = $1, epoch = l.epoch + 1 FROM picked WHERE l.run = picked.run \
+           UPDATE session.leases l SET owner = $1, epoch = l.epoch + 1, wake_time = NULL FROM picked WHERE l.run = picked.run \
            RETURNING l.run, l.epoch) \
          SELECT ",
         run_columns!(),
@@ -77,6 +83,7 @@ async fn claim_in_tx(
     .bind(owner)
     .bind(log_version)
     .bind(limit)
+    .bind(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2))
     .fetch_all(tx)
     .await?;
     rows.iter().map(row).collect()

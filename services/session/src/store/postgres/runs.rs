@@ -155,6 +155,7 @@ pub(super) async fn change(
     };
     if let Some(head) = head {
         sqlx::query("DELETE FROM session.leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM session.commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
         lock_in_tx(&mut tx, tenant, session).await?;
         log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
     }

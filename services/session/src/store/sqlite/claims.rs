@@ -1,10 +1,12 @@
-//! Claims of open runs.
+//! Who executes a run: claims, parking, letting go. One process has the file, so that any other owner is gone.
 
 use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-use crate::store::{RunRow, fault::Fault};
+use crate::store::{Hold, RunRow, fault::Fault};
 
-use super::rows::{self, run_columns};
+use super::rows::{self, micros, now, run_columns};
 
 pub(super) async fn claim(
     pool: &SqlitePool,
@@ -17,7 +19,9 @@ pub(super) async fn claim(
         "SELECT ",
         run_columns!(),
         ", l.epoch + 1 AS epoch FROM leases l JOIN runs r ON r.id = l.run \
-         WHERE l.owner <> $1 AND l.log_version <= $2 ORDER BY l.run LIMIT $3"
+         WHERE l.log_version <= $2 AND (l.owner <> $1 OR (l.owner IS NULL AND l.wake_time <= ",
+        now!(),
+        ")) ORDER BY l.run LIMIT $3"
     ))
     .bind(owner)
     .bind(log_version)
@@ -26,7 +30,7 @@ pub(super) async fn claim(
     .await?;
     let claimed = picked.iter().map(row).collect::<Result<Vec<_>, Fault>>()?;
     for (run, epoch) in &claimed {
-        sqlx::query("UPDATE leases SET owner = $2, epoch = $3 WHERE run = $1")
+        sqlx::query("UPDATE leases SET owner = $2, epoch = $3, wake_time = NULL WHERE run = $1")
             .bind(run.id)
             .bind(owner)
             .bind(epoch)
@@ -39,4 +43,32 @@ pub(super) async fn claim(
 
 fn row(row: &SqliteRow) -> Result<(RunRow, i64), Fault> {
     Ok((rows::run(row)?, row.try_get("epoch")?))
+}
+
+pub(super) async fn leave(pool: &SqlitePool, owner: &str) -> Result<(), Fault> {
+    let query = concat!("UPDATE leases SET owner = NULL, wake_time = ", now!(), " WHERE owner = $1");
+    sqlx::query(query).bind(owner).execute(pool).await?;
+    Ok(())
+}
+
+/// An unread command has left a wake time behind.
+pub(super) async fn park(
+    pool: &SqlitePool,
+    tenant: &str,
+    run: Uuid,
+    hold: Hold<'_>,
+    wake: OffsetDateTime,
+) -> Result<bool, Fault> {
+    let parked = sqlx::query(
+        "UPDATE leases SET owner = NULL, wake_time = $5 \
+         WHERE run = $1 AND tenant = $2 AND owner = $3 AND epoch = $4 AND wake_time IS NULL",
+    )
+    .bind(run)
+    .bind(tenant)
+    .bind(hold.owner)
+    .bind(hold.epoch)
+    .bind(micros(wake))
+    .execute(pool)
+    .await?;
+    Ok(parked.rows_affected() == 1)
 }

@@ -132,3 +132,8 @@ pub(super) async fn read(
         .await?;
     rows.iter().map(rows::event).collect()
 }
+
+pub(super) async fn next(pool: &SqlitePool, tenant: &str, run: Uuid) -> Result<i64, Fault> {
+    let next = sqlx::query_scalar("SELECT coalesce(max(seq) + 1, 0) FROM events WHERE run_id = $1 AND tenant = $2");
+    Ok(next.bind(run).bind(tenant).fetch_one(pool).await?)
+}

@@ -1,6 +1,6 @@
 //! Request ids: the first statement of a mutation's transaction.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Row, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use crate::store::{RequestKey, fault::Fault};
@@ -54,4 +54,19 @@ pub(super) async fn take_in_tx(
     } else {
         Ok(Request::Reused)
     }
+}
+
+/// Whether a request id was used, and whether with this body.
+pub(super) async fn seen(pool: &SqlitePool, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Fault> {
+    let row = sqlx::query(
+        "SELECT digest FROM request_ids \
+         WHERE tenant = $1 AND principal = $2 AND method = $3 AND request_id = $4",
+    )
+    .bind(tenant)
+    .bind(&key.principal)
+    .bind(key.method)
+    .bind(&key.request_id)
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| Ok(rows::hash(&row, "digest")? == key.digest)).transpose()
 }

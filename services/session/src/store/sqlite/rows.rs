@@ -22,7 +22,13 @@ macro_rules! run_columns {
         "id, r.tenant, r.session, state, parallel, r.log_version, caller, summary, create_time, update_time, expire_time"
     };
 }
-pub(super) use {log_columns, run_columns, session_columns};
+/// Microseconds since 1970 by the system's clock.
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+pub(super) use {log_columns, now, run_columns, session_columns};
 
 pub(super) fn session(row: &SqliteRow) -> Result<SessionRow, Fault> {
     Ok(SessionRow {
@@ -90,7 +96,7 @@ pub(super) fn micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).unwrap_or(i64::MAX)
 }
 
-fn time(row: &SqliteRow, column: &'static str) -> Result<OffsetDateTime, Fault> {
+pub(super) fn time(row: &SqliteRow, column: &'static str) -> Result<OffsetDateTime, Fault> {
     let micros: i64 = row.try_get(column)?;
     Ok(OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(|_| Error::Corrupt(column))?)
 }

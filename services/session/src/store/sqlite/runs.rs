@@ -155,6 +155,7 @@ pub(super) async fn change(pool: &SqlitePool, tenant: &str, id: Uuid, change: &R
     };
     if let Some(head) = head {
         sqlx::query("DELETE FROM leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
         log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
     }
     tx.commit().await?;

@@ -1,0 +1,126 @@
+//! What callers want of runs, as it is kept until the run has taken it.
+
+use bytes::Bytes;
+use mar_proto::types::{Part, ToolResult};
+use prost::Message as _;
+
+use crate::run::{Command, Resolution};
+use crate::store;
+
+/// Exactly one is set.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stored {
+    #[prost(message, optional, tag = "1")]
+    cancel: Option<Cancel>,
+    #[prost(message, optional, tag = "2")]
+    pause: Option<Pause>,
+    #[prost(message, optional, tag = "3")]
+    resume: Option<Resume>,
+    #[prost(message, optional, tag = "4")]
+    resolve: Option<Resolve>,
+    #[prost(message, optional, tag = "5")]
+    tool_result: Option<ToolResult>,
+    #[prost(message, optional, tag = "6")]
+    input: Option<Input>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Cancel {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    principal: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pause {
+    #[prost(string, tag = "1")]
+    principal: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Resume {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Resolve {
+    #[prost(string, tag = "1")]
+    approval: String,
+    #[prost(string, tag = "2")]
+    digest: String,
+    #[prost(bool, tag = "3")]
+    approved: bool,
+    #[prost(string, tag = "4")]
+    principal: String,
+    #[prost(string, tag = "5")]
+    comment: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Input {
+    #[prost(message, repeated, tag = "1")]
+    parts: Vec<Part>,
+}
+
+/// A command as bytes.
+pub fn encode(command: &Command) -> Bytes {
+    let mut stored = Stored::default();
+    match command.clone() {
+        Command::Cancel { reason, principal } => stored.cancel = Some(Cancel { reason, principal }),
+        Command::Pause { principal } => stored.pause = Some(Pause { principal }),
+        Command::Resume => stored.resume = Some(Resume {}),
+        Command::Resolve(Resolution { approval, digest, approved, principal, comment }) => {
+            stored.resolve = Some(Resolve { approval, digest, approved, principal, comment });
+        }
+        Command::ToolResult(result) => stored.tool_result = Some(*result),
+        Command::Input(parts) => stored.input = Some(Input { parts }),
+    }
+    stored.encode_to_vec().into()
+}
+
+/// A stored command.
+///
+/// # Errors
+/// The bytes hold none that this version knows.
+pub fn decode(bytes: &Bytes) -> Result<Command, store::Error> {
+    let corrupt = || store::Error::Corrupt("command");
+    let stored = Stored::decode(bytes.clone()).map_err(|_| corrupt())?;
+    let cancel = stored.cancel.map(|Cancel { reason, principal }| Command::Cancel { reason, principal });
+    let pause = stored.pause.map(|Pause { principal }| Command::Pause { principal });
+    let resume = stored.resume.map(|Resume {}| Command::Resume);
+    let resolve = stored.resolve.map(|Resolve { approval, digest, approved, principal, comment }| {
+        Command::Resolve(Resolution { approval, digest, approved, principal, comment })
+    });
+    let result = stored.tool_result.map(|result| Command::ToolResult(Box::new(result)));
+    let input = stored.input.map(|Input { parts }| Command::Input(parts));
+    cancel.or(pause).or(resume).or(resolve).or(result).or(input).ok_or_else(corrupt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_what_was_wanted() {
+        let resolution = Resolution {
+            approval: "1-0".into(),
+            digest: "sha256:d".into(),
+            approved: true,
+            principal: "user:bob".into(),
+            comment: "fine".into(),
+        };
+        let commands = [
+            Command::Cancel { reason: "CANCELLED_BY_CALLER".into(), principal: "user:ada".into() },
+            Command::Pause { principal: String::new() },
+            Command::Resume,
+            Command::Resolve(resolution),
+            Command::ToolResult(Box::default()),
+            Command::Input(Vec::new()),
+        ];
+        for command in commands {
+            assert_eq!(decode(&encode(&command)).unwrap(), command);
+        }
+        for garbage in [&b""[..], b"\xff\xff", b"\x3a\x00"] {
+            assert!(decode(&Bytes::from_static(garbage)).is_err(), "{garbage:?}");
+        }
+    }
+}

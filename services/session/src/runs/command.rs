@@ -1,0 +1,108 @@
+//! Commands on their way to runs: durable first, then brought to the executor, wherever that is.
+
+use std::time::Duration;
+
+use mar_proto::session::Run;
+use uuid::Uuid;
+
+use super::{Runs, has_ended};
+use crate::command;
+use crate::error::Error;
+use crate::run::Command;
+use crate::store::{CommandRow, Outcome, RequestKey};
+use crate::view;
+
+/// How long the answer to a command waits for the run to have taken it.
+const TAKING: Duration = Duration::from_secs(5);
+
+/// What a caller wants of a run.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Isolation boundary.
+    pub tenant: String,
+    /// The request's id in its scope, where it has one.
+    pub key: Option<RequestKey>,
+    /// The session.
+    pub session: Uuid,
+    /// The run.
+    pub run: Uuid,
+    /// What is wanted.
+    pub command: Command,
+}
+
+impl Runs {
+    /// Makes a command durable and wakes its run; whether the run is open.
+    pub(super) async fn post(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        wanted: &Command,
+    ) -> Result<bool, Error> {
+        let row = CommandRow { id: self.ids().uuid_v7(), body: command::encode(wanted) };
+        let open = match self.store().command_put(tenant, run, key, &row).await? {
+            Some(Outcome::Done(_) | Outcome::Repeated(_)) => true,
+            Some(Outcome::Reused) => return Err(Error::RequestIdReused),
+            None => false,
+        };
+        match self.live(tenant, run) {
+            Some(live) => live.inbox.mail(),
+            None => self.0.claim.notify_one(),
+        }
+        Ok(open)
+    }
+
+    /// Tells a run of a tenant what is wanted, if it is in a state in which that makes sense; answers the run, when it has
+    /// taken the command or a few seconds have passed. The command is durable in either case.
+    pub async fn command(
+        &self,
+        wish: Wish,
+        fits: impl Fn(&Run) -> bool + Send,
+        done: impl Fn(&Run) -> bool + Send,
+    ) -> Result<Run, Error> {
+        let Wish { tenant, key, session, run, command } = wish;
+        let name = view::run_name(session, run);
+        let before = self.get(&tenant, session, run, &name).await?;
+        if !fits(&before) {
+            // A repetition may find that the run has moved on because of it.
+            let seen = match &key {
+                Some(key) => self.store().request_seen(&tenant, key).await?,
+                None => None,
+            };
+            return match seen {
+                Some(true) => Ok(before),
+                Some(false) => Err(Error::RequestIdReused),
+                None => Err(Error::RunState { name, state: before.state() }),
+            };
+        }
+        if !self.post(&tenant, run, key.as_ref(), &command).await? {
+            let now = self.get(&tenant, session, run, &name).await?;
+            return Err(Error::RunState { name, state: now.state() });
+        }
+        let taking = self.until(&tenant, session, run, &name, done);
+        match mar_runtime::clock::within(self.clock(), TAKING, taking).await {
+            Ok(taken) => taken,
+            Err(_) => self.get(&tenant, session, run, &name).await,
+        }
+    }
+
+    /// Waits until the run is as wanted, or has ended.
+    async fn until(
+        &self,
+        tenant: &str,
+        session: Uuid,
+        run: Uuid,
+        name: &str,
+        wanted: impl Fn(&Run) -> bool + Send,
+    ) -> Result<Run, Error> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let now = self.get(tenant, session, run, name).await?;
+            let ended = i16::try_from(now.state).is_ok_and(has_ended);
+            if ended || wanted(&now) || !self.pause_or_stop(pause).await {
+                return Ok(now);
+            }
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+}

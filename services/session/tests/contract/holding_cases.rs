@@ -1,0 +1,205 @@
+//! Runs that are parked, what wakes them, and what replicas leave behind.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mar_session::store::{ApprovalPage, ApprovalRow, CommandRow, Hold, Outcome, RequestKey, RunRow};
+use time::{Duration, OffsetDateTime};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::PATIENCE;
+use crate::rows::{OWNER, Subject, TENANT, change, id, key, now};
+
+const HELD: Hold<'static> = Hold { owner: OWNER, epoch: 1 };
+
+fn later() -> OffsetDateTime {
+    // The store's clock is the real one.
+    OffsetDateTime::from_unix_timestamp(4_000_000_000).unwrap()
+}
+
+fn past() -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + Duration::days(1)
+}
+
+fn command() -> CommandRow {
+    CommandRow { id: id(), body: Bytes::from_static(b"\x00wanted\xff") }
+}
+
+async fn put(subject: &Subject, run: &RunRow, command: &CommandRow) -> Option<Outcome<Uuid>> {
+    subject.store.command_put(TENANT, run.id, None, command).await.unwrap()
+}
+
+async fn claimed(subject: &Subject, owner: &str) -> Vec<(Uuid, i64)> {
+    let claimed = subject.store.run_claim(owner, 1, 10, PATIENCE).await.unwrap();
+    claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect()
+}
+
+pub async fn a_parked_run_is_claimed_at_its_time(subject: Subject) {
+    let (sleeping, _) = subject.admitted().await;
+    let (due, _) = subject.admitted().await;
+    assert!(subject.store.run_park(TENANT, sleeping.id, HELD, later()).await.unwrap());
+    assert!(subject.store.run_park(TENANT, due.id, HELD, past()).await.unwrap());
+    // Its last holder takes it as well as another.
+    assert_eq!(claimed(&subject, OWNER).await, [(due.id, 2)]);
+    assert_eq!(claimed(&subject, OWNER).await, []);
+}
+
+pub async fn only_its_holder_parks_a_run(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    for hold in [Hold { owner: "replica-2", epoch: 1 }, Hold { owner: OWNER, epoch: 2 }] {
+        assert!(!subject.store.run_park(TENANT, run.id, hold, past()).await.unwrap());
+    }
+    assert!(!subject.store.run_park("globex", run.id, HELD, past()).await.unwrap());
+    assert_eq!(claimed(&subject, OWNER).await, []);
+    assert!(subject.store.run_park(TENANT, run.id, HELD, later()).await.unwrap());
+    assert!(!subject.store.run_park(TENANT, run.id, HELD, past()).await.unwrap(), "it is held no more");
+}
+
+pub async fn a_command_wakes_a_parked_run(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    assert!(subject.store.run_park(TENANT, run.id, HELD, later()).await.unwrap());
+    let wanted = command();
+    assert_eq!(put(&subject, &run, &wanted).await, Some(Outcome::Done(wanted.id)));
+    assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 2)]);
+    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [wanted]);
+}
+
+pub async fn a_command_keeps_a_run_from_parking(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    put(&subject, &run, &command()).await;
+    assert!(!subject.store.run_park(TENANT, run.id, HELD, later()).await.unwrap());
+    assert_eq!(subject.store.command_runs(OWNER).await.unwrap(), [run.id]);
+    assert_eq!(subject.store.command_runs("replica-2").await.unwrap(), [] as [Uuid; 0]);
+    // Once it is read the run may park, dropped or not: who read it takes it first.
+    subject.store.command_read(TENANT, run.id).await.unwrap();
+    assert_eq!(subject.store.command_runs(OWNER).await.unwrap(), [] as [Uuid; 0]);
+    assert!(subject.store.run_park(TENANT, run.id, HELD, later()).await.unwrap());
+}
+
+pub async fn commands_are_read_until_they_are_dropped(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let (other, _) = subject.admitted().await;
+    let wanted = [command(), command(), command()];
+    for one in &wanted {
+        put(&subject, &run, one).await;
+    }
+    put(&subject, &other, &command()).await;
+    for _ in 0..2 {
+        assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), wanted);
+    }
+    assert_eq!(subject.store.command_read("globex", run.id).await.unwrap(), []);
+    subject.store.command_drop("globex", run.id, &[wanted[0].id]).await.unwrap();
+    subject.store.command_drop(TENANT, run.id, &[wanted[0].id, wanted[2].id]).await.unwrap();
+    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [wanted[1].clone()]);
+    assert_eq!(subject.store.command_read(TENANT, other.id).await.unwrap().len(), 1);
+}
+
+pub async fn commands_carry_request_ids(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let (key, first) = (key(), command());
+    assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), None);
+    let put = |key: RequestKey, command: CommandRow| {
+        let store = Arc::clone(&subject.store);
+        async move { store.command_put(TENANT, run.id, Some(&key), &command).await.unwrap() }
+    };
+    assert_eq!(put(key.clone(), first.clone()).await, Some(Outcome::Done(first.id)));
+    assert_eq!(put(key.clone(), command()).await, Some(Outcome::Repeated(first.id)));
+    let other = RequestKey { digest: [8; 32], ..key.clone() };
+    assert_eq!(put(other.clone(), command()).await, Some(Outcome::Reused));
+    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [first]);
+    assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), Some(true));
+    assert_eq!(subject.store.request_seen(TENANT, &other).await.unwrap(), Some(false));
+    assert_eq!(subject.store.request_seen("globex", &key).await.unwrap(), None);
+}
+
+pub async fn commands_need_an_open_run(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let key = key();
+    for (tenant, id) in [("globex", run.id), (TENANT, id())] {
+        let answer = subject.store.command_put(tenant, id, Some(&key), &command()).await.unwrap();
+        assert_eq!(answer, None);
+    }
+    put(&subject, &run, &command()).await;
+    subject.store.run_change(TENANT, run.id, &change(4, Some([1; 32]))).await.unwrap();
+    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [], "they go with the end of the run");
+    assert_eq!(subject.store.command_put(TENANT, run.id, Some(&key), &command()).await.unwrap(), None);
+    assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), None, "a refusal uses no request id up");
+}
+
+/// Whatever comes first: a run that parks has no command that nobody would read.
+pub async fn commands_and_parking_at_a_time_lose_nothing(subject: Subject) {
+    for _ in 0..20 {
+        let (run, _) = subject.admitted().await;
+        let mut both = JoinSet::new();
+        let (store, wanted) = (Arc::clone(&subject.store), command());
+        both.spawn(async move { store.command_put(TENANT, run.id, None, &wanted).await.unwrap().is_some() });
+        let store = Arc::clone(&subject.store);
+        both.spawn(async move { store.run_park(TENANT, run.id, HELD, later()).await.unwrap() });
+        both.join_all().await;
+        let woken = claimed(&subject, "replica-2").await;
+        let told = subject.store.command_runs(OWNER).await.unwrap();
+        if woken.is_empty() {
+            assert_eq!(told, [run.id], "the run is held, and its holder is told");
+        } else {
+            assert_eq!(woken, [(run.id, 2)]);
+        }
+        subject.store.run_change(TENANT, run.id, &change(4, Some([1; 32]))).await.unwrap();
+    }
+}
+
+pub async fn what_a_replica_leaves_is_claimed(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let (other, _) = subject.admitted().await;
+    subject.store.beat("replica-2").await.unwrap();
+    subject.store.beat("replica-2").await.unwrap();
+    assert!(subject.store.run_park(TENANT, other.id, HELD, later()).await.unwrap());
+    subject.store.leave(OWNER).await.unwrap();
+    assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 2)]);
+    assert_eq!(claimed(&subject, "replica-2").await, [], "what was parked sleeps on");
+}
+
+fn approval(run: &RunRow, id: &str, state: i16) -> ApprovalRow {
+    ApprovalRow {
+        session: run.session,
+        run: run.id,
+        id: id.to_owned(),
+        state,
+        body: Bytes::from(format!("{id} is {state}")),
+        create_time: now(),
+    }
+}
+
+pub async fn approvals_are_kept_as_they_stand(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let asked = approval(&run, "1-0", 1);
+    subject.store.approval_put(TENANT, &[asked.clone(), approval(&run, "1-1", 1)]).await.unwrap();
+    subject.store.approval_put(TENANT, &[]).await.unwrap();
+    assert_eq!(subject.store.approval_get(TENANT, run.id, "1-0").await.unwrap(), Some(asked.clone()));
+    let decided = ApprovalRow { state: 2, body: Bytes::from_static(b"fine"), ..asked.clone() };
+    subject.store.approval_put(TENANT, std::slice::from_ref(&decided)).await.unwrap();
+    assert_eq!(subject.store.approval_get(TENANT, run.id, "1-0").await.unwrap(), Some(decided));
+    assert_eq!(subject.store.approval_get(TENANT, run.id, "9-9").await.unwrap(), None);
+    assert_eq!(subject.store.approval_get("globex", run.id, "1-0").await.unwrap(), None);
+}
+
+pub async fn approvals_are_paged(subject: Subject) {
+    let (older, _) = subject.admitted().await;
+    let (newer, _) = subject.admitted().await;
+    let rows = [approval(&newer, "2-0", 1), approval(&newer, "1-0", 2), approval(&older, "1-0", 1)];
+    subject.store.approval_put(TENANT, &rows).await.unwrap();
+    let list = |page: ApprovalPage| {
+        let store = Arc::clone(&subject.store);
+        async move { store.approval_list(TENANT, &page).await.unwrap() }
+    };
+    let all = ApprovalPage { limit: 10, ..ApprovalPage::default() };
+    assert_eq!(list(all.clone()).await, rows);
+    let first = list(ApprovalPage { limit: 2, ..all.clone() }).await;
+    assert_eq!(first, rows[..2]);
+    let before = Some((first[1].run, first[1].id.clone()));
+    assert_eq!(list(ApprovalPage { before, ..all.clone() }).await, rows[2..]);
+    assert_eq!(list(ApprovalPage { state: Some(2), ..all.clone() }).await, rows[1..2]);
+    assert_eq!(list(ApprovalPage { run: Some(older.id), ..all.clone() }).await, rows[2..]);
+    assert_eq!(list(ApprovalPage { session: Some(newer.session), ..all.clone() }).await, rows[..2]);
+    assert_eq!(subject.store.approval_list("globex", &all).await.unwrap(), []);
+}
