@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use mar_descriptor::SigningKey;
+use mar_descriptor::{SigningKey, VerifyingKeys};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{SecretRef, ServiceConfig, Validate};
@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::runs::Limits;
+use crate::verify::Keys;
 
 /// `[session]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,12 @@ pub struct Config {
     /// The Ed25519 private key (PKCS#8 PEM) that signs run tokens and run seals. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<SecretRef>,
+    /// Public keys (Ed25519, SPKI PEM) whose seals count besides those of `signing_key`: the keys of earlier seals. Only
+    /// VerifyRun asks.
+    pub seal_key_files: Vec<PathBuf>,
+    /// Public keys whose descriptors count when a run is verified. Without any, VerifyRun leaves signatures on
+    /// descriptors unchecked and says so.
+    pub descriptor_key_files: Vec<PathBuf>,
     /// Where sessions, runs and events are kept.
     pub store: StoreConfig,
     /// Where halting counters are kept.
@@ -93,6 +100,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7441)),
             signing_key: None,
+            seal_key_files: Vec::new(),
+            descriptor_key_files: Vec::new(),
             store: StoreConfig::default(),
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
@@ -170,9 +179,34 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The keys that VerifyRun knows: the public half of the one that seals, and what the files hold.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no key.
+    pub fn verifying_keys(&self, seal_key: &SigningKey) -> Result<Keys, String> {
+        let mut seals = seal_key.verifying_keys();
+        seals.extend(read_keys(&self.seal_key_files)?);
+        let descriptors = read_keys(&self.descriptor_key_files)?;
+        Ok(Keys { seals, descriptors: (!self.descriptor_key_files.is_empty()).then_some(descriptors) })
+    }
+}
+
+fn read_keys(files: &[PathBuf]) -> Result<VerifyingKeys, String> {
+    let mut keys = VerifyingKeys::new();
+    for path in files {
+        let pem =
+            std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        keys.add_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(keys)
+}
+
 impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
         violations.take("signing_key", self.seal_key());
+        violations.take("seal_key_files", read_keys(&self.seal_key_files));
+        violations.take("descriptor_key_files", read_keys(&self.descriptor_key_files));
         violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
         violations.require(
             (1..=1_000).contains(&self.store.max_connections),

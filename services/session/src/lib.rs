@@ -11,7 +11,8 @@
 //! and only if it is declared idempotent, else the model is told that its outcome is unknown.
 //!
 //! Pieces: [`run`] (the pure state machine), [`executor`] (the one place of effects), [`log`] (leaves, commitments,
-//! chain), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in process) behind their contracts, [`runs`]
+//! chain), [`verify`] and [`audit`] (recompute all of it), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in
+//! process) behind their contracts, [`runs`]
 //! (admission, takeover, following), [`sessions`], [`clients`] (the other services), [`grpc`].
 //!
 //! When a dependency is down: without the store nothing is acknowledged, runs stand still and go on when it is back;
@@ -33,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub mod audit;
 pub mod caller;
 pub mod clients;
 pub mod config;
@@ -49,6 +51,7 @@ pub mod run;
 pub mod runs;
 pub mod sessions;
 pub mod store;
+pub mod verify;
 pub mod view;
 
 pub use config::Config;
@@ -153,8 +156,9 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
         crash: crash::CrashPoints::from_env(),
     };
+    let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits());
-    let service = SessionServiceServer::new(grpc::Service::new(runs.clone()))
+    let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys))
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;
     let server = Server::try_new(stack, Routes::new(service)).await.map_err(Failure::internal)?;
