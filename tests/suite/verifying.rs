@@ -22,6 +22,8 @@ both_ways! {
     a_changed_row_is_named
     a_removed_event_is_missed
     a_swapped_seal_is_found
+    a_row_that_cannot_be_read_is_named_and_the_others_are_looked_at
+    the_role_that_writes_changes_nothing_that_was_written
     an_open_run_verifies_as_far_as_it_goes
     an_ended_session_is_sealed_over_its_runs
 }
@@ -200,6 +202,33 @@ async fn a_swapped_seal_is_found(options: Options) -> anyhow::Result<()> {
     run.seal = None;
     sealed.rows.set_summary(sealed.id, &run.encode_to_vec()).await?;
     assert_eq!(named(&sealed.verify().await?), [(Place::Seal, -1, Kind::Missing)].into());
+    Ok(())
+}
+
+async fn a_row_that_cannot_be_read_is_named_and_the_others_are_looked_at(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options).await?;
+    let mut sealed = Sealed::new(&system).await?;
+    sealed.rows.break_hash(sealed.id, 2).await?;
+    let leaf = sealed.rows.event(sealed.id, 4, "leaf").await?;
+    let mut changed = leaf.clone();
+    flip(&mut changed);
+    sealed.rows.set_event(sealed.id, 4, "leaf", &changed).await?;
+    let found = sealed.verify().await?;
+    assert!(named(&found).contains(&(Place::Event, 2, Kind::Unreadable)), "{found:?}");
+    assert!(named(&found).contains(&(Place::Event, 4, Kind::Hash)), "{found:?}");
+    assert_eq!(found.events, sealed.run.next_seq);
+    let other = found.faults.iter().find(|fault| fault.place() != Place::Event || ![2, 4].contains(&fault.seq));
+    assert_eq!(other, None);
+    Ok(())
+}
+
+async fn the_role_that_writes_changes_nothing_that_was_written(options: Options) -> anyhow::Result<()> {
+    let expected = if options.stores == Stores::Servers { 6 } else { 0 };
+    let system = Deployment::start(options).await?;
+    let mut sealed = Sealed::new(&system).await?;
+    let codes = sealed.rows.refusals("dev", sealed.id).await?;
+    assert_eq!(codes, vec!["42501"; expected]);
+    assert!(sealed.verify().await?.valid);
     Ok(())
 }
 

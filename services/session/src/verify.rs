@@ -110,6 +110,8 @@ pub struct Verifier<'a> {
     /// The chain that its leaves make, whatever is stored as their hashes.
     head: Head,
     before: Option<Before>,
+    /// A position behind it whose row cannot be read.
+    lost: Option<i64>,
     events: i64,
     gone: i64,
     told: Told,
@@ -138,6 +140,7 @@ impl<'a> Verifier<'a> {
             salt_key: <[u8; 32]>::try_from(rows.session.salt_key.as_ref()).ok().map(SaltKey::from_bytes),
             head: Head::genesis(Hash::ZERO),
             before: None,
+            lost: None,
             events: 0,
             gone: 0,
             told: Told { epoch: 1, ..Told::default() },
@@ -159,10 +162,12 @@ impl<'a> Verifier<'a> {
         verifier
     }
 
-    /// Notes that an event is stored that cannot even be read as a row.
+    /// Notes that an event is stored that cannot even be read as a row. It takes the next position; what it was, and so what
+    /// the event behind it follows, is not known.
     pub fn unreadable(&mut self, seq: i64, what: &str) {
         self.events += 1;
-        self.faults.event(seq, Kind::Unreadable, format!("stored {what} cannot be read"));
+        self.faults.event(seq, Kind::Unreadable, format!("its stored {what} cannot be read"));
+        self.lost = Some(seq);
     }
 
     /// Looks at the next event.
@@ -186,9 +191,10 @@ impl<'a> Verifier<'a> {
     /// Whether the event directly follows the one before it.
     fn number(&mut self, seq: i64) -> bool {
         let last = self.before.map_or(-1, |before| before.seq);
-        let expected = last.saturating_add(1);
+        let lost = self.lost.take();
+        let expected = lost.unwrap_or(last).max(last).saturating_add(1);
         if seq == expected {
-            return true;
+            return lost.is_none();
         }
         if seq > expected {
             self.faults.event(expected, Kind::Missing, missing(expected, seq - 1));

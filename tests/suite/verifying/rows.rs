@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 use uuid::Uuid;
@@ -102,6 +102,40 @@ impl Rows {
         one(on_both!(self, sql, |query, pool| {
             sqlx::query(query).bind(session).bind(bytes).execute(pool).await?.rows_affected()
         }))
+    }
+
+    /// What the role that session writes as is answered when it changes what it has written: a statement each.
+    pub async fn refusals(&self, tenant: &str, run: Uuid) -> anyhow::Result<Vec<String>> {
+        let Self::Server(pool) = self else { return Ok(Vec::new()) };
+        let mut codes = Vec::new();
+        for sql in [
+            "UPDATE session.events SET leaf = leaf WHERE run_id = $1",
+            "UPDATE session.events SET content = NULL WHERE run_id = $1",
+            "DELETE FROM session.events WHERE run_id = $1",
+            "UPDATE session.session_log SET run_hash = run_hash WHERE run = $1",
+            "DELETE FROM session.session_log WHERE run = $1",
+            "DELETE FROM session.runs WHERE id = $1",
+        ] {
+            let mut tx = pool.begin().await?;
+            sqlx::query("SET LOCAL ROLE mar_session").execute(&mut *tx).await?;
+            sqlx::query("SELECT set_config('mar.tenant', $1, true)").bind(tenant).execute(&mut *tx).await?;
+            let refused = sqlx::query(sql).bind(run).execute(&mut *tx).await.err();
+            let refused = refused.with_context(|| format!("{sql} was let through"))?;
+            codes.push(refused.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned());
+        }
+        Ok(codes)
+    }
+
+    /// A hash that the schema would not let in.
+    pub async fn break_hash(&self, run: Uuid, seq: i64) -> anyhow::Result<()> {
+        match self {
+            Self::File(pool) => sqlx::query("PRAGMA ignore_check_constraints = on").execute(pool).await.map(drop)?,
+            Self::Server(pool) => {
+                let sql = "ALTER TABLE session.events DROP CONSTRAINT events_hash_check";
+                sqlx::query(sql).execute(pool).await.map(drop)?;
+            }
+        }
+        self.set_event(run, seq, "hash", b"short").await
     }
 
     /// Another hash in the entry of this kind about a run.
