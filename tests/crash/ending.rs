@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use mar_proto::session::{RunState, SessionState};
+use mar_proto::session::{RunState, SessionState, VerifyRunRequest};
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::Reason;
 use mar_tests::Stores;
@@ -41,12 +41,18 @@ async fn cut_ending(scene: &mut Scene, wish: Option<&str>, moment: u64) -> anyho
     let mut caller = scene.caller().await?;
     let ended = caller.end(&session).await?;
     ensure!(ended.state() == SessionState::Ended, "{ended:?}");
+    let seal = ended.seal.clone().context("the session has ended without its seal")?;
+    ensure!(seal.runs == 2, "a seal over {} runs", seal.runs);
     for seen in &mut runs {
         let run = caller.client.get(&seen.name).await?;
         ensure!(run.seal.is_some(), "{} is not sealed when its session has ended", run.name);
         caller.pursue(seen).await?;
         ensure!(matches!(run.state(), RunState::Cancelled | RunState::Succeeded), "{run:?}");
         caller.judge(seen).await?;
+        // With its entries in the session's log, and the session's seal.
+        let name = seen.name.clone();
+        let found = caller.client.grpc.verify_run(VerifyRunRequest { name }).await?.into_inner();
+        ensure!(found.valid && found.sealed && found.unchecked.is_empty(), "{found:?}");
     }
     ensure!(caller.end(&session).await? == ended, "ending twice is not ending once");
     let refused = caller.start(&request(&session, ask("medley", &request_id()))).await.err();

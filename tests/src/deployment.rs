@@ -215,6 +215,12 @@ impl Deployment {
         format!("http://127.0.0.1:{port}")
     }
 
+    /// The URL of session's store, as its owner or the superuser reaches it.
+    pub fn store_url(&self) -> String {
+        let file = || format!("sqlite:{}", self.folder.path().join("session.db").display());
+        self.urls.as_ref().map_or_else(file, |(postgres, _)| postgres.clone())
+    }
+
     /// The folder of documents.
     pub fn documents(&self) -> PathBuf {
         self.folder.path().join("documents")
@@ -321,6 +327,7 @@ drain = "2s"
 [session]
 listen = "127.0.0.1:{p0}"
 signing_key = {{ file = "{folder}/session.pem" }}
+descriptor_key_files = ["{folder}/generator.pub.pem"]
 store = {{ url = "{session}" }}
 counters = {{ url = "{counters}" }}
 replicas = {{ heartbeat = "50ms", patience = "300ms" }}

@@ -50,3 +50,5 @@ mod sessions;
 mod tasks;
 #[cfg(test)]
 mod trace;
+#[cfg(test)]
+mod verifying;

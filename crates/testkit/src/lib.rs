@@ -1,12 +1,13 @@
 //! What tests, offline development and load need around the runtime, as real parts:
 //!
 //! - [`rehearsal`]: an OpenAI-compatible server whose answers are scripted by a file. It is not a model.
-//! - [`postgres`] and [`redis`]: own servers on free loopback ports, gone with their process.
+//! - [`postgres`], [`pgbouncer`] and [`redis`]: own servers on free loopback ports, gone with their process.
 //! - [`process`]: child binaries with captured output, killed by their own pid.
 //! - [`ports`] and [`wait`]: free loopback ports, and waiting on a condition instead of sleeping.
 
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes and servers")]
 
+pub mod pgbouncer;
 pub mod ports;
 pub mod postgres;
 pub mod process;

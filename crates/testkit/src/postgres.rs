@@ -10,7 +10,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-use self::cluster::{Account, Binaries};
+use self::cluster::Binaries;
+
+pub(crate) use self::cluster::Account;
 use crate::supervisor::{self, Supervised};
 
 static SHARED: OnceLock<Result<Postgres, String>> = OnceLock::new();
@@ -20,6 +22,7 @@ static DATABASES: AtomicU32 = AtomicU32::new(1);
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     durable: bool,
+    version: Option<u32>,
     settings: Vec<(String, String)>,
 }
 
@@ -29,6 +32,13 @@ impl Builder {
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
+        self
+    }
+
+    /// A major version, instead of the newest of the system's: see [`Postgres::has_version`].
+    #[must_use]
+    pub const fn version(mut self, version: u32) -> Self {
+        self.version = Some(version);
         self
     }
 
@@ -70,6 +80,12 @@ impl Postgres {
         Self::builder().start()
     }
 
+    /// Whether a major version is installed: by Debian, or under `.tools/postgres-N` by `scripts/install-tools.sh`.
+    #[must_use]
+    pub fn has_version(version: u32) -> bool {
+        Binaries::of_version(version).is_ok()
+    }
+
     /// Starts to describe a cluster.
     #[must_use]
     pub fn builder() -> Builder {
@@ -86,7 +102,10 @@ impl Postgres {
     }
 
     fn create(wanted: &Builder) -> anyhow::Result<Self> {
-        let binaries = Binaries::find()?;
+        let binaries = match wanted.version {
+            Some(version) => Binaries::of_version(version)?,
+            None => Binaries::find()?,
+        };
         let account = Account::find()?;
         let home = tempfile::Builder::new().prefix("mar-postgres-").tempdir().context("cannot make a directory")?;
         account.own(home.path())?;

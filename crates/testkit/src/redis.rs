@@ -1,4 +1,4 @@
-//! An own Redis server on a free loopback port, without persistence, gone with its process.
+//! An own Redis or Valkey server on a free loopback port, without persistence, gone with its process.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 use crate::supervisor::{self, Supervised};
+
+pub mod cluster;
 
 /// Numbered databases of a server; [`Redis::database`] hands them out.
 const DATABASES: u16 = 4_096;
@@ -28,6 +30,8 @@ pub struct Redis {
     program: PathBuf,
     directory: PathBuf,
     port: u16,
+    /// Arguments beyond the usual ones.
+    more: Vec<String>,
     next_database: AtomicU16,
     server: Mutex<Option<Supervised>>,
     /// Removes what a supervising shell did not; dropped after the server.
@@ -40,15 +44,38 @@ impl Redis {
     /// # Errors
     /// When Redis is not installed (Debian: `redis-server`), or does not start; with the end of its log.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Like [`Redis::start`], with more arguments for the server, as in `["--maxmemory", "2mb"]`.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_with(more: &[&str]) -> anyhow::Result<Self> {
         let program = supervisor::find("redis-server", &[]);
         let program =
             program.context("redis-server is not to be found: install Redis (Debian package `redis-server`)")?;
+        Self::launch(program, more)
+    }
+
+    /// Starts a Valkey server of its own, which speaks the same protocol.
+    ///
+    /// # Errors
+    /// When Valkey is not installed (`scripts/install-tools.sh`), or does not start; with the end of its log.
+    pub fn start_valkey() -> anyhow::Result<Self> {
+        let tools = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/bin"));
+        let program = supervisor::find("valkey-server", &[tools]);
+        Self::launch(program.context("valkey-server is not to be found: scripts/install-tools.sh installs it")?, &[])
+    }
+
+    fn launch(program: PathBuf, more: &[&str]) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("mar-redis-").tempdir().context("cannot make a directory")?;
         let directory = home.path().to_owned();
         let mut redis = Self {
             program,
             directory,
             port: 0,
+            more: more.iter().map(|&word| word.to_owned()).collect(),
             next_database: AtomicU16::new(1),
             server: Mutex::new(None),
             _home: home,
@@ -105,7 +132,7 @@ impl Redis {
         drop(std::fs::remove_file(self.log()));
         let started = Supervised::spawn(&supervisor::Job {
             identity: &[],
-            command: &words.map(str::to_owned),
+            command: &words.iter().map(|&word| word.to_owned()).chain(self.more.iter().cloned()).collect::<Vec<_>>(),
             signal: "KILL",
             directory: &self.directory,
             log: &self.log(),
@@ -151,11 +178,32 @@ impl Redis {
     /// # Errors
     /// When the server does not run or does not answer within five seconds.
     pub fn command(&self, command: &str) -> anyhow::Result<String> {
+        Self::line(&mut self.send(command)?)
+    }
+
+    /// Like [`Redis::command`]; answers the text of a bulk reply, as of `INFO`.
+    ///
+    /// # Errors
+    /// As [`Redis::command`], and when the reply is another one.
+    pub fn text(&self, command: &str) -> anyhow::Result<String> {
+        let mut stream = self.send(command)?;
+        let line = Self::line(&mut stream)?;
+        let length = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok());
+        let mut text = vec![0; length.with_context(|| format!("{command}: {line}"))?];
+        stream.read_exact(&mut text).context("redis does not answer")?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn send(&self, command: &str) -> anyhow::Result<TcpStream> {
         let address = (Ipv4Addr::LOCALHOST, self.port).into();
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("redis does not run")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(command.as_bytes())?;
         stream.write_all(b"\r\n")?;
+        Ok(stream)
+    }
+
+    fn line(stream: &mut TcpStream) -> anyhow::Result<String> {
         let mut line = Vec::new();
         let mut byte = [0];
         while !line.ends_with(b"\r\n") {

@@ -56,6 +56,7 @@ Examples:
   mar runs list --state failed
   mar runs show 01935c20                       the start of an id is enough
   mar runs watch sessions/01935c1e-…/runs/01935c20-…
+  mar runs verify 01935c20                     0: the record is what was written; 1: it is not
   mar runs cancel 01935c20";
 
     pub(super) const MODELS: &str = "\
@@ -95,7 +96,7 @@ pub enum Command {
     /// Runs a task and shows its way to the answer
     #[command(after_help = examples::RUN, after_long_help = run_long_help())]
     Run(Box<RunArgs>),
-    /// Lists, shows, follows and cancels runs
+    /// Lists, shows, follows, verifies and cancels runs
     #[command(after_help = examples::RUNS)]
     Runs {
         /// What to do with runs.
@@ -135,6 +136,10 @@ fn run_long_help() -> String {
     format!("{}\n\n{}", examples::RUN, exit::HELP)
 }
 
+fn verify_long_help() -> String {
+    format!("{}\n\nEvery fault is listed with its place.\n\n{}", examples::RUNS, exit::HELP)
+}
+
 impl Command {
     /// Whether failures are to be told as JSON, too.
     pub fn wants_json(&self) -> bool {
@@ -142,7 +147,10 @@ impl Command {
             Self::Run(args) => args.json,
             Self::Runs { command } => match command {
                 RunsCommand::List(args) => args.json,
-                RunsCommand::Show(args) | RunsCommand::Watch(args) | RunsCommand::Cancel(args) => args.json,
+                RunsCommand::Show(args)
+                | RunsCommand::Watch(args)
+                | RunsCommand::Verify(args)
+                | RunsCommand::Cancel(args) => args.json,
             },
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,
@@ -287,6 +295,9 @@ pub enum RunsCommand {
     /// Follows a run to its end, from its first event
     #[command(after_help = examples::RUNS)]
     Watch(RunArg),
+    /// Recomputes hashes, chain, commitments and signatures of a run
+    #[command(after_help = examples::RUNS, after_long_help = verify_long_help())]
+    Verify(RunArg),
     /// Asks a run to stop
     #[command(after_help = examples::RUNS)]
     Cancel(RunArg),

@@ -9,7 +9,7 @@ use tonic::Code;
 pub enum Exit {
     /// Done; a run answered.
     Done = 0,
-    /// The run ended as FAILED.
+    /// The run ended as FAILED, or does not verify.
     RunFailed = 1,
     /// The run ended as HALTED.
     RunHalted = 2,
@@ -65,8 +65,9 @@ impl Exit {
 /// The table that `--help` shows.
 pub const HELP: &str = "\
 Exit codes:
-   0  done; a run answered
-   1  the run FAILED          2  the run was HALTED by a limit
+   0  done; a run answered, or verifies
+   1  the run FAILED, or it does not verify
+   2  the run was HALTED by a limit
    3  the run was DENIED      4  the run was CANCELLED
   64  wrong arguments, files or configuration, or a request that is refused as it is
   66  not found              69  the endpoint or something it needs is not available

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, event_leaf};
+use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, SessionSeal, event_leaf};
 use mar_proto::types::{Citation, HaltingPolicy, Usage, part};
 use serde_json::{Value, json};
 
@@ -218,6 +218,10 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::CountersRebuilt(_)) => "COUNTERS_REBUILT",
         Some(Body::RunWaiting(_)) => "RUN_WAITING",
         Some(Body::RunResumed(_)) => "RUN_RESUMED",
+        Some(Body::PauseRequested(_)) => "PAUSE_REQUESTED",
+        Some(Body::ApprovalRequested(_)) => "APPROVAL_REQUESTED",
+        Some(Body::ApprovalDecided(_)) => "APPROVAL_DECIDED",
+        Some(Body::CallHandedOver(_)) => "CALL_HANDED_OVER",
         Some(Body::StopRequested(_)) => "STOP_REQUESTED",
         Some(Body::RunEnded(_)) => "RUN_ENDED",
         None => "UNKNOWN",
@@ -248,6 +252,18 @@ fn seal(seal: &RunSeal) -> Value {
         "head": hex::encode(&seal.head),
         "head_seq": seal.head_seq,
         "outcome": seal.outcome,
+        "key_id": seal.signature.as_ref().map(|signature| &signature.key_id),
+    })
+}
+
+/// The seal of a session as JSON.
+pub fn session_seal(seal: &SessionSeal) -> Value {
+    json!({
+        "hash": seal.hash,
+        "runs": seal.runs,
+        "run_seals": hex::encode(&seal.run_seals),
+        "head": hex::encode(&seal.head),
+        "head_seq": seal.head_seq,
         "key_id": seal.signature.as_ref().map(|signature| &signature.key_id),
     })
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mar_proto::session::{CancelRunRequest, Event, GetRunRequest, ListEventsRequest, ListRunsRequest, Run, RunState};
+use mar_proto::session::{
+    CancelRunRequest, Event, GetRunRequest, GetSessionRequest, ListEventsRequest, ListRunsRequest, Run, RunState,
+    SessionSeal,
+};
 use mar_runtime::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
@@ -18,6 +21,8 @@ use crate::run::follow::{Follow, Source};
 use crate::run::task::resource;
 use crate::table::{Align, count, span, table, usd};
 
+mod verify;
+
 const PAGE: i32 = 200;
 /// How many of the newest runs the start of an id is looked up among.
 const LOOKUP: usize = 2_000;
@@ -31,6 +36,7 @@ pub async fn runs(command: RunsCommand, out: Out) -> Result<Exit, Failure> {
         RunsCommand::List(args) => list(&args, out).await,
         RunsCommand::Show(args) => show(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Watch(args) => watch(&args.run, &args.endpoint, args.json, out).await,
+        RunsCommand::Verify(args) => verify::verify(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Cancel(args) => cancel(&args.run, &args.endpoint, args.json, out).await,
     }
 }
@@ -164,9 +170,11 @@ async fn show(run: &str, endpoint: &EndpointArgs, as_json: bool, out: Out) -> Re
     let answer = endpoint.sessions()?.get_run(request).await.map_err(|status| endpoint.failure(status))?;
     let run = answer.into_inner().run.unwrap_or_default();
     let events = events(&endpoint, &name).await?;
+    let session_seal = session_seal(&endpoint, &run.name).await?;
     if as_json {
         let mut value = report::json(&run);
         if let Value::Object(fields) = &mut value {
+            fields.insert("session_seal".into(), session_seal.as_ref().map_or(Value::Null, report::session_seal));
             fields.insert("events".into(), events.iter().map(report::event_json).collect());
         }
         out.json(&value);
@@ -179,7 +187,18 @@ async fn show(run: &str, endpoint: &EndpointArgs, as_json: bool, out: Out) -> Re
     } else {
         out.line(format!("{}  {}", out.result.bold(&state(run.state())), run.name));
     }
+    if let Some(seal) = session_seal {
+        out.line(format!("session     sealed {}  ({} runs)", seal.hash, count(seal.runs)));
+    }
     Ok(Exit::Done)
+}
+
+/// The seal of a run's session, once the session has ended.
+async fn session_seal(endpoint: &Endpoint, run: &str) -> Result<Option<SessionSeal>, Failure> {
+    let name = run.split("/runs/").next().unwrap_or_default().to_owned();
+    let request = endpoint.request(GetSessionRequest { name });
+    let answer = endpoint.sessions()?.get_session(request).await.map_err(|status| endpoint.failure(status))?;
+    Ok(answer.into_inner().session.and_then(|session| session.seal))
 }
 
 fn event_lines(events: &[Event], ink: Ink) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mar_descriptor::SigningKey;
+use mar_descriptor::{SigningKey, VerifyingKeys};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{SecretRef, ServiceConfig, Validate};
@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::runs::{Limits, Replicas};
+use crate::verify::Keys;
 
 /// `[session]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,12 @@ pub struct Config {
     /// The Ed25519 private key (PKCS#8 PEM) that signs run tokens and run seals. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<SecretRef>,
+    /// Public keys (Ed25519, SPKI PEM) whose seals count besides those of `signing_key`: the keys of earlier seals. Only
+    /// VerifyRun asks.
+    pub seal_key_files: Vec<PathBuf>,
+    /// Public keys whose descriptors count when a run is verified. Without any, VerifyRun leaves signatures on
+    /// descriptors unchecked and says so.
+    pub descriptor_key_files: Vec<PathBuf>,
     /// Where sessions, runs and events are kept.
     pub store: StoreConfig,
     /// Where halting counters are kept.
@@ -61,8 +68,12 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CountersConfig {
-    /// `redis://…`, or `memory:` for counters of this process; `memory:` by default.
+    /// `redis://…` (`rediss://…` with TLS), `redis+cluster://host:port,host:port…` (`rediss+cluster://…`) with some nodes of a
+    /// cluster, or `memory:` for counters of this process; `memory:` by default.
     pub url: String,
+    /// The authorities that TLS trusts (PEM); the system's by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[session.halting]`: platform defaults of the halting policy.
@@ -109,6 +120,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7441)),
             signing_key: None,
+            seal_key_files: Vec::new(),
+            descriptor_key_files: Vec::new(),
             store: StoreConfig::default(),
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
@@ -132,7 +145,7 @@ impl Default for StoreConfig {
 
 impl Default for CountersConfig {
     fn default() -> Self {
-        Self { url: "memory:".to_owned() }
+        Self { url: "memory:".to_owned(), ca_file: None }
     }
 }
 
@@ -151,7 +164,8 @@ impl StoreConfig {
 impl CountersConfig {
     /// Which counters they are; none when the URL is neither.
     pub fn kind(&self) -> Option<CountersKind> {
-        if self.url.starts_with("redis://") || self.url.starts_with("rediss://") {
+        let schemes = ["redis://", "rediss://", "redis+cluster://", "rediss+cluster://"];
+        if schemes.iter().any(|scheme| self.url.starts_with(scheme)) {
             return Some(CountersKind::Redis(self.url.clone().into()));
         }
         (self.url == "memory:").then_some(CountersKind::Memory)
@@ -194,16 +208,45 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The keys that VerifyRun knows: the public half of the one that seals, and what the files hold.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no key.
+    pub fn verifying_keys(&self, seal_key: &SigningKey) -> Result<Keys, String> {
+        let mut seals = seal_key.verifying_keys();
+        seals.extend(read_keys(&self.seal_key_files)?);
+        let descriptors = read_keys(&self.descriptor_key_files)?;
+        Ok(Keys { seals, descriptors: (!self.descriptor_key_files.is_empty()).then_some(descriptors) })
+    }
+}
+
+fn read_keys(files: &[PathBuf]) -> Result<VerifyingKeys, String> {
+    let mut keys = VerifyingKeys::new();
+    for path in files {
+        let pem =
+            std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        keys.add_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(keys)
+}
+
 impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
         violations.take("signing_key", self.seal_key());
+        violations.take("seal_key_files", read_keys(&self.seal_key_files));
+        violations.take("descriptor_key_files", read_keys(&self.descriptor_key_files));
         violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
         violations.require(
             (1..=1_000).contains(&self.store.max_connections),
             "store.max_connections",
             "must be 1 to 1000",
         );
-        violations.require(self.counters.kind().is_some(), "counters.url", "must be `redis://…` or `memory:`");
+        violations.require(
+            self.counters.kind().is_some(),
+            "counters.url",
+            "must be `redis://…`, `redis+cluster://…` or `memory:`",
+        );
         let ReplicasConfig { heartbeat, patience } = self.replicas;
         let beats = (Duration::from_millis(50)..=Duration::from_secs(60)).contains(&heartbeat);
         violations.require(beats, "replicas.heartbeat", "must be 50ms to 1m");

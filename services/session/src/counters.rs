@@ -2,14 +2,24 @@
 //!
 //! Counters are never the truth. The log is; a writer brings the totals that it has derived from committed events, and
 //! counters that are gone or stale are overwritten from them in the same trip.
+//!
+//! A run tree shares through pools ([`pool`]): a parent reserves the allotments of its child runs and a pool beside them,
+//! and a child that is near its end refills from the pool in the trip of its own change. Tenants and sessions share
+//! through window budgets ([`budget`]), of which a run tree takes slices.
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub mod budget;
 pub mod memory;
+pub mod pool;
 pub mod redis;
 
 mod ledger;
+
+pub use pool::{Carve, Draw, Held, Pool, PoolRebuild};
+
+use budget::Budgets;
 
 /// Bound of every amount in a change: 10^15 (a million USD in nano-USD). Redis counts in doubles, which are exact to 2^53;
 /// within this bound every sum stays below it.
@@ -65,8 +75,12 @@ pub struct Advance {
     /// What the calls that follow may use; not negative. A counter of which nothing is reserved refuses nothing, even
     /// when a settlement has taken it over its limit.
     pub reserve: Amounts,
-    /// The run's limits; one above [`MAX_AMOUNT`] counts as that.
+    /// The run's limits, committed draws included; one above [`MAX_AMOUNT`] counts as that.
     pub limits: Amounts,
+    /// What happens to a pool that this run keeps for its child runs.
+    pub carve: Option<Carve>,
+    /// What this run, a child, draws from its parent's pool.
+    pub draw: Option<Draw>,
 }
 
 /// What the counters say of a change.
@@ -79,6 +93,11 @@ pub struct Answer {
     /// `Some(seq they had seen)` when counters were overwritten from the totals; -1 when they were gone. Never set on
     /// the first change of a run (`last_seq` -1 and no counters).
     pub rebuilt: Option<i64>,
+    /// What was drawn from the parent's pool, already counted in the verdict. The commit records it, and the run's
+    /// limits grow by it. Nothing on a refusal.
+    pub drawn: Amounts,
+    /// The nonce of the pool that was opened ([`Pool::nonce`]); the commit records it.
+    pub opened: Option<i64>,
 }
 
 /// Whether a reservation was taken.
@@ -99,6 +118,14 @@ pub enum Error {
     /// A writer with a higher epoch has been here: this one has to stop.
     #[error("epoch {0} is below the epoch {1} that the counters have seen")]
     Stale(i64, i64),
+    /// The pool that a draw names is gone or stale. Nothing was changed: rebuild it with this token
+    /// ([`Counters::rebuild_pool`]), then repeat the change, or go on without the draw.
+    #[error("the parent's pool is lost")]
+    PoolLost(i64),
+    /// The counters of a budget are gone, stale or of this other generation, -1 for none. Nothing was changed:
+    /// [`budget`] says what to do.
+    #[error("counters of the budget are lost, generation {0} is there")]
+    BudgetLost(i64),
     /// This part of the change is out of bounds (amounts: [`MAX_AMOUNT`]). Nothing was changed.
     #[error("{0} is out of bounds")]
     OutOfBounds(&'static str),
@@ -106,9 +133,16 @@ pub enum Error {
 
 /// The counters' contract; one suite runs over every implementation.
 #[async_trait]
-pub trait Counters: Send + Sync + 'static {
-    /// Settles, then reserves all or nothing, in one trip.
+pub trait Counters: Budgets {
+    /// Settles, draws, then reserves all or nothing, and opens or closes a pool; in one trip.
     async fn advance(&self, change: Advance) -> Result<Answer, Error>;
     /// Drops what is kept for an ended run. Losing this call only costs memory until the key expires.
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error>;
+    /// Like [`Self::forget`] for a child run whose end is committed: what it leaves of its allotment and its draws goes
+    /// back to the pool, where its siblings can draw it. Repeating it changes nothing, losing it only keeps the rest
+    /// from the siblings until the parent closes the pool.
+    async fn release(&self, root: Uuid, pool: Pool, ended: Held) -> Result<(), Error>;
+    /// Puts a lost pool together again from the logs; [`pool`] says how. The first that brings the token wins, every
+    /// other changes nothing.
+    async fn rebuild_pool(&self, rebuild: &PoolRebuild) -> Result<(), Error>;
 }

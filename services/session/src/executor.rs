@@ -295,6 +295,8 @@ impl Executor {
             settle: charge.settle,
             reserve: charge.reserve,
             limits: self.state.limit_amounts(),
+            carve: None,
+            draw: None,
         };
         match self.shared.counters.advance(advance).await {
             Ok(answer) => {
@@ -308,8 +310,8 @@ impl Executor {
                 Ok(Counted::Unavailable)
             }
             Err(counters::Error::Stale(..)) => Err(Halt::Fenced),
-            Err(error @ counters::Error::OutOfBounds(_)) => {
-                // Limits and reservations are bounded at admission: a fault of ours must not let the call through.
+            Err(error) => {
+                // Limits and reservations are bounded at admission, and no pool is drawn from: a fault of ours must not let the call through.
                 tracing::error!(run.id = %self.state.run, error = %error, "counters refuse the change");
                 self.counters_after = Some(self.shared.clock.now() + COUNTERS_BACKOFF);
                 Ok(Counted::Unavailable)

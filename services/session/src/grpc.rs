@@ -8,10 +8,12 @@ use mar_proto::session::*;
 use mar_runtime::auth::{Caller, Identity};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit;
 use crate::error::Error;
 use crate::events;
 use crate::runs::{Follow, FrameStream, Runs};
 use crate::sessions::Sessions;
+use crate::verify::Keys;
 
 pub mod convert;
 mod follow;
@@ -23,12 +25,13 @@ pub use listing::EventListing;
 pub struct Service {
     sessions: Sessions,
     runs: Runs,
+    keys: Keys,
 }
 
 impl Service {
-    /// Serves sessions and their runs.
-    pub fn new(runs: Runs) -> Self {
-        Self { sessions: Sessions::new(runs.clone()), runs }
+    /// Serves sessions and their runs; signatures by these keys count when a run is verified.
+    pub fn new(runs: Runs, keys: Keys) -> Self {
+        Self { sessions: Sessions::new(runs.clone()), runs, keys }
     }
 }
 
@@ -197,8 +200,10 @@ impl SessionService for Service {
         missing("ExplainRun")
     }
 
-    async fn verify_run(&self, _: Request<VerifyRunRequest>) -> Result<Response<VerifyRunResponse>, Status> {
-        missing("VerifyRun")
+    async fn verify_run(&self, request: Request<VerifyRunRequest>) -> Result<Response<VerifyRunResponse>, Status> {
+        let caller = caller(&request, scope::READ)?;
+        let (session, run) = convert::run_of("name", &request.into_inner().name)?;
+        Ok(Response::new(audit::verify(&self.runs, &self.keys, &caller.tenant, session, run).await?))
     }
 
     async fn export_run(&self, _: Request<ExportRunRequest>) -> Result<Response<Self::ExportRunStream>, Status> {

@@ -11,13 +11,15 @@
 //! and only if it is declared idempotent, else the model is told that its outcome is unknown.
 //!
 //! Pieces: [`run`] (the pure state machine), [`executor`] (the one place of effects), [`log`] (leaves, commitments,
-//! chain), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in process) behind their contracts, [`runs`]
+//! chain), [`verify`] and [`audit`] (recompute all of it), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in
+//! process) behind their contracts, [`runs`]
 //! (admission, takeover, following), [`sessions`], [`clients`] (the other services), [`grpc`].
 //!
 //! When a dependency is down: without the store nothing is acknowledged, runs stand still and go on when it is back;
 //! without the counters runs wait with nothing in flight; without the generator new runs stay PENDING; without the router or
 //! the gateway runs retry until they expire, or tell the model.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mar_proto::session::session_service_server::SessionServiceServer;
@@ -28,11 +30,13 @@ use mar_runtime::config::RuntimeConfig;
 use mar_runtime::peer::Peer;
 use mar_runtime::process::{Failure, Start};
 use mar_runtime::server::{Server, Stack};
+use mar_runtime::status::chain;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub mod audit;
 pub mod caller;
 pub mod clients;
 pub mod command;
@@ -50,6 +54,7 @@ pub mod run;
 pub mod runs;
 pub mod sessions;
 pub mod store;
+pub mod verify;
 pub mod view;
 
 pub use config::Config;
@@ -106,7 +111,7 @@ impl Service {
         match self.runs.claim_all().await {
             Ok(0) => {}
             Ok(claimed) => tracing::info!(runs = claimed, "runs claimed"),
-            Err(error) => tracing::warn!(error = %mar_runtime::status::chain(&error), "claims wait for the store"),
+            Err(error) => tracing::warn!(error = %chain(&error), "claims wait for the store"),
         }
         self.runs.keep_claiming();
     }
@@ -144,7 +149,7 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         .map_err(|error| wrong("signing_key", error.to_string()))?;
     let shared = executor::Shared {
         store: open_store(config).await?,
-        counters: open_counters(config)?,
+        counters: open_counters(config).await?,
         peers: Arc::new(clients::grpc::GrpcPeers::new(
             peers.agent_generator,
             peers.router,
@@ -155,10 +160,11 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
         crash: crash::CrashPoints::from_env(),
     };
+    let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
     let replicas = Replicas { heartbeat, patience };
     let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits(), replicas);
-    let service = SessionServiceServer::new(grpc::Service::new(runs.clone()))
+    let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys))
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;
     let server = Server::try_new(stack, Routes::new(service)).await.map_err(Failure::internal)?;
@@ -177,14 +183,30 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     }
 }
 
-fn open_counters(config: &Config) -> Result<Arc<dyn Counters>, Failure> {
+async fn open_counters(config: &Config) -> Result<Arc<dyn Counters>, Failure> {
     match config.counters.kind() {
         Some(CountersKind::Redis(url)) => {
-            let counters = RedisCounters::new(&RedisConfig::new(url));
-            Ok(Arc::new(counters.map_err(|error| wrong("counters.url", error.to_string()))?))
+            let read =
+                |path: &PathBuf| std::fs::read(path).map_err(|error| wrong("counters.ca_file", error.to_string()));
+            let ca_pem = config.counters.ca_file.as_ref().map(read).transpose()?;
+            let counters = RedisCounters::new(&RedisConfig { ca_pem, ..RedisConfig::new(url) })
+                .map_err(|error| wrong("counters.url", chain(&error)))?;
+            warn_of_eviction(&counters).await;
+            Ok(Arc::new(counters))
         }
         Some(CountersKind::Memory) => Ok(Arc::new(MemoryCounters::new())),
         None => Err(wrong("counters.url", "names no counters".to_owned())),
+    }
+}
+
+/// Counters that are evicted are rebuilt, each time at the cost of a read of the log.
+async fn warn_of_eviction(counters: &RedisCounters) {
+    match counters.eviction().await {
+        Ok(None) => {}
+        Ok(Some(policy)) => {
+            tracing::warn!(redis.maxmemory_policy = policy, "redis evicts halting counters; noeviction is recommended");
+        }
+        Err(error) => tracing::warn!(error = %chain(&error), "redis does not answer yet; runs wait for it"),
     }
 }
 

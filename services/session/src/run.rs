@@ -20,6 +20,7 @@ mod command;
 mod decide;
 mod event;
 mod input;
+pub mod loop_detector;
 mod next;
 mod state;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mar_descriptor::SaltKey;
+use mar_descriptor::{SaltKey, SigningKey};
 use mar_proto::session::{Run, RunState, Session};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
@@ -142,6 +142,11 @@ impl Runs {
     /// The clock.
     pub fn clock(&self) -> &dyn mar_runtime::clock::Clock {
         &*self.0.shared.clock
+    }
+
+    /// Signs run seals and session seals.
+    pub fn seal_key(&self) -> &SigningKey {
+        &self.0.shared.seal_key
     }
 
     /// Ids.

@@ -1,6 +1,8 @@
 //! Sessions: started, read, changed, ended.
 
-use mar_proto::session::{Session, SessionState};
+use mar_descriptor::{SessionSeal as Sealed, SigningKey};
+use mar_proto::session::{Session, SessionSeal, SessionState};
+use mar_proto::types::Signature;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::random;
 use prost::Message as _;
@@ -9,7 +11,8 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::log::stamp;
 use crate::runs::{Runs, session_body};
-use crate::store::{Outcome, Page, RequestKey, SessionRow};
+use crate::store::{Outcome, Page, RequestKey, SessionRow, session_log};
+use crate::{audit, verify};
 
 /// Tries of a change that meets another one.
 const TRIES: usize = 8;
@@ -122,12 +125,16 @@ impl Sessions {
         self.reach(&caller.tenant, id, SessionState::Ended).await
     }
 
-    /// Moves a session's state forward; one that is there or beyond stays.
+    /// Moves a session's state forward; one that is there or beyond stays. The session's seal is stored with its end, in
+    /// the statement that ends it: no crash comes between them, and whoever repeats an end that was lost makes the same seal.
     async fn reach(&self, tenant: &str, id: Uuid, state: SessionState) -> Result<Session, Error> {
         loop {
             let mut row = self.row(tenant, id).await?;
             if row.state >= state as i16 {
                 return present(&row);
+            }
+            if state == SessionState::Ended {
+                row.body = self.sealed(&row).await?.encode_to_vec().into();
             }
             row.state = state as i16;
             row.version += 1;
@@ -140,10 +147,40 @@ impl Sessions {
         }
     }
 
+    /// The session with its seal. All its runs are sealed and none is admitted any more, so that what its log will say at its
+    /// end is known.
+    async fn sealed(&self, row: &SessionRow) -> Result<Session, Error> {
+        let mut body = session_body(row)?;
+        let store = self.runs.store();
+        let mut log = store.session_log(&row.tenant, row.id).await?;
+        let last = log.last().map(|entry| (entry.seq, entry.hash));
+        log.push(session_log::next(last, session_log::kind::ENDED, None));
+        let seals = audit::seals(store, &row.tenant, row.id).await?;
+        body.seal = verify::session_seal(row.id, &log, &seals).and_then(|seal| sign(&seal, self.runs.seal_key()));
+        if body.seal.is_none() {
+            tracing::error!(session.id = %row.id, "session cannot be sealed: a run of it has no seal");
+        }
+        Ok(body)
+    }
+
     async fn row(&self, tenant: &str, id: Uuid) -> Result<SessionRow, Error> {
         let row = self.runs.store().session_get(tenant, id).await?;
         row.ok_or_else(|| Error::NotFound { kind: "session", name: name(id) })
     }
+}
+
+/// The seal as callers see it; `None` where it has no canonical form, which takes more runs than there can be.
+fn sign(seal: &Sealed, key: &SigningKey) -> Option<SessionSeal> {
+    let (hash, statement) = (seal.hash().ok()?, seal.sign(key).ok()?);
+    let signature = statement.signatures.into_iter().next()?;
+    Some(SessionSeal {
+        runs: i64::try_from(seal.runs).ok()?,
+        run_seals: seal.run_seals.as_bytes().to_vec().into(),
+        head: seal.head.hash.as_bytes().to_vec().into(),
+        head_seq: seal.head.seq,
+        hash: hash.to_string(),
+        signature: Some(Signature { key_id: signature.key_id, sig: signature.sig.into() }),
+    })
 }
 
 fn apply(body: &mut Session, change: &Change) {

@@ -33,7 +33,21 @@ impl Binaries {
         let initdb = initdb.context("initdb is not to be found: install Postgres (Debian package `postgresql`)")?;
         // On PATH it may be a link; its siblings are beside the file itself.
         let initdb = fs::canonicalize(&initdb).unwrap_or(initdb);
-        let folder = initdb.parent().context("initdb has no folder")?.to_owned();
+        Self::in_folder(initdb.parent().context("initdb has no folder")?.to_owned())
+    }
+
+    /// A major version of Debian's, or of the project's own tools.
+    pub(super) fn of_version(version: u32) -> anyhow::Result<Self> {
+        let debian = Path::new(DEBIAN).join(version.to_string()).join("bin");
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools");
+        let own = tools.join(format!("postgres-{version}")).join("bin");
+        let folder = [debian, own].into_iter().find(|folder| folder.join("initdb").is_file());
+        let folder =
+            folder.with_context(|| format!("Postgres {version} is not installed (scripts/install-tools.sh)"))?;
+        Self::in_folder(fs::canonicalize(&folder).unwrap_or(folder))
+    }
+
+    fn in_folder(folder: PathBuf) -> anyhow::Result<Self> {
         for sibling in ["postgres", "psql"] {
             if !folder.join(sibling).is_file() {
                 bail!("{} has no {sibling}: install Postgres (Debian package `postgresql`)", folder.display());
@@ -53,13 +67,13 @@ impl Binaries {
 
 /// Who runs the server: this user, or `postgres` in place of root, which Postgres refuses.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Account {
+pub(crate) struct Account {
     words: Vec<String>,
     ids: Option<(u32, u32)>,
 }
 
 impl Account {
-    pub(super) fn find() -> anyhow::Result<Self> {
+    pub(crate) fn find() -> anyhow::Result<Self> {
         if fs::metadata("/proc/self").context("no /proc")?.uid() != 0 {
             return Ok(Self::default());
         }
@@ -86,12 +100,12 @@ impl Account {
     }
 
     /// Command words that take on the identity.
-    pub(super) fn words(&self) -> &[String] {
+    pub(crate) fn words(&self) -> &[String] {
         &self.words
     }
 
     /// Gives a directory to the account.
-    pub(super) fn own(&self, directory: &Path) -> anyhow::Result<()> {
+    pub(crate) fn own(&self, directory: &Path) -> anyhow::Result<()> {
         let Some((user, group)) = self.ids else {
             return Ok(());
         };

@@ -2,8 +2,8 @@
 
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
-    Event, EventContent, GenerationFailed, RunEnded, RunState, RunWaiting, StopRequested, ToolIntent, ToolOutcome,
-    ToolReturned, TurnCommitted, WaitReason,
+    ApprovalRequested, Event, EventContent, GenerationFailed, RunEnded, RunState, RunWaiting, StopRequested,
+    ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason,
 };
 use mar_proto::types::{HaltReason, Usage};
 
@@ -37,6 +37,13 @@ pub fn describe(event: &Event, ink: Ink) -> Option<String> {
         Body::CountersRebuilt(_) => "counters   were lost and have been rebuilt from the log".into(),
         Body::RunWaiting(waiting) => run_waiting(waiting, ink),
         Body::RunResumed(_) => "goes on".into(),
+        Body::PauseRequested(_) => "is to pause".into(),
+        Body::ApprovalRequested(asked) => approval_requested(asked, ink),
+        Body::ApprovalDecided(decided) => {
+            let state = decided.state().as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase();
+            format!("approval {} is {state}", decided.approval)
+        }
+        Body::CallHandedOver(handed) => format!("call {} waits for its caller", handed.call_id),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
     };
@@ -105,6 +112,12 @@ fn run_waiting(waiting: &RunWaiting, ink: Ink) -> String {
         other => format!("for {}", name(other.as_str_name(), "WAIT_REASON_")),
     };
     format!("{} {what}", ink.warn("waits"))
+}
+
+fn approval_requested(asked: &ApprovalRequested, ink: Ink) -> String {
+    let who = if asked.group.is_empty() { "somebody else".to_owned() } else { format!("the group {}", asked.group) };
+    let how_many = if asked.needed > 1 { format!("{} of ", asked.needed) } else { String::new() };
+    format!("{} {how_many}{who} on call {}: approval {}", ink.warn("asks"), asked.call_id, asked.approval)
 }
 
 fn stop_requested(stop: &StopRequested, ink: Ink) -> String {

@@ -57,6 +57,7 @@ fn defaults(
     set(&["runtime", "limits", "drain"], drain.into());
     set(&["runtime", "run_tokens", "verification_key_files"], vec![text(&keys.session.public)?].into());
     set(&["session", "signing_key", "file"], text(&keys.session.private)?.into());
+    set(&["session", "descriptor_key_files"], generator_public.to_vec().into());
     set(&["session", "store", "url"], session_store.into());
     set(&["session", "counters", "url"], counters.into());
     set(&["agent_generator", "signing_key", "file"], text(&keys.generator.private)?.into());

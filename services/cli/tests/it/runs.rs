@@ -44,6 +44,24 @@ async fn json_is_one_object_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_run_verifies_with_everything_checked() {
+    let up = Up::start().await;
+    let run = up.say(&["run", QUESTION, "--tools", "docs.search", "--json"]).await.json();
+    let name = run["run"].as_str().unwrap();
+    let said = up.say(&["runs", "verify", name]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.starts_with("VERIFIED  ") && !said.out.contains("unchecked"), "{said:?}");
+    let json = up.say(&["runs", "verify", name, "--json"]).await.json();
+    assert_eq!((json["valid"].as_bool(), json["sealed"].as_bool()), (Some(true), Some(true)), "{json}");
+    assert_eq!(json["head"], run["seal"]["head"]);
+    assert_eq!(json["exit_code"], 0);
+
+    let (session, _) = name.split_once("/runs/").unwrap();
+    let none = up.say(&["runs", "verify", &format!("{session}/runs/01935c1e-0000-7000-8000-000000000000")]).await;
+    assert_eq!(none.code, 66, "{none:?}");
+}
+
+#[tokio::test]
 async fn an_agent_needs_no_tools() {
     let up = Up::start().await;
     let said = up.say(&["run", "hello"]).await;

@@ -2,13 +2,14 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &["up"],
     &["run"],
     &["runs"],
     &["runs", "list"],
     &["runs", "show"],
     &["runs", "watch"],
+    &["runs", "verify"],
     &["runs", "cancel"],
     &["models", "list"],
     &["tools", "list"],

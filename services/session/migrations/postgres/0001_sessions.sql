@@ -1,8 +1,54 @@
 -- Sessions, runs and events: the truth of the service. Everything has a tenant.
 
+-- Who may do what. No role here may log in: an operator makes a login a member of mar_session, or lets mar_session itself
+-- log in. NOINHERIT: the application takes on mar_scheduler for a transaction that asks for it, and never by accident.
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['mar_session', 'mar_scheduler', 'mar_retention'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL; -- Roles belong to the whole server: another database's migration was faster.
+            END;
+        END IF;
+        -- The functions below see what a role sees whose policies their owner inherits.
+        IF NOT pg_has_role(current_user, wanted, 'USAGE') THEN
+            EXECUTE format('GRANT %I TO %I', wanted, current_user);
+        END IF;
+    END LOOP;
+    IF NOT pg_has_role('mar_session', 'mar_scheduler', 'MEMBER') THEN
+        BEGIN
+            GRANT mar_scheduler TO mar_session;
+        EXCEPTION WHEN unique_violation OR internal_error THEN
+            IF NOT pg_has_role('mar_session', 'mar_scheduler', 'MEMBER') THEN RAISE; END IF;
+        END;
+    END IF;
+END
+$$;
+
+GRANT USAGE ON SCHEMA session TO mar_session, mar_scheduler, mar_retention;
+GRANT SELECT ON session.migrations TO mar_session;
+
+-- Keeps a table's rows to the tenant that the transaction names. Without one there are no rows: a setting that was local to
+-- an earlier transaction reads as '', which no tenant is called.
+CREATE FUNCTION session.isolate(isolated regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', isolated);
+    EXECUTE format(
+        'CREATE POLICY tenant ON %s TO mar_session, mar_retention '
+        'USING (tenant = current_setting(''mar.tenant'', true)) '
+        'WITH CHECK (tenant = current_setting(''mar.tenant'', true))', isolated);
+END
+$$;
+REVOKE ALL ON FUNCTION session.isolate FROM PUBLIC;
+
 CREATE TABLE session.sessions (
     id          uuid        PRIMARY KEY,
-    tenant      text        NOT NULL,
+    tenant      text        NOT NULL CHECK (tenant <> ''),
     state       smallint    NOT NULL,
     principal   text        NOT NULL,
     body        bytea       NOT NULL,
@@ -12,23 +58,27 @@ CREATE TABLE session.sessions (
     update_time timestamptz NOT NULL
 );
 CREATE INDEX sessions_by_tenant ON session.sessions (tenant, id);
+SELECT session.isolate('session.sessions');
+GRANT SELECT, INSERT, UPDATE (state, body, version, update_time) ON session.sessions TO mar_session;
 
 -- The session's own short chain.
 CREATE TABLE session.session_log (
     session  uuid     NOT NULL REFERENCES session.sessions (id),
     seq      bigint   NOT NULL,
-    tenant   text     NOT NULL,
+    tenant   text     NOT NULL CHECK (tenant <> ''),
     kind     text     NOT NULL,
     run      uuid,
     run_hash bytea    CHECK (octet_length(run_hash) = 32),
     hash     bytea    NOT NULL CHECK (octet_length(hash) = 32),
     PRIMARY KEY (session, seq)
 );
+SELECT session.isolate('session.session_log');
+GRANT SELECT, INSERT ON session.session_log TO mar_session;
 
 -- Changed on state changes only.
 CREATE TABLE session.runs (
     id          uuid        PRIMARY KEY,
-    tenant      text        NOT NULL,
+    tenant      text        NOT NULL CHECK (tenant <> ''),
     session     uuid        NOT NULL REFERENCES session.sessions (id),
     state       smallint    NOT NULL,
     parallel    boolean     NOT NULL,
@@ -43,23 +93,34 @@ CREATE INDEX runs_by_tenant ON session.runs (tenant, id);
 CREATE INDEX runs_by_session ON session.runs (session, id);
 -- States from 4 on have ended.
 CREATE INDEX runs_open ON session.runs (session) WHERE state < 4;
+SELECT session.isolate('session.runs');
+GRANT SELECT, INSERT, UPDATE (state, summary, update_time) ON session.runs TO mar_session;
+-- Retention looks at the ages of all tenants' runs, and at nothing else of them.
+GRANT SELECT (id, tenant, session, state, update_time) ON session.runs TO mar_retention;
+CREATE POLICY ages ON session.runs FOR SELECT TO mar_retention USING (true);
 
--- One row per open run: who executes it.
+-- One row per open run: who executes it. Ids only.
 CREATE TABLE session.leases (
     run         uuid    PRIMARY KEY REFERENCES session.runs (id),
-    tenant      text    NOT NULL,
+    tenant      text    NOT NULL CHECK (tenant <> ''),
     session     uuid    NOT NULL,
     owner       text,
     epoch       bigint  NOT NULL,
     log_version integer NOT NULL,
     wake_time   timestamptz
 );
+SELECT session.isolate('session.leases');
+GRANT SELECT, INSERT, DELETE ON session.leases TO mar_session;
+-- Claims go across tenants.
+GRANT SELECT, UPDATE (owner, epoch, wake_time) ON session.leases TO mar_scheduler;
+CREATE POLICY claims ON session.leases TO mar_scheduler USING (true) WITH CHECK (true);
 
--- The primary key is the fence: one writer gets a position. No foreign keys: an append checks the event before it.
+-- The primary key is the fence: one writer gets a position. No foreign keys: an append checks the event before it. A
+-- partition holds the runs whose ids were made in one month (UTC).
 CREATE TABLE session.events (
     run_id      uuid   NOT NULL,
     seq         bigint NOT NULL CHECK (seq >= 0),
-    tenant      text   NOT NULL,
+    tenant      text   NOT NULL CHECK (tenant <> ''),
     session     uuid   NOT NULL,
     prev_hash   bytea  NOT NULL CHECK (octet_length(prev_hash) = 32),
     hash        bytea  NOT NULL CHECK (octet_length(hash) = 32),
@@ -68,20 +129,117 @@ CREATE TABLE session.events (
     blob_sha256 bytea  CHECK (octet_length(blob_sha256) = 32),
     CHECK (content IS NULL OR blob_sha256 IS NULL),
     PRIMARY KEY (run_id, seq)
-);
+) PARTITION BY RANGE (run_id);
+SELECT session.isolate('session.events');
+GRANT SELECT, INSERT ON session.events TO mar_session;
+-- Payloads may go, leaves and hashes stay.
+GRANT SELECT (run_id, seq, tenant, session, blob_sha256), UPDATE (content, blob_sha256) ON session.events TO mar_retention;
+
+-- Catches what no partition takes, so that nothing is refused; it has to stay empty. No partition is granted to anybody:
+-- the way to the rows is the parent table.
+CREATE TABLE session.events_stray PARTITION OF session.events DEFAULT;
+SELECT session.isolate('session.events_stray');
+CREATE POLICY strays ON session.events_stray FOR SELECT TO mar_retention USING (true);
+
+-- The lowest UUIDv7 of a time.
+CREATE FUNCTION session.lowest_id(at timestamp) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+REVOKE ALL ON FUNCTION session.lowest_id FROM PUBLIC;
+
+-- Makes the partitions of this month and of some after it; answers how many were missing. Attaching locks the parent only
+-- against other changes of its definition, so that appends go on.
+CREATE FUNCTION session.events_prepare(months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    this  timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    month timestamp;
+    part  text;
+    made  integer := 0;
+    -- The first time also the month before: ids may be timed by a clock that is late.
+    start integer := CASE WHEN (SELECT count(*) FROM pg_inherits WHERE inhparent = 'session.events'::regclass) > 1
+                     THEN 0 ELSE -1 END;
+BEGIN
+    IF months IS NULL OR months NOT BETWEEN 0 AND 24 THEN
+        RAISE EXCEPTION 'months must be 0 to 24' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('session.events_prepare'));
+    FOR ahead IN start..months LOOP
+        month := this + make_interval(months => ahead);
+        part := 'events_' || to_char(month, 'YYYYMM');
+        CONTINUE WHEN to_regclass('session.' || part) IS NOT NULL;
+        EXECUTE format('CREATE TABLE session.%I (LIKE session.events INCLUDING ALL)', part);
+        PERFORM session.isolate(to_regclass('session.' || part));
+        EXECUTE format('ALTER TABLE session.events ATTACH PARTITION session.%I FOR VALUES FROM (%L) TO (%L)',
+            part, session.lowest_id(month), session.lowest_id(month + interval '1 month'));
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END
+$$;
+REVOKE ALL ON FUNCTION session.events_prepare FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session.events_prepare TO mar_session, mar_scheduler, mar_retention;
+
+-- How many rows no partition took, counted up to 1000.
+CREATE FUNCTION session.events_strays() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, 'mar_retention', 'USAGE') THEN
+        RAISE EXCEPTION 'the owner % has to inherit mar_retention', current_user USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN (SELECT count(*) FROM (SELECT 1 FROM session.events_stray LIMIT 1000) AS strays);
+END
+$$;
+REVOKE ALL ON FUNCTION session.events_strays FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session.events_strays TO mar_session, mar_scheduler, mar_retention;
+
+-- Drops the partition of a month when every run in it ended before a time; answers whether it did.
+CREATE FUNCTION session.events_drop(month date, ended_before timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    first timestamp := date_trunc('month', month::timestamp);
+    part  text := 'events_' || to_char(first, 'YYYYMM');
+BEGIN
+    -- Who does not see the runs of all tenants would take them for gone.
+    IF NOT pg_has_role(current_user, 'mar_retention', 'USAGE') THEN
+        RAISE EXCEPTION 'the owner % has to inherit mar_retention', current_user USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF ended_before IS NULL OR to_regclass('session.' || part) IS NULL THEN
+        RETURN false;
+    END IF;
+    -- A month that is not over still gets runs.
+    IF first + interval '1 month' > now() AT TIME ZONE 'UTC' OR EXISTS (
+        SELECT FROM session.runs
+        WHERE id >= session.lowest_id(first) AND id < session.lowest_id(first + interval '1 month')
+            AND (state < 4 OR update_time >= ended_before)
+    ) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP TABLE session.%I', part);
+    RETURN true;
+END
+$$;
+REVOKE ALL ON FUNCTION session.events_drop FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session.events_drop TO mar_retention;
+
+SELECT session.events_prepare(3);
 
 -- Large contents, once per session.
 CREATE TABLE session.blobs (
-    tenant  text  NOT NULL,
+    tenant  text  NOT NULL CHECK (tenant <> ''),
     session uuid  NOT NULL,
     sha256  bytea NOT NULL CHECK (octet_length(sha256) = 32),
     content bytea NOT NULL,
     PRIMARY KEY (tenant, session, sha256)
 );
+SELECT session.isolate('session.blobs');
+GRANT SELECT, INSERT ON session.blobs TO mar_session;
+GRANT SELECT (tenant, session, sha256), DELETE ON session.blobs TO mar_retention;
 
 -- What a caller's request id did.
 CREATE TABLE session.request_ids (
-    tenant      text        NOT NULL,
+    tenant      text        NOT NULL CHECK (tenant <> ''),
     principal   text        NOT NULL,
     method      text        NOT NULL,
     request_id  text        NOT NULL,
@@ -90,3 +248,6 @@ CREATE TABLE session.request_ids (
     create_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant, principal, method, request_id)
 );
+SELECT session.isolate('session.request_ids');
+GRANT SELECT, INSERT ON session.request_ids TO mar_session;
+GRANT SELECT (tenant, create_time), DELETE ON session.request_ids TO mar_retention;

@@ -1,10 +1,10 @@
 //! The arithmetic of a change, without a place to keep it. `advance.lua` says the same in Redis; one property test
 //! drives both.
 
-use super::{Advance, Amounts, Answer, Error, Limit, MAX_AMOUNT, Verdict};
+use super::{Advance, Amounts, Answer, Carve, Error, Limit, MAX_AMOUNT, Verdict, pool::check_pool};
 
 /// Largest epoch and position: beyond it Redis would round.
-const MAX_NUMBER: i64 = 1 << 53;
+pub(super) const MAX_NUMBER: i64 = 1 << 53;
 
 /// What counters remember of a run.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +35,27 @@ impl Amounts {
     }
 }
 
+impl Amounts {
+    /// Whether each is at least `low` and within the bound.
+    pub(super) fn within(self, low: i64) -> bool {
+        self.in_order().iter().all(|amount| (low..=MAX_AMOUNT).contains(amount))
+    }
+
+    /// Whether each is at most the other's.
+    pub(super) fn fits(self, other: Self) -> bool {
+        self.in_order().iter().zip(other.in_order()).all(|(&a, b)| a <= b)
+    }
+
+    /// The lesser of each amount.
+    pub(super) fn min(self, other: Self) -> Self {
+        let (mut least, other) = (self.in_order(), other.in_order());
+        for (a, b) in least.iter_mut().zip(other) {
+            *a = (*a).min(b);
+        }
+        Self::from_order(least)
+    }
+}
+
 impl Limit {
     /// All of them, in the order in which they are checked.
     pub(super) const IN_ORDER: [Self; 5] =
@@ -43,14 +64,23 @@ impl Limit {
 
 /// Refuses a change whose numbers no implementation counts exactly.
 pub(super) fn check(change: &Advance) -> Result<(), Error> {
-    let within = |amounts: Amounts, low: i64| amounts.in_order().iter().all(|a| (low..=MAX_AMOUNT).contains(a));
+    let carved = match change.carve {
+        None => true,
+        Some(Carve::Open(size)) => size.within(0) && size.fits(change.reserve),
+        Some(Carve::Close(seq)) => (0..change.seq).contains(&seq),
+    };
+    let drawn = change.draw.is_none_or(|draw| {
+        draw.pool.parent != change.run && check_pool(&draw.pool) && draw.drawn.within(0) && draw.want.within(0)
+    });
     let checks = [
         ("epoch", (0..=MAX_NUMBER).contains(&change.epoch)),
         ("seq", (0..=MAX_NUMBER).contains(&change.seq)),
         ("last seq", (-1..change.seq).contains(&change.last_seq)),
-        ("totals", within(change.totals, -MAX_AMOUNT)),
-        ("settlement", within(change.settle, -MAX_AMOUNT)),
-        ("reservation", within(change.reserve, 0)),
+        ("totals", change.totals.within(-MAX_AMOUNT)),
+        ("settlement", change.settle.within(-MAX_AMOUNT)),
+        ("reservation", change.reserve.within(0)),
+        ("pool", carved),
+        ("draw", drawn),
     ];
     match checks.iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(Error::OutOfBounds(what)),
@@ -58,27 +88,48 @@ pub(super) fn check(change: &Advance) -> Result<(), Error> {
     }
 }
 
-/// What the counters keep after a change that passed [`check`], and what they say of it.
-pub(super) fn advance(kept: Option<Kept>, change: &Advance) -> Result<(Kept, Answer), Error> {
+/// A change that has not been seen before, settled.
+pub(super) struct Settled {
+    used: Amounts,
+    rebuilt: Option<i64>,
+}
+
+/// Where a change stands.
+pub(super) enum Begun {
+    /// It was made before.
+    Repeated(Answer),
+    New(Settled),
+}
+
+/// Settles a change that passed [`check`].
+pub(super) fn begin(kept: Option<Kept>, change: &Advance) -> Result<Begun, Error> {
     let (before, rebuilt) = match kept {
         Some(kept) if change.epoch < kept.epoch => return Err(Error::Stale(change.epoch, kept.epoch)),
-        Some(kept) if (change.epoch, change.seq) == (kept.epoch, kept.seq) => return Ok((kept, kept.answer)),
+        Some(kept) if (change.epoch, change.seq) == (kept.epoch, kept.seq) => return Ok(Begun::Repeated(kept.answer)),
         Some(kept) if kept.seq == change.last_seq => (kept.answer.used, None),
         Some(kept) => (change.totals, Some(kept.seq)),
         None if change.last_seq == -1 => (change.totals, None),
         None => (change.totals, Some(-1)),
     };
-    let settled = before.plus(change.settle);
-    let (verdict, used) = match exceeded(settled, change) {
-        Some(limit) => (Verdict::Refused(limit), settled),
-        None => (Verdict::Granted, settled.plus(change.reserve)),
-    };
-    let answer = Answer { verdict, used, rebuilt };
-    Ok((Kept { epoch: change.epoch, seq: change.seq, answer }, answer))
+    Ok(Begun::New(Settled { used: before.plus(change.settle), rebuilt }))
+}
+
+impl Settled {
+    /// Reserves with what the pool has for this change; what the counters keep, and what they say.
+    pub(super) fn reserve(self, change: &Advance, room: Amounts, opened: Option<i64>) -> (Kept, Answer) {
+        let (verdict, used, drawn, opened) = match exceeded(self.used, change, room) {
+            Some(limit) => (Verdict::Refused(limit), self.used, Amounts::default(), None),
+            None => (Verdict::Granted, self.used.plus(change.reserve), room, opened),
+        };
+        let answer = Answer { verdict, used, rebuilt: self.rebuilt, drawn, opened };
+        (Kept { epoch: change.epoch, seq: change.seq, answer }, answer)
+    }
 }
 
 /// The first limit that the reservation would exceed.
-fn exceeded(used: Amounts, change: &Advance) -> Option<Limit> {
-    let (used, reserve, limits) = (used.in_order(), change.reserve.in_order(), change.limits.in_order());
-    (0..5).find(|&i| reserve[i] > 0 && used[i] + reserve[i] > limits[i].min(MAX_AMOUNT)).map(|i| Limit::IN_ORDER[i])
+fn exceeded(used: Amounts, change: &Advance, room: Amounts) -> Option<Limit> {
+    let limits = change.limits.in_order().map(|limit| limit.min(MAX_AMOUNT));
+    let (used, reserve, room) = (used.in_order(), change.reserve.in_order(), room.in_order());
+    let over = |&i: &usize| reserve[i] > 0 && used[i] + reserve[i] > limits[i].saturating_add(room[i]);
+    (0..5).find(over).map(|i| Limit::IN_ORDER[i])
 }

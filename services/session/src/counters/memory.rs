@@ -9,14 +9,26 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    Advance, Answer, Counters, Error,
-    ledger::{self, Kept},
+    Advance, Amounts, Answer, Carve, Counters, Error, Held, Pool, PoolRebuild,
+    budget::{self, Budget, BudgetRebuild, Budgets, GRACE_DAYS, GiveBack, Grant, Slice, Window},
+    ledger::{self, Begun, Kept},
+    pool,
 };
 
-/// Counters in a map.
+/// Counters in maps.
 #[derive(Debug, Default)]
 pub struct MemoryCounters {
-    runs: Mutex<HashMap<(Uuid, Uuid), Kept>>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    runs: HashMap<(Uuid, Uuid), Kept>,
+    /// By root, parent and `seq`.
+    pools: HashMap<(Uuid, Uuid, i64), pool::Kept>,
+    budgets: HashMap<(Budget, Window), budget::Kept>,
+    /// The last nonce or token.
+    minted: i64,
 }
 
 impl MemoryCounters {
@@ -26,14 +38,77 @@ impl MemoryCounters {
         Self::default()
     }
 
-    /// Forgets every run, as a restart does.
+    /// Forgets everything, as a restart does.
     pub fn clear(&self) {
-        self.runs().clear();
+        let mut tables = self.tables();
+        // Nonces and tokens that are on their way stay what they are.
+        *tables = Tables { minted: tables.minted, ..Tables::default() };
     }
 
-    /// A change is computed before it is put in the map, so a panic elsewhere leaves no half change behind.
-    fn runs(&self) -> MutexGuard<'_, HashMap<(Uuid, Uuid), Kept>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets a pool, as a store that loses a single key does.
+    pub fn lose_pool(&self, root: Uuid, parent: Uuid, seq: i64) {
+        self.tables().pools.remove(&(root, parent, seq));
+    }
+
+    /// Forgets a budget, as a store that loses a single key does.
+    pub fn lose_budget(&self, budget: &Budget, window: Window) {
+        self.tables().budgets.remove(&(budget.clone(), window));
+    }
+
+    /// A change is computed before it is put in a map, so a panic elsewhere leaves no half change behind.
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    const fn mint(&mut self) -> i64 {
+        self.minted += 1;
+        self.minted
+    }
+
+    /// The token of a pool that is lost.
+    fn lose(&mut self, key: (Uuid, Uuid, i64)) -> i64 {
+        if let Some(pool::Kept::Lost(token)) = self.pools.get(&key) {
+            return *token;
+        }
+        let token = self.mint();
+        self.pools.insert(key, pool::Kept::Lost(token));
+        token
+    }
+
+    fn advance(&mut self, change: &Advance) -> Result<Answer, Error> {
+        let key = (change.root, change.run);
+        let settled = match ledger::begin(self.runs.get(&key).copied(), change)? {
+            Begun::Repeated(answer) => return Ok(answer),
+            Begun::New(settled) => settled,
+        };
+        let mut room = Amounts::default();
+        if let Some(draw) = &change.draw {
+            let key = (change.root, draw.pool.parent, draw.pool.seq);
+            room = match pool::look(self.pools.get(&key), change, draw) {
+                pool::Found::Room(room) => room,
+                pool::Found::Lost => return Err(Error::PoolLost(self.lose(key))),
+                pool::Found::Stale(epoch) => return Err(Error::Stale(change.epoch, epoch)),
+            };
+        }
+        let nonce = matches!(change.carve, Some(Carve::Open(_))).then(|| self.mint());
+        let (kept, answer) = settled.reserve(change, room, nonce);
+        if let Some(draw) = &change.draw
+            && let Some(pool::Kept::Whole(pool)) = self.pools.get_mut(&(change.root, draw.pool.parent, draw.pool.seq))
+        {
+            pool.take(change, draw, answer.drawn);
+        }
+        match (change.carve, answer.opened) {
+            (Some(Carve::Open(size)), Some(nonce)) => {
+                let opened = pool::Kept::Whole(pool::Whole::open(nonce, size));
+                self.pools.insert((change.root, change.run, change.seq), opened);
+            }
+            (Some(Carve::Close(seq)), _) => drop(self.pools.remove(&(change.root, change.run, seq))),
+            _ => {}
+        }
+        self.runs.insert(key, kept);
+        Ok(answer)
     }
 }
 
@@ -41,15 +116,63 @@ impl MemoryCounters {
 impl Counters for MemoryCounters {
     async fn advance(&self, change: Advance) -> Result<Answer, Error> {
         ledger::check(&change)?;
-        let key = (change.root, change.run);
-        let mut runs = self.runs();
-        let (kept, answer) = ledger::advance(runs.get(&key).copied(), &change)?;
-        runs.insert(key, kept);
-        Ok(answer)
+        self.tables().advance(&change)
     }
 
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error> {
-        self.runs().remove(&(root, run));
+        self.tables().runs.remove(&(root, run));
+        Ok(())
+    }
+
+    async fn release(&self, root: Uuid, pool: Pool, ended: Held) -> Result<(), Error> {
+        pool::check_held(&ended)?;
+        let mut tables = self.tables();
+        if let Some(pool::Kept::Whole(whole)) = tables.pools.get_mut(&(root, pool.parent, pool.seq)) {
+            whole.release(pool.nonce, &ended);
+        }
+        tables.runs.remove(&(root, ended.run));
+        Ok(())
+    }
+
+    async fn rebuild_pool(&self, rebuild: &PoolRebuild) -> Result<(), Error> {
+        let sum = rebuild.sum()?;
+        let mut tables = self.tables();
+        let key = (rebuild.root, rebuild.pool.parent, rebuild.pool.seq);
+        if matches!(tables.pools.get(&key), Some(pool::Kept::Lost(token)) if *token == rebuild.token) {
+            tables.pools.insert(key, pool::Kept::Whole(pool::Whole::rebuilt(rebuild, sum)));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Budgets for MemoryCounters {
+    async fn grant(&self, slice: &Slice) -> Result<Grant, Error> {
+        budget::check_slice(slice)?;
+        let mut tables = self.tables();
+        let kept = tables.budgets.get_mut(&(slice.budget.clone(), slice.window)).ok_or(Error::BudgetLost(-1))?;
+        kept.grant(slice)
+    }
+
+    async fn give_back(&self, back: &GiveBack) -> Result<(), Error> {
+        budget::check_back(back)?;
+        if let Some(kept) = self.tables().budgets.get_mut(&(back.budget.clone(), back.window)) {
+            kept.give_back(back);
+        }
+        Ok(())
+    }
+
+    async fn rebuild_budget(&self, rebuild: &BudgetRebuild) -> Result<(), Error> {
+        let used = budget::check_rebuild(rebuild)?;
+        let mut tables = self.tables();
+        let key = (rebuild.budget.clone(), rebuild.window);
+        if tables.budgets.get(&key).is_none_or(|kept| kept.generation() < rebuild.generation) {
+            tables.budgets.insert(key, budget::Kept::rebuilt(rebuild, used));
+        }
+        if let Window::Day(today) = rebuild.window {
+            let over = |window: &Window| matches!(window, Window::Day(day) if *day < today - GRACE_DAYS);
+            tables.budgets.retain(|(budget, window), _| *budget != rebuild.budget || !over(window));
+        }
         Ok(())
     }
 }

@@ -1,25 +1,35 @@
-//! Counters in Redis: one hash per run, changed by one script in one trip.
+//! Counters in Redis or Valkey, one server or a cluster: one hash per run, pool and budget, each changed by a script in
+//! one trip.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{
-    Client, RedisError, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{Advance, Amounts, Answer, Counters, Error, Limit, Verdict, ledger};
+use super::{
+    Advance, Amounts, Answer, Carve, Counters, Error, Held, Pool, PoolRebuild,
+    budget::{self, Budget, BudgetRebuild, Budgets, GRACE_DAYS, GiveBack, Grant, Slice, Spend, Window},
+    ledger, pool,
+};
+use link::{Call, Code, Link, unavailable};
+
+mod link;
+mod read;
 
 /// A key outlives every run: the longest `expire_time` is below it.
 const KEY_EXPIRY: Duration = Duration::from_secs(35 * 24 * 3600);
+const DAY_SECONDS: i64 = 24 * 3600;
 
 /// Where Redis is and how long it may take.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// `redis://…`
+    /// `redis://…` or `rediss://…` (TLS) for one server; `redis+cluster://host:port,host:port…` or `rediss+cluster://…` for
+    /// a cluster, some of whose nodes it names.
     pub url: SecretString,
+    /// The authorities that TLS trusts, as PEM; the system's when there is none.
+    pub ca_pem: Option<Vec<u8>>,
     /// How long an answer may take before it counts as lost.
     pub response_timeout: Duration,
     /// How long connecting may take.
@@ -30,112 +40,210 @@ impl RedisConfig {
     /// The address with the default timeouts: 500 ms each.
     #[must_use]
     pub const fn new(url: SecretString) -> Self {
-        Self { url, response_timeout: Duration::from_millis(500), connect_timeout: Duration::from_millis(500) }
+        let timeout = Duration::from_millis(500);
+        Self { url, ca_pem: None, response_timeout: timeout, connect_timeout: timeout }
     }
 }
 
 /// Counters that every replica shares.
 #[derive(Debug, Clone)]
 pub struct RedisCounters {
-    connection: ConnectionManager,
-    script: Script,
-    /// Bound of one try, connecting included.
-    try_timeout: Duration,
+    link: Arc<Link>,
+    scripts: Arc<Scripts>,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    advance: Code,
+    forget: Code,
+    release: Code,
+    rebuild_pool: Code,
+    grant: Code,
+    give_back: Code,
+    rebuild_budget: Code,
+    eviction: Code,
+}
+
+macro_rules! code {
+    ($($file:literal),+) => {
+        Code::new(concat!(include_str!("redis/prelude.lua"), $(include_str!($file)),+))
+    };
+}
+
+impl Scripts {
+    fn new() -> Self {
+        Self {
+            advance: code!("redis/advance.lua"),
+            forget: Code::new("return redis.call('UNLINK', KEYS[1])"),
+            release: code!("redis/release.lua"),
+            rebuild_pool: code!("redis/rebuild_pool.lua"),
+            grant: code!("redis/budget.lua", "redis/grant.lua"),
+            give_back: code!("redis/budget.lua", "redis/give_back.lua"),
+            rebuild_budget: code!("redis/budget.lua", "redis/rebuild_budget.lua"),
+            eviction: Code::new(
+                "local info = redis.call('INFO', 'memory')\n\
+                 return {string.match(info, 'maxmemory:(%d+)'), string.match(info, 'maxmemory_policy:(%S+)')}",
+            ),
+        }
+    }
 }
 
 impl RedisCounters {
     /// Counters that connect on first use, and again by themselves after a loss. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the address makes no sense; a Redis that is down is none.
+    /// When the address or the certificate makes no sense; a Redis that is down is none.
     pub fn new(config: &RedisConfig) -> Result<Self, Error> {
-        let client = Client::open(config.url.expose_secret()).map_err(unavailable)?;
-        let manager = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(config.response_timeout))
-            .set_connection_timeout(Some(config.connect_timeout))
-            // The next change connects again; a backoff in here would only keep this one waiting.
-            .set_number_of_retries(0)
-            .set_pipeline_buffer_size(1024);
-        Ok(Self {
-            connection: ConnectionManager::new_lazy_with_config(client, manager).map_err(unavailable)?,
-            script: Script::new(include_str!("advance.lua")),
-            try_timeout: config.response_timeout.saturating_add(config.connect_timeout / 2),
-        })
+        let link = Link::new(config).map_err(unavailable)?;
+        Ok(Self { link: Arc::new(link), scripts: Arc::new(Scripts::new()) })
     }
 
-    async fn advance_once(&self, change: &Advance) -> Result<Answer, Error> {
-        let mut invocation = self.script.key(key(change.root, change.run));
-        invocation.arg(change.epoch).arg(change.seq).arg(change.last_seq).arg(KEY_EXPIRY.as_secs());
-        for amounts in [change.totals, change.settle, change.reserve, change.limits] {
-            for amount in amounts.in_order() {
-                invocation.arg(amount);
-            }
-        }
-        let mut connection = self.connection.clone();
-        #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
-        let answer: Vec<String> = tokio::time::timeout(self.try_timeout, invocation.invoke_async(&mut connection))
-            .await
-            .map_err(unavailable)?
-            .map_err(unavailable)?;
-        read(&answer, change.epoch)
+    /// The policy by which the server drops keys when its memory is full; none when it drops none. Counters survive that, but
+    /// every dropped key costs a rebuild. Of a cluster, one node is asked.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn eviction(&self) -> Result<Option<String>, Error> {
+        let call = self.scripts.eviction.call(&["halt:{eviction}".to_owned()]);
+        let [maximum, policy]: [String; 2] = self
+            .link
+            .call::<Vec<String>>(&call)
+            .await?
+            .try_into()
+            .map_err(|_| Error::Unavailable("no policy".into()))?;
+        Ok((maximum != "0" && policy != "noeviction").then_some(policy))
     }
 
-    async fn forget_once(&self, root: Uuid, run: Uuid) -> Result<(), Error> {
-        let mut connection = self.connection.clone();
-        let mut command = redis::cmd("UNLINK");
-        command.arg(key(root, run));
-        #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
-        let forgotten: Result<(), RedisError> =
-            tokio::time::timeout(self.try_timeout, command.exec_async(&mut connection)).await.map_err(unavailable)?;
-        forgotten.map_err(unavailable)
+    async fn done(&self, call: &Call<'_>) -> Result<(), Error> {
+        self.link.call::<i64>(call).await.map(|_| ())
     }
 }
 
 #[async_trait]
 impl Counters for RedisCounters {
-    /// A try without an answer may have run, or have met a connection that had died meanwhile: it is repeated once, which
-    /// the script knows by (epoch, seq).
     async fn advance(&self, change: Advance) -> Result<Answer, Error> {
         ledger::check(&change)?;
-        match self.advance_once(&change).await {
-            Err(Error::Unavailable(_)) => self.advance_once(&change).await,
-            answer => answer,
+        let mut keys = vec![run_key(change.root, change.run)];
+        let tree = change.carve.is_some() || change.draw.is_some();
+        if tree {
+            let carved = match change.carve {
+                Some(Carve::Open(_)) => pool_key(change.root, change.run, change.seq),
+                Some(Carve::Close(seq)) => pool_key(change.root, change.run, seq),
+                None => keys[0].clone(),
+            };
+            let drawn = change.draw.map(|draw| pool_key(change.root, draw.pool.parent, draw.pool.seq));
+            let drawn = drawn.unwrap_or_else(|| keys[0].clone());
+            keys.extend([carved, drawn]);
         }
+        let mut call = self.scripts.advance.call(&keys);
+        call.args([change.epoch, change.seq, change.last_seq]).arg(KEY_EXPIRY.as_secs());
+        for amounts in [change.totals, change.settle, change.reserve, change.limits] {
+            call.args(amounts.in_order());
+        }
+        if tree {
+            let (word, size) = match change.carve {
+                Some(Carve::Open(size)) => ("open", size),
+                Some(Carve::Close(_)) => ("close", Amounts::default()),
+                None => ("", Amounts::default()),
+            };
+            call.arg(word).args(size.in_order());
+            if let Some(draw) = change.draw {
+                call.arg(draw.pool.nonce).arg(change.run).args(draw.drawn.in_order()).args(draw.want.in_order());
+            }
+        }
+        read::answer(&self.link.call::<Vec<String>>(&call).await?, change.epoch)
     }
 
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error> {
-        match self.forget_once(root, run).await {
-            Err(Error::Unavailable(_)) => self.forget_once(root, run).await,
-            answer => answer,
+        self.done(&self.scripts.forget.call(&[run_key(root, run)])).await
+    }
+
+    async fn release(&self, root: Uuid, pool: Pool, ended: Held) -> Result<(), Error> {
+        pool::check_held(&ended)?;
+        let keys = [run_key(root, ended.run), pool_key(root, pool.parent, pool.seq)];
+        let mut call = self.scripts.release.call(&keys);
+        call.arg(pool.nonce).arg(ended.run).args([ended.epoch, ended.seq]).args(ended.amounts.in_order());
+        self.done(&call).await
+    }
+
+    async fn rebuild_pool(&self, rebuild: &PoolRebuild) -> Result<(), Error> {
+        let sum = rebuild.sum()?;
+        let pool = rebuild.pool;
+        let mut call = self.scripts.rebuild_pool.call(&[pool_key(rebuild.root, pool.parent, pool.seq)]);
+        call.arg(pool.nonce).arg(rebuild.token).arg(KEY_EXPIRY.as_secs());
+        call.arg(packed(rebuild.size.in_order())).arg(packed(sum.in_order()));
+        for held in &rebuild.held {
+            let share = [held.epoch, held.seq].into_iter().chain(held.amounts.in_order()).chain([0; 5]);
+            call.arg(held.run).arg(packed(share));
         }
+        self.done(&call).await
+    }
+}
+
+#[async_trait]
+impl Budgets for RedisCounters {
+    async fn grant(&self, slice: &Slice) -> Result<Grant, Error> {
+        budget::check_slice(slice)?;
+        let mut call = self.scripts.grant.call(&[budget_key(&slice.budget, slice.window)]);
+        call.arg(slice.generation).arg(slice.id);
+        expiry(&mut call, slice.window);
+        for spend in [slice.limit, slice.want, slice.least] {
+            call.args(spend.in_order());
+        }
+        for limit in slice.limit.in_order() {
+            match budget::marks(limit) {
+                Some(marks) => call.args(marks),
+                None => call.arg("").arg("").arg(""),
+            };
+        }
+        read::grant(&self.link.call::<Vec<String>>(&call).await?, slice)
+    }
+
+    async fn give_back(&self, back: &GiveBack) -> Result<(), Error> {
+        budget::check_back(back)?;
+        let mut call = self.scripts.give_back.call(&[budget_key(&back.budget, back.window)]);
+        call.arg(back.id).args(back.unused.in_order());
+        self.done(&call).await
+    }
+
+    async fn rebuild_budget(&self, rebuild: &BudgetRebuild) -> Result<(), Error> {
+        let used = budget::check_rebuild(rebuild)?;
+        let mut call = self.scripts.rebuild_budget.call(&[budget_key(&rebuild.budget, rebuild.window)]);
+        call.arg(rebuild.generation);
+        expiry(&mut call, rebuild.window);
+        call.arg(packed(used.in_order())).arg(packed(rebuild.recorded.map(i64::from)));
+        for (id, Spend { cost_nano_usd, runs }) in &rebuild.open {
+            call.arg(id).arg(packed([*cost_nano_usd, *runs, 0, 0, 0, 0]));
+        }
+        self.done(&call).await
     }
 }
 
 /// The braces are the hash tag: a run tree lives on one node of a cluster.
-fn key(root: Uuid, run: Uuid) -> String {
+fn run_key(root: Uuid, run: Uuid) -> String {
     format!("halt:{{{root}}}:{run}")
 }
 
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Unavailable(Box::new(error))
+fn pool_key(root: Uuid, parent: Uuid, seq: i64) -> String {
+    format!("halt:{{{root}}}:{parent}:{seq}")
 }
 
-/// Reads the script's answer. One that it cannot have given counts as none.
-fn read(answer: &[String], epoch: i64) -> Result<Answer, Error> {
-    let foreign = || Error::Unavailable("answer of another script".into());
-    let number = |text: &String| text.parse::<i64>().map_err(unavailable);
-    match answer {
-        [ok, verdict, rebuilt, used @ ..] if ok == "1" => {
-            let used: [i64; 5] =
-                used.iter().map(number).collect::<Result<Vec<_>, _>>()?.try_into().map_err(|_| foreign())?;
-            let verdict = match usize::try_from(number(verdict)?).map_err(unavailable)? {
-                0 => Verdict::Granted,
-                limit => Verdict::Refused(*Limit::IN_ORDER.get(limit - 1).ok_or_else(foreign)?),
-            };
-            let rebuilt = if rebuilt.is_empty() { None } else { Some(number(rebuilt)?) };
-            Ok(Answer { verdict, used: Amounts::from_order(used), rebuilt })
-        }
-        [stale, seen] if stale == "0" => Err(Error::Stale(epoch, number(seen)?)),
-        _ => Err(foreign()),
+fn budget_key(budget: &Budget, window: Window) -> String {
+    let budget = budget.as_str();
+    match window {
+        Window::Day(day) => format!("budget:{{{budget}}}:{day}"),
+        Window::Lifetime => format!("budget:{{{budget}}}:life"),
     }
+}
+
+fn expiry(call: &mut Call<'_>, window: Window) {
+    match window {
+        Window::Day(day) => call.arg("at").arg((day + 1 + GRACE_DAYS) * DAY_SECONDS),
+        Window::Lifetime => call.arg("in").arg(KEY_EXPIRY.as_secs()),
+    };
+}
+
+/// A list as one field, as the scripts read it.
+fn packed(list: impl IntoIterator<Item = i64>) -> String {
+    list.into_iter().map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -29,6 +29,11 @@ pub(super) struct Placed<'a> {
     pub blob: Option<[u8; 32]>,
 }
 
+/// Whether no content is large.
+pub(super) fn all_inline(events: &[EventRow]) -> bool {
+    events.iter().all(|event| event.content.as_ref().is_none_or(|content| content.len() <= INLINE_BYTES))
+}
+
 /// Puts every content inline or into a blob, each blob once.
 pub(super) fn place(events: &[EventRow]) -> (Vec<Placed<'_>>, Blobs<'_>) {
     let mut blobs = Blobs::new();

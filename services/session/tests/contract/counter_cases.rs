@@ -32,6 +32,8 @@ pub fn first() -> Advance {
         settle: NOTHING,
         reserve: NOTHING,
         limits: LIMITS,
+        carve: None,
+        draw: None,
     }
 }
 
@@ -40,12 +42,12 @@ pub const fn after(change: &Advance) -> Advance {
     Advance { seq: change.seq + 1, last_seq: change.seq, ..*change }
 }
 
-const fn granted(used: Amounts) -> Answer {
-    Answer { verdict: Verdict::Granted, used, rebuilt: None }
+pub const fn granted(used: Amounts) -> Answer {
+    Answer { verdict: Verdict::Granted, used, rebuilt: None, drawn: NOTHING, opened: None }
 }
 
-const fn refused(limit: Limit, used: Amounts) -> Answer {
-    Answer { verdict: Verdict::Refused(limit), used, rebuilt: None }
+pub const fn refused(limit: Limit, used: Amounts) -> Answer {
+    Answer { verdict: Verdict::Refused(limit), used, rebuilt: None, drawn: NOTHING, opened: None }
 }
 
 pub async fn a_fresh_run_starts_at_its_totals(subject: Subject) {

@@ -16,29 +16,29 @@ use crate::counter_cases::{NOTHING, Subject, after, amounts, first};
 /// Within this every change has an answer, whatever Redis does.
 const BOUND: Duration = Duration::from_secs(2);
 
-fn counters(url: String) -> RedisCounters {
+pub fn counters(url: String) -> RedisCounters {
     RedisCounters::new(&RedisConfig::new(url.into())).unwrap()
 }
 
-async fn open() -> Subject {
+async fn open() -> Option<Subject> {
     let url = Redis::shared().unwrap().database().unwrap();
-    Subject { counters: Arc::new(counters(url)), _keep: Box::new(()) }
+    Some(Subject { counters: Arc::new(counters(url)), _keep: Box::new(()) })
 }
 
 counter_suite!(open);
 
 /// Waits until the counters answer a change again.
-async fn back(counters: &RedisCounters, change: Advance) -> Answer {
+pub async fn back(counters: &RedisCounters, change: Advance) -> Answer {
     let look = || async { counters.advance(change).await.ok() };
     wait::until_some(Duration::from_secs(10), look).await.unwrap()
 }
 
-async fn assert_unavailable(counters: &RedisCounters, change: Advance) {
+pub async fn assert_unavailable(counters: &RedisCounters, change: Advance) {
     let answer = timeout(BOUND, counters.advance(change)).await.expect("an answer in time");
     assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
 }
 
-async fn inspect(url: String, words: &[&str]) -> String {
+pub async fn inspect(url: String, words: &[&str]) -> String {
     let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut command = redis::cmd(words[0]);

@@ -3,9 +3,10 @@
 use std::{
     any::Any,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -44,7 +45,8 @@ impl Subject {
     pub async fn bytes(&self) -> i64 {
         match &self.behind {
             Behind::Postgres(pool) => sqlx::query_scalar(
-                "SELECT (pg_total_relation_size('session.events') + pg_total_relation_size('session.blobs'))::bigint",
+                "SELECT (sum(pg_total_relation_size(relid)) + pg_total_relation_size('session.blobs'))::bigint \
+                 FROM pg_partition_tree('session.events')",
             )
             .fetch_one(pool)
             .await
@@ -129,9 +131,12 @@ pub fn number() -> u64 {
     NUMBERS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An id above all before it, as a UUIDv7 is.
+/// An id above all before it, made in this month, as a UUIDv7 is.
 pub fn id() -> Uuid {
-    Uuid::from_u128((0x0193_5f00_0000_7000_8000 << 48) + u128::from(number()))
+    static BEGAN: LazyLock<u128> = LazyLock::new(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis()).unwrap_or_default()
+    });
+    Uuid::from_u128((*BEGAN << 80) + (0x7000_8000 << 48) + u128::from(number()))
 }
 
 pub fn now() -> OffsetDateTime {

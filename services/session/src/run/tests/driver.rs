@@ -85,6 +85,8 @@ impl Driver {
             settle: charge.settle,
             reserve: charge.reserve,
             limits: self.state.limit_amounts(),
+            carve: None,
+            draw: None,
         };
         self.changes.push(change);
         let answer = self.counters.advance(change).now_or_never().unwrap().unwrap();

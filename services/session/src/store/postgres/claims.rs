@@ -1,94 +1,113 @@
-//! Claims of open runs.
+//! Claims of open runs: leases across tenants as the scheduler, then each tenant's runs as the application.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::store::{RunRow, fault::Fault};
 
-use super::rows::{self, run_columns};
+use super::{
+    database::{Database, Tx},
+    rows::{self, run_columns},
+};
 
 /// A claim whose commit was sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Claim {
+    tenant: String,
     run: Uuid,
     epoch: i64,
+}
+
+/// Who claims, and what it may.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claimant<'a> {
+    pub owner: &'a str,
+    pub log_version: i32,
+    /// An owner that has shown no sign of life for so long is gone.
+    pub patience: Duration,
 }
 
 /// Claims up to `limit` open runs, those first whose claim by this store was committed without an answer. One at a time in a
 /// store: a claim in doubt and one on its way look the same.
 pub(super) async fn claim(
-    pool: &PgPool,
-    owner: &str,
-    log_version: i32,
+    db: &Database,
+    who: Claimant<'_>,
     limit: i64,
-    patience: Duration,
     doubtful: &Mutex<Vec<Claim>>,
 ) -> Result<Vec<(RunRow, i64)>, Fault> {
     let mut doubtful = doubtful.lock().await;
-    let mut tx = pool.begin().await?;
-    let mut claimed = committed_in_tx(&mut tx, owner, &doubtful).await?;
-    let left = limit.saturating_sub(i64::try_from(claimed.len()).unwrap_or(i64::MAX)).max(0);
-    claimed.extend(claim_in_tx(&mut tx, owner, log_version, left, patience).await?);
-    *doubtful = claimed.iter().map(|(run, epoch)| Claim { run: run.id, epoch: *epoch }).collect();
+    let mut tx = db.begin_as_scheduler().await?;
+    let mut claims = committed_in_tx(&mut tx, who.owner, &doubtful).await?;
+    let left = limit.saturating_sub(i64::try_from(claims.len()).unwrap_or(i64::MAX)).max(0);
+    claims.extend(claim_in_tx(&mut tx, who, left).await?);
+    let mut claimed = runs_in_tx(&mut tx, &claims).await?;
+    claimed.sort_by_key(|(run, _)| run.id);
+    *doubtful = claims;
     tx.commit().await?;
     doubtful.clear();
     Ok(claimed)
 }
 
 /// Which claims in doubt have happened and still hold.
-async fn committed_in_tx(tx: &mut PgConnection, owner: &str, doubtful: &[Claim]) -> Result<Vec<(RunRow, i64)>, Fault> {
+async fn committed_in_tx(tx: &mut Tx, owner: &str, doubtful: &[Claim]) -> Result<Vec<Claim>, Fault> {
     if doubtful.is_empty() {
         return Ok(Vec::new());
     }
     let runs: Vec<Uuid> = doubtful.iter().map(|claim| claim.run).collect();
     let epochs: Vec<i64> = doubtful.iter().map(|claim| claim.epoch).collect();
-    let rows = sqlx::query(concat!(
-        "SELECT ",
-        run_columns!(),
-        ", l.epoch FROM unnest($2::uuid[], $3::bigint[]) AS claim (run, epoch) \
-         JOIN session.leases l ON l.run = claim.run AND l.epoch = claim.epoch AND l.owner = $1 \
-         JOIN session.runs r ON r.id = l.run ORDER BY r.id"
-    ))
-    .bind(owner)
-    .bind(runs)
-    .bind(epochs)
-    .fetch_all(tx)
-    .await?;
-    rows.iter().map(row).collect()
+    let query = tx.query(
+        "SELECT l.tenant, l.run, l.epoch FROM unnest($2::uuid[], $3::bigint[]) AS claim (run, epoch) \
+         JOIN session.leases l ON l.run = claim.run AND l.epoch = claim.epoch AND l.owner = $1",
+    );
+    let rows = query.bind(owner).bind(runs).bind(epochs).fetch_all(&mut **tx).await?;
+    rows.iter().map(claim_of).collect()
 }
 
-async fn claim_in_tx(
-    tx: &mut PgConnection,
-    owner: &str,
-    log_version: i32,
-    limit: i64,
-    patience: Duration,
-) -> Result<Vec<(RunRow, i64)>, Fault> {
-    let rows = sqlx::query(concat!(
+async fn claim_in_tx(tx: &mut Tx, who: Claimant<'_>, limit: i64) -> Result<Vec<Claim>, Fault> {
+    let query = tx.query(
         "WITH picked AS ( \
            SELECT run FROM session.leases l WHERE log_version <= $2 AND CASE WHEN owner IS NULL THEN wake_time <= now() \
-             ELSE owner <> $1 AND NOT EXISTS (SELECT 1 FROM session.heartbeats h \
+             ELSE owner <> $1 AND NOT EXISTS (SELECT FROM session.heartbeats h \
                WHERE h.owner = l.owner AND h.beat_time > now() - $4 * interval '1 millisecond') END \
-           ORDER BY run LIMIT $3 FOR UPDATE SKIP LOCKED), \
-         claimed AS ( \
-           UPDATE session.leases l SET owner = $1, epoch = l.epoch + 1, wake_time = NULL FROM picked WHERE l.run = picked.run \
-           RETURNING l.run, l.epoch) \
-         SELECT ",
-        run_columns!(),
-        ", claimed.epoch FROM claimed JOIN session.runs r ON r.id = claimed.run ORDER BY r.id"
-    ))
-    .bind(owner)
-    .bind(log_version)
-    .bind(limit)
-    .bind(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2))
-    .fetch_all(tx)
-    .await?;
-    rows.iter().map(row).collect()
+           ORDER BY run LIMIT $3 FOR UPDATE SKIP LOCKED) \
+         UPDATE session.leases l SET owner = $1, epoch = l.epoch + 1, wake_time = NULL FROM picked WHERE l.run = picked.run \
+         RETURNING l.tenant, l.run, l.epoch",
+    );
+    let patience = i64::try_from(who.patience.as_millis()).unwrap_or(i64::MAX / 2);
+    let query = query.bind(who.owner).bind(who.log_version).bind(limit).bind(patience);
+    let rows = query.fetch_all(&mut **tx).await?;
+    rows.iter().map(claim_of).collect()
 }
 
-fn row(row: &PgRow) -> Result<(RunRow, i64), Fault> {
-    Ok((rows::run(row)?, row.try_get("epoch")?))
+/// The claimed runs themselves, which the scheduler does not see.
+async fn runs_in_tx(tx: &mut Tx, claims: &[Claim]) -> Result<Vec<(RunRow, i64)>, Fault> {
+    let mut by_tenant: BTreeMap<&str, Vec<&Claim>> = BTreeMap::new();
+    for claim in claims {
+        by_tenant.entry(&claim.tenant).or_default().push(claim);
+    }
+    let mut found = Vec::with_capacity(claims.len());
+    for (tenant, claims) in by_tenant {
+        tx.turn_to(tenant).await?;
+        let ids: Vec<Uuid> = claims.iter().map(|claim| claim.run).collect();
+        let epochs: Vec<i64> = claims.iter().map(|claim| claim.epoch).collect();
+        let query = tx.query(concat!(
+            "SELECT ",
+            run_columns!(),
+            ", claim.epoch FROM unnest($2::uuid[], $3::bigint[]) AS claim (run, epoch) \
+             JOIN session.runs r ON r.id = claim.run AND r.tenant = $1"
+        ));
+        let rows = query.bind(tenant).bind(ids).bind(epochs).fetch_all(&mut **tx).await?;
+        for row in &rows {
+            found.push((rows::run(row)?, row.try_get("epoch")?));
+        }
+    }
+    Ok(found)
+}
+
+fn claim_of(row: &PgRow) -> Result<Claim, Fault> {
+    Ok(Claim { tenant: row.try_get("tenant")?, run: row.try_get("run")?, epoch: row.try_get("epoch")? })
 }

@@ -1,6 +1,6 @@
 //! Events: one statement appends, one reads.
 
-use sqlx::{PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{Postgres, Row, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::store::{
@@ -9,21 +9,48 @@ use crate::store::{
     fault::Fault,
 };
 
-use super::{failure, rows};
+use super::{
+    appends::Entry,
+    database::{Database, Tx},
+    failure, rows,
+};
 
-/// Large contents become blobs in the same statement. The rows depend on the event before them, so a log has no gaps; that
-/// costs one look into the primary key, which the insert visits anyway. Never ON CONFLICT on events: the key is the fence.
+/// Appends of several runs of a tenant, whose contents are all inline.
+///
+/// The setting comes first: row-level security looks at it when the event before is read and when a row is stored, and each
+/// of the two needs a row of `batch`, which needs `scope`. The first row of each run is checked against the event before
+/// it, so a log has no gaps; that costs one look into the primary key, which the insert visits anyway. A row without its
+/// predecessor gets no position, which refuses the whole statement. $2 and $3 bound the runs, so that only their partitions are
+/// opened. Never ON CONFLICT on events: the key is the fence.
 const APPEND: &str = "\
-    WITH before AS ( \
-      SELECT 1 FROM session.events WHERE run_id = $3 AND seq = $4 AND hash = $5 AND tenant = $1 AND session = $2), \
+    WITH scope AS MATERIALIZED (SELECT set_config('mar.tenant', $1, true) AS tenant), \
+    batch AS MATERIALIZED ( \
+      SELECT scope.tenant, b.* FROM scope, \
+        unnest($4::uuid[], $5::uuid[], $6::bigint[], $7::boolean[], $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[]) \
+          AS b (run_id, session, seq, first, prev_hash, hash, leaf, content)) \
+    INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content) \
+    SELECT b.run_id, \
+      CASE WHEN NOT b.first OR ( \
+        SELECT e.hash FROM session.events e \
+        WHERE e.run_id = b.run_id AND e.seq = b.seq - 1 AND e.tenant = b.tenant AND e.session = b.session \
+          AND e.run_id >= $2 AND e.run_id <= $3) = b.prev_hash THEN b.seq END, \
+      b.tenant, b.session, b.prev_hash, b.hash, b.leaf, b.content FROM batch b";
+
+/// An append of one run with large contents, which become blobs in the same statement.
+const APPEND_WITH_BLOBS: &str = "\
+    WITH scope AS MATERIALIZED (SELECT set_config('mar.tenant', $1, true) AS tenant), \
+    before AS MATERIALIZED ( \
+      SELECT scope.tenant FROM scope WHERE ( \
+        SELECT e.hash FROM session.events e \
+        WHERE e.run_id = $3 AND e.seq = $4 AND e.tenant = scope.tenant AND e.session = $2) = $5), \
     stored AS ( \
       INSERT INTO session.blobs (tenant, session, sha256, content) \
-      SELECT $1, $2, b.sha256, b.content FROM unnest($6::bytea[], $7::bytea[]) AS b (sha256, content), before \
+      SELECT before.tenant, $2, b.sha256, b.content FROM before, unnest($6::bytea[], $7::bytea[]) AS b (sha256, content) \
       ON CONFLICT (tenant, session, sha256) DO NOTHING) \
     INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content, blob_sha256) \
-    SELECT $3, e.seq, $1, $2, e.prev_hash, e.hash, e.leaf, e.content, e.blob \
-    FROM unnest($8::bigint[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[]) \
-      AS e (seq, prev_hash, hash, leaf, content, blob), before";
+    SELECT $3, e.seq, before.tenant, $2, e.prev_hash, e.hash, e.leaf, e.content, e.blob \
+    FROM before, unnest($8::bigint[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[]) \
+      AS e (seq, prev_hash, hash, leaf, content, blob)";
 
 /// The payload's lengths are read from the rows' headers, so that nothing beyond `max_bytes` is fetched.
 const READ: &str = "\
@@ -36,33 +63,68 @@ const READ: &str = "\
         WHERE e.run_id = $1 AND e.tenant = $2 AND e.seq >= $3 ORDER BY e.seq LIMIT $4) AS page) AS summed \
     WHERE upto - bytes < $5 OR upto = bytes ORDER BY seq";
 
-/// Appends checked events, or says why they cannot be.
-pub(super) async fn append(
-    pool: &PgPool,
+/// Stores appends of different runs, all or nothing; `false` when one of them has a gap or meets a stored row.
+pub(super) async fn insert(db: &Database, tenant: &str, batch: &[Entry]) -> Result<bool, Fault> {
+    let rows: usize = batch.iter().map(|entry| entry.events.len()).sum();
+    let (mut runs, mut sessions, mut firsts) =
+        (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
+    for entry in batch {
+        for at in 0..entry.events.len() {
+            runs.push(entry.run);
+            sessions.push(entry.session);
+            firsts.push(at == 0);
+        }
+    }
+    let events = || batch.iter().flat_map(|entry| &entry.events);
+    let column = |of: fn(&EventRow) -> &[u8]| events().map(of).collect::<Vec<_>>();
+    let (lowest, highest) = (runs.iter().min().copied(), runs.iter().max().copied());
+    let query = |sql| {
+        sqlx::query::<Postgres>(sql)
+            .bind(tenant)
+            .bind(lowest)
+            .bind(highest)
+            .bind(&runs)
+            .bind(&sessions)
+            .bind(events().map(|event| event.seq).collect::<Vec<_>>())
+            .bind(&firsts)
+            .bind(column(|event| &event.prev_hash))
+            .bind(column(|event| &event.hash))
+            .bind(column(|event| &event.leaf))
+            .bind(events().map(|event| event.content.as_deref()).collect::<Vec<_>>())
+    };
+    match execute(db, tenant, query(APPEND)).await {
+        Ok(_) => Ok(true),
+        Err(error) if failure::is_conflict(&error) || failure::is_gap(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Appends checked events of one run, some of whose contents are large.
+pub(super) async fn append_with_blobs(
+    db: &Database,
     scope: Scope<'_>,
     events: &[EventRow],
-    (first, last): (&EventRow, &EventRow),
+    first: &EventRow,
 ) -> Result<Append, Fault> {
     let (placed, blobs) = append::place(events);
-    match insert(pool, scope, first, &placed, &blobs).await {
+    match execute(db, scope.tenant, with_blobs(scope, first, &placed, &blobs)).await {
         Ok(0) => {}
         Ok(_) => return Ok(Append::Done),
         Err(error) if failure::is_conflict(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    let stored = hashes(pool, scope, first.seq.saturating_sub(1), last.seq).await?;
+    let stored = hashes(db, scope, events).await?;
     Ok(append::judge(events, &stored)?)
 }
 
-async fn insert(
-    db: impl PgExecutor<'_>,
-    scope: Scope<'_>,
-    first: &EventRow,
-    placed: &[Placed<'_>],
-    blobs: &Blobs<'_>,
-) -> Result<u64, sqlx::Error> {
+fn with_blobs<'q>(
+    scope: Scope<'q>,
+    first: &'q EventRow,
+    placed: &'q [Placed<'q>],
+    blobs: &'q Blobs<'q>,
+) -> Query<'q, Postgres, PgArguments> {
     let column = |of: fn(&EventRow) -> &[u8]| placed.iter().map(|row| of(row.event)).collect::<Vec<_>>();
-    let done = sqlx::query(APPEND)
+    sqlx::query(APPEND_WITH_BLOBS)
         .bind(scope.tenant)
         .bind(scope.session)
         .bind(scope.run)
@@ -76,16 +138,24 @@ async fn insert(
         .bind(column(|event| &event.leaf))
         .bind(placed.iter().map(|row| row.inline).collect::<Vec<_>>())
         .bind(placed.iter().map(|row| row.blob.as_ref().map(|sha256| &sha256[..])).collect::<Vec<_>>())
-        .execute(db)
-        .await?;
+}
+
+/// Executes a statement that sets its tenant itself, as a transaction of its own; answers the rows that it stored.
+async fn execute(db: &Database, tenant: &str, query: Query<'_, Postgres, PgArguments>) -> Result<u64, sqlx::Error> {
+    if let Some(pool) = db.autocommit() {
+        return Ok(query.execute(pool).await?.rows_affected());
+    }
+    let mut tx = db.begin(tenant).await?;
+    let done = query.persistent(false).execute(&mut *tx).await?;
+    tx.commit().await?;
     Ok(done.rows_affected())
 }
 
 /// Stores the event that no other precedes, with the admission of its run.
-pub(super) async fn insert_first_in_tx(tx: &mut PgConnection, scope: Scope<'_>, first: &EventRow) -> Result<(), Fault> {
+pub(super) async fn insert_first_in_tx(tx: &mut Tx, scope: Scope<'_>, first: &EventRow) -> Result<(), Fault> {
     let (placed, blobs) = append::place(std::slice::from_ref(first));
     for (sha256, content) in &blobs {
-        sqlx::query(
+        tx.query(
             "INSERT INTO session.blobs (tenant, session, sha256, content) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (tenant, session, sha256) DO NOTHING",
         )
@@ -93,11 +163,11 @@ pub(super) async fn insert_first_in_tx(tx: &mut PgConnection, scope: Scope<'_>, 
         .bind(scope.session)
         .bind(&sha256[..])
         .bind(*content)
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await?;
     }
     for row in &placed {
-        sqlx::query(
+        tx.query(
             "INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content, blob_sha256) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -110,48 +180,58 @@ pub(super) async fn insert_first_in_tx(tx: &mut PgConnection, scope: Scope<'_>, 
         .bind(&row.event.leaf[..])
         .bind(row.inline)
         .bind(row.blob.as_ref().map(|sha256| &sha256[..]))
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await?;
     }
     Ok(())
 }
 
-async fn hashes(pool: &PgPool, scope: Scope<'_>, from: i64, to: i64) -> Result<Vec<(i64, [u8; 32])>, Fault> {
-    let rows = sqlx::query(
+/// What is stored from the position before these events to their last.
+pub(super) async fn hashes(
+    db: &Database,
+    scope: Scope<'_>,
+    events: &[EventRow],
+) -> Result<Vec<(i64, [u8; 32])>, Fault> {
+    let ends = events.first().zip(events.last()).map(|(first, last)| (first.seq.saturating_sub(1), last.seq));
+    let Some((from, to)) = ends else { return Ok(Vec::new()) };
+    let mut tx = db.begin(scope.tenant).await?;
+    let query = tx.query(
         "SELECT seq, hash FROM session.events \
          WHERE run_id = $1 AND tenant = $2 AND session = $3 AND seq BETWEEN $4 AND $5 ORDER BY seq",
-    )
-    .bind(scope.run)
-    .bind(scope.tenant)
-    .bind(scope.session)
-    .bind(from)
-    .bind(to)
-    .fetch_all(pool)
-    .await?;
+    );
+    let rows =
+        query.bind(scope.run).bind(scope.tenant).bind(scope.session).bind(from).bind(to).fetch_all(&mut *tx).await?;
+    tx.done().await?;
     rows.iter().map(|row| Ok((row.try_get("seq")?, rows::hash(row, "hash")?))).collect()
 }
 
 pub(super) async fn read(
-    pool: &PgPool,
+    db: &Database,
     tenant: &str,
     run: Uuid,
     from_seq: i64,
     limit: i64,
     max_bytes: usize,
 ) -> Result<Vec<EventRow>, Fault> {
-    let rows = sqlx::query(READ)
+    let mut tx = db.begin(tenant).await?;
+    let rows = tx
+        .query(READ)
         .bind(run)
         .bind(tenant)
         .bind(from_seq)
         .bind(limit.max(0))
         .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX))
-        .fetch_all(pool)
+        .fetch_all(&mut *tx)
         .await?;
+    tx.done().await?;
     rows.iter().map(rows::event).collect()
 }
 
-pub(super) async fn next(pool: &PgPool, tenant: &str, run: Uuid) -> Result<i64, Fault> {
-    let next =
-        sqlx::query_scalar("SELECT coalesce(max(seq) + 1, 0) FROM session.events WHERE run_id = $1 AND tenant = $2");
-    Ok(next.bind(run).bind(tenant).fetch_one(pool).await?)
+pub(super) async fn next(db: &Database, tenant: &str, run: Uuid) -> Result<i64, Fault> {
+    let mut tx = db.begin(tenant).await?;
+    let query =
+        tx.query_scalar("SELECT coalesce(max(seq) + 1, 0) FROM session.events WHERE run_id = $1 AND tenant = $2");
+    let next = query.bind(run).bind(tenant).fetch_one(&mut *tx).await?;
+    tx.done().await?;
+    Ok(next)
 }

@@ -38,3 +38,14 @@ fn code_passes(code: &str) -> bool {
     ["08", "28", "3D", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
         || matches!(code, "25006" | "25P03" | "55P03")
 }
+
+/// Whether the event before is another or none: the append marks it by a position that may not be.
+pub(super) fn is_gap(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23502"))
+}
+
+/// Whether the schema, its table or its roles are not there, or not for this login.
+pub(super) fn is_without_schema(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| matches!(&*code, "3F000" | "42P01" | "42501" | "22023" | "42704"))
+}

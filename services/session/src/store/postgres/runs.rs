@@ -1,6 +1,5 @@
 //! Runs: admission, state changes, reads.
 
-use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::store::{
@@ -11,27 +10,28 @@ use crate::store::{
 };
 
 use super::{
-    Try, events,
+    database::{Database, Try, Tx},
+    events,
     requests::{Request, take_in_tx},
     rows::{self, run_columns},
     sessions::{lock_in_tx, log_append_in_tx},
 };
 
 pub(super) async fn admit(
-    pool: &PgPool,
+    db: &Database,
     key: &RequestKey,
     run: &RunRow,
     first: &EventRow,
     owner: &str,
 ) -> Result<Admission, Fault> {
     append::check_first(first)?;
-    let mut tx = pool.begin().await?;
+    let mut tx = db.begin(&run.tenant).await?;
     match take_in_tx(&mut tx, &run.tenant, key, run.id).await? {
         Request::New => {}
         Request::Reused => return Ok(Admission::Reused),
         Request::Repeated(id) if id == run.id => return Ok(Admission::Admitted),
         Request::Repeated(id) => {
-            let stored = read(&mut *tx, &run.tenant, id).await?;
+            let stored = read_in_tx(&mut tx, &run.tenant, id).await?;
             return Ok(Admission::Repeated(stored.ok_or(Error::Corrupt("request id"))?));
         }
     }
@@ -51,18 +51,18 @@ pub(super) async fn admit(
 }
 
 /// An open run of the session that lets no other be open, or any open one where this run lets none.
-async fn busy_in_tx(tx: &mut PgConnection, run: &RunRow) -> Result<Option<Uuid>, Fault> {
-    Ok(sqlx::query_scalar(
+async fn busy_in_tx(tx: &mut Tx, run: &RunRow) -> Result<Option<Uuid>, Fault> {
+    Ok(tx.query_scalar(
         "SELECT id FROM session.runs WHERE session = $1 AND state < 4 AND NOT ($2 AND parallel) ORDER BY id LIMIT 1",
     )
     .bind(run.session)
     .bind(run.parallel)
-    .fetch_optional(tx)
+    .fetch_optional(&mut **tx)
     .await?)
 }
 
-async fn insert_in_tx(tx: &mut PgConnection, run: &RunRow, owner: &str) -> Result<(), Fault> {
-    sqlx::query(
+async fn insert_in_tx(tx: &mut Tx, run: &RunRow, owner: &str) -> Result<(), Fault> {
+    tx.query(
         "WITH run AS ( \
            INSERT INTO session.runs \
              (id, tenant, session, state, parallel, log_version, caller, summary, create_time, update_time, expire_time) \
@@ -81,21 +81,25 @@ async fn insert_in_tx(tx: &mut PgConnection, run: &RunRow, owner: &str) -> Resul
     .bind(run.update_time)
     .bind(run.expire_time)
     .bind(owner)
-    .execute(tx)
+    .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
-pub(super) async fn read(db: impl PgExecutor<'_>, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Fault> {
-    let row = sqlx::query(concat!("SELECT ", run_columns!(), " FROM session.runs r WHERE id = $1 AND tenant = $2"))
-        .bind(id)
-        .bind(tenant)
-        .fetch_optional(db)
-        .await?;
+pub(super) async fn read(db: &Database, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Fault> {
+    let mut tx = db.begin(tenant).await?;
+    let run = read_in_tx(&mut tx, tenant, id).await?;
+    tx.done().await?;
+    Ok(run)
+}
+
+async fn read_in_tx(tx: &mut Tx, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Fault> {
+    let query = tx.query(concat!("SELECT ", run_columns!(), " FROM session.runs r WHERE id = $1 AND tenant = $2"));
+    let row = query.bind(id).bind(tenant).fetch_optional(&mut **tx).await?;
     row.as_ref().map(rows::run).transpose()
 }
 
-pub(super) async fn list(pool: &PgPool, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Fault> {
+pub(super) async fn list(db: &Database, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Fault> {
     // Two texts, so that each has the plan of its index.
     let query = match session {
         Some(_) => {
@@ -115,47 +119,51 @@ pub(super) async fn list(pool: &PgPool, tenant: &str, session: Option<Uuid>, pag
             )
         }
     };
-    let rows = sqlx::query(query)
+    let mut tx = db.begin(tenant).await?;
+    let rows = tx
+        .query(query)
         .bind(tenant)
         .bind(session)
         .bind(page.before)
         .bind(page.state)
         .bind(page.limit.max(0))
-        .fetch_all(pool)
+        .fetch_all(&mut *tx)
         .await?;
+    tx.done().await?;
     rows.iter().map(rows::run).collect()
 }
 
 pub(super) async fn change(
-    pool: &PgPool,
+    db: &Database,
     tenant: &str,
     id: Uuid,
     change: &RunChange,
     which: Try,
 ) -> Result<bool, Fault> {
     let head = change.ends()?;
-    let mut tx = pool.begin().await?;
-    let session: Option<Uuid> = sqlx::query_scalar(
-        "UPDATE session.runs SET state = $3, summary = $4, update_time = $5 \
+    let mut tx = db.begin(tenant).await?;
+    let session: Option<Uuid> = tx
+        .query_scalar(
+            "UPDATE session.runs SET state = $3, summary = $4, update_time = $5 \
          WHERE id = $1 AND tenant = $2 AND state < 4 RETURNING session",
-    )
-    .bind(id)
-    .bind(tenant)
-    .bind(change.state)
-    .bind(&change.summary[..])
-    .bind(change.time)
-    .fetch_optional(&mut *tx)
-    .await?;
+        )
+        .bind(id)
+        .bind(tenant)
+        .bind(change.state)
+        .bind(&change.summary[..])
+        .bind(change.time)
+        .fetch_optional(&mut *tx)
+        .await?;
     let Some(session) = session else {
-        let stored = read(&mut *tx, tenant, id).await?;
+        let stored = read_in_tx(&mut tx, tenant, id).await?;
         // The first try may have been the one that ended it.
         return Ok(
             which == Try::Again && stored.is_some_and(|run| run.state == change.state && run.summary == change.summary)
         );
     };
     if let Some(head) = head {
-        sqlx::query("DELETE FROM session.leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
-        sqlx::query("DELETE FROM session.commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        tx.query("DELETE FROM session.leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
+        tx.query("DELETE FROM session.commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
         lock_in_tx(&mut tx, tenant, session).await?;
         log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
     }

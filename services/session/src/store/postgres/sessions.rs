@@ -1,6 +1,6 @@
 //! Sessions and their own short chain.
 
-use sqlx::{PgConnection, PgExecutor, PgPool, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use crate::store::{
@@ -10,22 +10,22 @@ use crate::store::{
 };
 
 use super::{
-    Try,
+    database::{Database, Try, Tx},
     requests::{Request, take_in_tx},
     rows::{self, log_columns, session_columns},
 };
 
-pub(super) async fn start(pool: &PgPool, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Fault> {
-    let mut tx = pool.begin().await?;
+pub(super) async fn start(db: &Database, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Fault> {
+    let mut tx = db.begin(&session.tenant).await?;
     match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
         Request::New => {}
         Request::Reused => return Ok(Outcome::Reused),
         Request::Repeated(id) => {
-            let stored = existing(&mut *tx, &session.tenant, id).await?;
+            let stored = existing(&mut tx, &session.tenant, id).await?;
             return Ok(if id == session.id { Outcome::Done(stored) } else { Outcome::Repeated(stored) });
         }
     }
-    let row = sqlx::query(
+    let row = tx.query(
         concat!("INSERT INTO session.sessions (id, tenant, state, principal, body, salt_key, version, create_time, update_time) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING ", session_columns!()),
     )
@@ -46,65 +46,73 @@ pub(super) async fn start(pool: &PgPool, key: &RequestKey, session: &SessionRow)
     Ok(Outcome::Done(stored))
 }
 
-pub(super) async fn read(db: impl PgExecutor<'_>, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Fault> {
-    let row =
-        sqlx::query(concat!("SELECT ", session_columns!(), " FROM session.sessions WHERE id = $1 AND tenant = $2"))
-            .bind(id)
-            .bind(tenant)
-            .fetch_optional(db)
-            .await?;
+pub(super) async fn read(db: &Database, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Fault> {
+    let mut tx = db.begin(tenant).await?;
+    let session = read_in_tx(&mut tx, tenant, id).await?;
+    tx.done().await?;
+    Ok(session)
+}
+
+async fn read_in_tx(tx: &mut Tx, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Fault> {
+    let query =
+        tx.query(concat!("SELECT ", session_columns!(), " FROM session.sessions WHERE id = $1 AND tenant = $2"));
+    let row = query.bind(id).bind(tenant).fetch_optional(&mut **tx).await?;
     row.as_ref().map(rows::session).transpose()
 }
 
 /// A session that a request id names.
-async fn existing(db: impl PgExecutor<'_>, tenant: &str, id: Uuid) -> Result<SessionRow, Fault> {
-    Ok(read(db, tenant, id).await?.ok_or(Error::Corrupt("request id"))?)
+async fn existing(tx: &mut Tx, tenant: &str, id: Uuid) -> Result<SessionRow, Fault> {
+    Ok(read_in_tx(tx, tenant, id).await?.ok_or(Error::Corrupt("request id"))?)
 }
 
-pub(super) async fn list(pool: &PgPool, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Fault> {
-    let rows = sqlx::query(concat!(
-        "SELECT ",
-        session_columns!(),
-        " FROM session.sessions \
+pub(super) async fn list(db: &Database, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Fault> {
+    let mut tx = db.begin(tenant).await?;
+    let rows = tx
+        .query(concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM session.sessions \
          WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::smallint IS NULL OR state = $3) \
          ORDER BY id DESC LIMIT $4"
-    ))
-    .bind(tenant)
-    .bind(page.before)
-    .bind(page.state)
-    .bind(page.limit.max(0))
-    .fetch_all(pool)
-    .await?;
+        ))
+        .bind(tenant)
+        .bind(page.before)
+        .bind(page.state)
+        .bind(page.limit.max(0))
+        .fetch_all(&mut *tx)
+        .await?;
+    tx.done().await?;
     rows.iter().map(rows::session).collect()
 }
 
 pub(super) async fn change(
-    pool: &PgPool,
+    db: &Database,
     key: Option<&RequestKey>,
     session: &SessionRow,
     which: Try,
 ) -> Result<Option<Outcome<SessionRow>>, Fault> {
-    let mut tx = pool.begin().await?;
+    let mut tx = db.begin(&session.tenant).await?;
     if let Some(key) = key {
         match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
             Request::New => {}
             Request::Reused => return Ok(Some(Outcome::Reused)),
             Request::Repeated(id) => {
-                let stored = existing(&mut *tx, &session.tenant, id).await?;
+                let stored = existing(&mut tx, &session.tenant, id).await?;
                 let own = which == Try::Again && is_change(&stored, session);
                 return Ok(Some(if own { Outcome::Done(stored) } else { Outcome::Repeated(stored) }));
             }
         }
     }
-    let row = sqlx::query(concat!(
-        "SELECT ",
-        session_columns!(),
-        " FROM session.sessions WHERE id = $1 AND tenant = $2 FOR UPDATE"
-    ))
-    .bind(session.id)
-    .bind(&session.tenant)
-    .fetch_optional(&mut *tx)
-    .await?;
+    let row = tx
+        .query(concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM session.sessions WHERE id = $1 AND tenant = $2 FOR UPDATE"
+        ))
+        .bind(session.id)
+        .bind(&session.tenant)
+        .fetch_optional(&mut *tx)
+        .await?;
     let Some(before) = row.as_ref().map(rows::session).transpose()? else {
         return Ok(None);
     };
@@ -113,7 +121,7 @@ pub(super) async fn change(
         let own = which == Try::Again && is_change(&before, session);
         return Ok(own.then_some(Outcome::Done(before)));
     }
-    let row = sqlx::query(concat!(
+    let row = tx.query(concat!(
         "UPDATE session.sessions SET state = $2, body = $3, update_time = $4, version = $5 WHERE id = $1 RETURNING ",
         session_columns!()
     ))
@@ -136,46 +144,51 @@ fn is_change(stored: &SessionRow, change: &SessionRow) -> bool {
     (stored.version, stored.state, &stored.body) == (change.version, change.state, &change.body)
 }
 
-pub(super) async fn log(pool: &PgPool, tenant: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Fault> {
-    let rows = sqlx::query(concat!(
-        "SELECT ",
-        log_columns!(),
-        " FROM session.session_log WHERE session = $1 AND tenant = $2 ORDER BY seq"
-    ))
-    .bind(id)
-    .bind(tenant)
-    .fetch_all(pool)
-    .await?;
+pub(super) async fn log(db: &Database, tenant: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Fault> {
+    let mut tx = db.begin(tenant).await?;
+    let rows = tx
+        .query(concat!(
+            "SELECT ",
+            log_columns!(),
+            " FROM session.session_log WHERE session = $1 AND tenant = $2 ORDER BY seq"
+        ))
+        .bind(id)
+        .bind(tenant)
+        .fetch_all(&mut *tx)
+        .await?;
+    tx.done().await?;
     rows.iter().map(rows::log).collect()
 }
 
 /// Locks a session until the transaction's end and answers its state: what adds to its log is serialised.
-pub(super) async fn lock_in_tx(tx: &mut PgConnection, tenant: &str, id: Uuid) -> Result<Option<i16>, Fault> {
-    Ok(sqlx::query_scalar("SELECT state FROM session.sessions WHERE id = $1 AND tenant = $2 FOR UPDATE")
+pub(super) async fn lock_in_tx(tx: &mut Tx, tenant: &str, id: Uuid) -> Result<Option<i16>, Fault> {
+    Ok(tx
+        .query_scalar("SELECT state FROM session.sessions WHERE id = $1 AND tenant = $2 FOR UPDATE")
         .bind(id)
         .bind(tenant)
-        .fetch_optional(tx)
+        .fetch_optional(&mut **tx)
         .await?)
 }
 
 /// Adds an entry to a session's log. The session is new or locked by this transaction.
 pub(super) async fn log_append_in_tx(
-    tx: &mut PgConnection,
+    tx: &mut Tx,
     tenant: &str,
     session: Uuid,
     kind: &str,
     run: Option<(Uuid, [u8; 32])>,
 ) -> Result<(), Fault> {
-    let last = sqlx::query("SELECT seq, hash FROM session.session_log WHERE session = $1 ORDER BY seq DESC LIMIT 1")
+    let last = tx
+        .query("SELECT seq, hash FROM session.session_log WHERE session = $1 ORDER BY seq DESC LIMIT 1")
         .bind(session)
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut **tx)
         .await?;
     let last = match &last {
         Some(row) => Some((row.try_get("seq")?, rows::hash(row, "hash")?)),
         None => None,
     };
     let entry = session_log::next(last, kind, run);
-    sqlx::query(
+    tx.query(
         "INSERT INTO session.session_log (session, seq, tenant, kind, run, run_hash, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(session)
@@ -185,7 +198,7 @@ pub(super) async fn log_append_in_tx(
     .bind(entry.run)
     .bind(entry.run_hash.as_ref().map(|hash| &hash[..]))
     .bind(&entry.hash[..])
-    .execute(tx)
+    .execute(&mut **tx)
     .await?;
     Ok(())
 }

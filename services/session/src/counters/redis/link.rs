@@ -1,0 +1,229 @@
+//! The connection: one server or a cluster, plain or TLS, and what an error of it means.
+
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::{
+    Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, TlsCertificates,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+};
+use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
+
+use super::RedisConfig;
+use crate::counters::Error;
+
+/// A cluster's client repeats by itself while slots move; beyond this the change is repeated by its caller.
+const CLUSTER_RETRIES: u32 = 3;
+
+/// A script that is sent by its hash, and whole where the server does not know it.
+#[derive(Debug)]
+pub(super) struct Code {
+    hash: String,
+    text: &'static str,
+}
+
+impl Code {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { hash: Script::new(text).get_hash().to_owned(), text }
+    }
+
+    /// Begins a call with these keys; arguments follow.
+    pub(super) fn call<'a>(&'a self, keys: &[String]) -> Call<'a> {
+        let mut tail = vec![keys.len().to_string()];
+        tail.extend_from_slice(keys);
+        Call { code: self, tail }
+    }
+}
+
+/// A call of a script.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    code: &'a Code,
+    /// Number of keys, keys, arguments.
+    tail: Vec<String>,
+}
+
+impl Call<'_> {
+    pub(super) fn arg(&mut self, argument: impl ToString) -> &mut Self {
+        self.tail.push(argument.to_string());
+        self
+    }
+
+    pub(super) fn args(&mut self, arguments: impl IntoIterator<Item = i64>) -> &mut Self {
+        self.tail.extend(arguments.into_iter().map(|argument| argument.to_string()));
+        self
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(&self.tail);
+        command
+    }
+
+    async fn run<T: FromRedisValue>(&self, connection: &mut impl ConnectionLike) -> Result<T, RedisError> {
+        match self.command("EVALSHA", &self.code.hash).query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.command("EVAL", self.code.text).query_async(connection).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// A connection that comes back by itself.
+pub(super) struct Link {
+    servers: Servers,
+    /// Bound of one try, connecting included.
+    try_timeout: Duration,
+}
+
+enum Servers {
+    One(Box<One>),
+    Cluster { client: Box<ClusterClient>, connection: Mutex<Option<ClusterConnection>> },
+}
+
+struct One {
+    client: Client,
+    config: ConnectionManagerConfig,
+    manager: RwLock<ConnectionManager>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Link").field("try_timeout", &self.try_timeout).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Connects on first use.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, RedisError> {
+        let url = config.url.expose_secret();
+        let certificates =
+            config.ca_pem.as_ref().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) });
+        let servers = match nodes(url) {
+            Some(nodes) => {
+                let mut builder = ClusterClient::builder(nodes)
+                    .connection_timeout(config.connect_timeout)
+                    .response_timeout(config.response_timeout)
+                    .retries(CLUSTER_RETRIES)
+                    .min_retry_wait(10)
+                    .max_retry_wait(100);
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates);
+                }
+                Servers::Cluster { client: Box::new(builder.build()?), connection: Mutex::new(None) }
+            }
+            None => {
+                let client = match certificates {
+                    Some(certificates) => Client::build_with_tls(url, certificates)?,
+                    None => Client::open(url)?,
+                };
+                let config = ConnectionManagerConfig::new()
+                    .set_response_timeout(Some(config.response_timeout))
+                    .set_connection_timeout(Some(config.connect_timeout))
+                    // The next change connects again; a backoff in here would only keep this one waiting.
+                    .set_number_of_retries(0)
+                    .set_pipeline_buffer_size(1024);
+                let manager = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
+                Servers::One(Box::new(One { client, config, manager }))
+            }
+        };
+        Ok(Self { servers, try_timeout: config.response_timeout.saturating_add(config.connect_timeout / 2) })
+    }
+
+    /// Runs a script, which has to be safe to repeat: a try without an answer may have run, or have met a connection that
+    /// had died meanwhile, so it is repeated once.
+    pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Error> {
+        match self.call_once(call).await {
+            Err(Error::Unavailable(_)) => self.call_once(call).await,
+            answer => answer,
+        }
+    }
+
+    /// Every error is [`Error::Unavailable`]: refused writes (`READONLY`, `OOM`, `MASTERDOWN`), a server that loads, a cluster
+    /// without the slot, a lost connection. None of them lets anything through.
+    pub(super) async fn call_once<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Error> {
+        #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
+        let answer = tokio::time::timeout(self.try_timeout, self.ask(call)).await;
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.look_again(&error).await;
+                Err(unavailable(error))
+            }
+            Err(elapsed) => Err(unavailable(elapsed)),
+        }
+    }
+
+    async fn ask<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, RedisError> {
+        match &self.servers {
+            Servers::One(one) => {
+                let mut connection = one.manager.read().unwrap_or_else(PoisonError::into_inner).clone();
+                call.run(&mut connection).await
+            }
+            Servers::Cluster { client, connection } => {
+                let mut connection = {
+                    let mut kept = connection.lock().await;
+                    match &*kept {
+                        Some(connection) => connection.clone(),
+                        None => kept.insert(client.get_async_connection().await?).clone(),
+                    }
+                };
+                call.run(&mut connection).await
+            }
+        }
+    }
+
+    /// A server that takes no writes any more has been replaced: the address may lead to another one by now, but the
+    /// connection to the old one stays open. A cluster that cannot be reached is asked for its nodes again.
+    async fn look_again(&self, error: &RedisError) {
+        match &self.servers {
+            Servers::One(one) => {
+                let replaced =
+                    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+                        || error.to_string().contains("READONLY");
+                if replaced
+                    && let Ok(fresh) = ConnectionManager::new_lazy_with_config(one.client.clone(), one.config.clone())
+                {
+                    *one.manager.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                }
+            }
+            Servers::Cluster { connection, .. } => {
+                if !matches!(error.kind(), ErrorKind::Server(_)) {
+                    *connection.lock().await = None;
+                }
+            }
+        }
+    }
+}
+
+/// The nodes of `redis+cluster://[user:password@]host:port,host:port…` (`rediss+cluster` for TLS), each as an address of its
+/// own; none when it is the address of one server.
+fn nodes(url: &str) -> Option<Vec<String>> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = scheme.strip_suffix("+cluster")?;
+    let rest = rest.trim_end_matches('/');
+    let (login, hosts) =
+        rest.rsplit_once('@').map_or((String::new(), rest), |(login, hosts)| (format!("{login}@"), hosts));
+    Some(hosts.split(',').map(|host| format!("{scheme}://{login}{}", host.trim())).collect())
+}
+
+pub(super) fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Unavailable(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nodes;
+
+    #[test]
+    fn a_clusters_address_names_its_nodes() {
+        assert_eq!(nodes("redis://a:1/0"), None);
+        assert_eq!(nodes("redis+cluster://a:1,b:2/").unwrap(), ["redis://a:1", "redis://b:2"]);
+        assert_eq!(nodes("rediss+cluster://u:p@a:1, b:2").unwrap(), ["rediss://u:p@a:1", "rediss://u:p@b:2"]);
+    }
+}
