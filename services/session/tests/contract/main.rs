@@ -72,6 +72,8 @@ mod event_cases;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod migrating;
+#[cfg(test)]
 mod pool_cases;
 #[cfg(test)]
 mod pool_histories;
