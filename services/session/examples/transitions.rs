@@ -1,6 +1,6 @@
 //! Benchmark A: the cost of a transition (decide, counters, commit) with peers in the same process, beside its floors
 //! measured in the same run. `make bench` builds it optimised and runs it; it starts its own Postgres and Redis and takes
-//! about a minute.
+//! about a minute. Whatever else uses the machine meanwhile takes its share from both sides unevenly: measure on a quiet one.
 //!
 //! Floors: single-insert commits per second of pgbench on the same Postgres, and one trip of an empty script to the same
 //! Redis.
@@ -212,14 +212,14 @@ async fn main() -> anyhow::Result<()> {
     let clock = SystemClock::new();
     let postgres = tokio::task::block_in_place(|| Postgres::builder().durable().start())?;
     let redis = tokio::task::block_in_place(Redis::start)?;
-    let (url, floor_url) = (postgres.database()?, postgres.database()?);
+    let (store_url, floor_url) = (postgres.database()?, postgres.database()?);
     create_floor(&postgres, &floor_url)?;
 
     let (floor_rate, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
     let (_, floor_commit) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, 1))?;
     let trip = redis_trip(&redis.url(), &clock).await?;
 
-    let store = PostgresStore::connect(&PostgresConfig::new(url.into())).await?;
+    let store = PostgresStore::connect(&PostgresConfig::new(store_url.clone().into())).await?;
     let shared = Shared {
         store: Arc::new(store),
         counters: Arc::new(RedisCounters::new(&RedisConfig::new(redis.url().into()))?),
@@ -231,7 +231,10 @@ async fn main() -> anyhow::Result<()> {
     let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;
     let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
+    let (cpu_before, rows_before) = (Cpu::now(&postgres, &redis)?, stored(&postgres, &store_url)?);
     let (many, many_took) = transitions(&runs, &clock, CLIENTS, ROUNDS, 10_000).await?;
+    let cpu = Cpu::now(&postgres, &redis)?.since(cpu_before);
+    let rows = stored(&postgres, &store_url)? - rows_before;
     let (again, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
     runs.close().await;
 
@@ -252,6 +255,15 @@ async fn main() -> anyhow::Result<()> {
         format!("transitions, {CLIENTS} runs at a time"),
         rate / floor_rate
     )?;
+    for (who, spent) in [("this process", cpu.own), ("Postgres", cpu.postgres), ("Redis", cpu.redis)] {
+        writeln!(out, "  {:<44} {:>10.0} µs", format!("CPU per transition, {who}"), micros(spent) / many as f64)?;
+    }
+    writeln!(
+        out,
+        "  {:<44} {:>10.0} µs   (wanted: 100 or less; {rows} events)",
+        "CPU per event, Postgres",
+        micros(cpu.postgres) / rows as f64
+    )?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "pgbench, single insert, 1 client", micros(floor_commit))?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "redis, empty script, one at a time", micros(trip))?;
     writeln!(
@@ -262,6 +274,60 @@ async fn main() -> anyhow::Result<()> {
         micros(each) / micros(floor_each)
     )?;
     Ok(())
+}
+
+/// Processor time spent so far.
+#[derive(Clone, Copy)]
+struct Cpu {
+    own: Duration,
+    postgres: Duration,
+    redis: Duration,
+}
+
+impl Cpu {
+    fn now(postgres: &Postgres, redis: &Redis) -> anyhow::Result<Self> {
+        let title = format!(":{}", redis.port());
+        let mut now = Self { own: Duration::ZERO, postgres: Duration::ZERO, redis: Duration::ZERO };
+        let (own, server) = (std::process::id(), postgres.pid()?);
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Processes come and go.
+            let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+            let Some((pid, rest)) = stat.split_once(" (") else { continue };
+            let Some((name, rest)) = rest.rsplit_once(") ") else { continue };
+            let fields: Vec<i64> = rest.split(' ').skip(1).filter_map(|field| field.parse().ok()).collect();
+            // After the parent's id: nine fields, then user and system time in hundredths of a second.
+            let (Some(parent), Some(user), Some(system)) = (fields.first(), fields.get(10), fields.get(11)) else {
+                continue;
+            };
+            let spent = Duration::from_millis(10 * u64::try_from(user + system)?);
+            if pid == own.to_string() {
+                now.own += spent;
+            } else if pid == server.to_string() || *parent == i64::from(server) {
+                now.postgres += spent;
+            } else if name == "redis-server"
+                && std::fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line.contains(&title))
+            {
+                now.redis += spent;
+            }
+        }
+        Ok(now)
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            own: self.own.saturating_sub(before.own),
+            postgres: self.postgres.saturating_sub(before.postgres),
+            redis: self.redis.saturating_sub(before.redis),
+        }
+    }
+}
+
+/// Events that are stored.
+fn stored(postgres: &Postgres, url: &str) -> anyhow::Result<u64> {
+    let count = "SELECT count(*) FROM session.events";
+    let output = Command::new(postgres.binaries().join("psql")).args(["-Atq", "-c", count, url]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
 /// A table like the log's: a key and a leaf.

@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::runs::{Limits, Replicas};
+use crate::store::postgres::{Pooler, PostgresConfig};
 use crate::verify::Keys;
 
 /// `[session]`.
@@ -62,6 +63,15 @@ pub struct StoreConfig {
     pub url: String,
     /// Most connections to Postgres at a time, 16 by default.
     pub max_connections: u32,
+    /// `postgres://…` of the schema's owner, a direct connection, for `session migrate`; `url` without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migrate_url: Option<String>,
+    /// Whether the service brings the schema up to date when it starts: by default where there is no `migrate_url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_migrate: Option<bool>,
+    /// What is between the service and Postgres: `none`, the default, or `transaction` for a proxy that gives each
+    /// transaction another connection.
+    pub pooler: Pooler,
 }
 
 /// `[session.counters]`.
@@ -139,7 +149,13 @@ impl Default for ReplicasConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "sqlite:session.db".to_owned(), max_connections: 16 }
+        Self {
+            url: "sqlite:session.db".to_owned(),
+            max_connections: 16,
+            migrate_url: None,
+            auto_migrate: None,
+            pooler: Pooler::None,
+        }
     }
 }
 
@@ -152,13 +168,48 @@ impl Default for CountersConfig {
 impl StoreConfig {
     /// Which store it is; none when the URL is neither.
     pub fn kind(&self) -> Option<StoreKind> {
-        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+        if is_postgres(&self.url) {
             return Some(StoreKind::Postgres(self.url.clone().into()));
         }
         let path = self.url.strip_prefix("sqlite:")?;
         let path = path.strip_prefix("//").unwrap_or(path);
         (!path.is_empty() && path != ":memory:").then(|| StoreKind::Sqlite(path.into()))
     }
+
+    /// How Postgres is used, where it is the store.
+    pub fn postgres(&self) -> Option<PostgresConfig> {
+        let Some(StoreKind::Postgres(url)) = self.kind() else { return None };
+        Some(PostgresConfig {
+            migrate_url: self.migrate_url.clone().map(Into::into),
+            auto_migrate: self.auto_migrate.unwrap_or(self.migrate_url.is_none()),
+            pooler: self.pooler,
+            max_connections: self.max_connections,
+            ..PostgresConfig::new(url)
+        })
+    }
+}
+
+impl Validate for StoreConfig {
+    fn validate(&self, violations: &mut Violations) {
+        violations.require(self.kind().is_some(), "url", "must be `postgres://…`, or `sqlite:` and a path");
+        violations.require((1..=1_000).contains(&self.max_connections), "max_connections", "must be 1 to 1000");
+        let owner = self.migrate_url.as_deref();
+        violations.require(owner.is_none_or(is_postgres), "migrate_url", "must be `postgres://…`");
+        violations.require(
+            is_postgres(&self.url) || (owner.is_none() && self.pooler == Pooler::None),
+            "url",
+            "must be `postgres://…` where migrate_url or pooler is set",
+        );
+        violations.require(
+            self.pooler == Pooler::None || owner.is_some() || self.auto_migrate == Some(false),
+            "migrate_url",
+            "must be set behind a pooler: migrations need a direct connection",
+        );
+    }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 impl CountersConfig {
@@ -236,12 +287,7 @@ impl Validate for Config {
         violations.take("signing_key", self.seal_key());
         violations.take("seal_key_files", read_keys(&self.seal_key_files));
         violations.take("descriptor_key_files", read_keys(&self.descriptor_key_files));
-        violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
-        violations.require(
-            (1..=1_000).contains(&self.store.max_connections),
-            "store.max_connections",
-            "must be 1 to 1000",
-        );
+        violations.within("store", |found| self.store.validate(found));
         violations.require(
             self.counters.kind().is_some(),
             "counters.url",

@@ -50,6 +50,7 @@ pub mod feed;
 pub mod grpc;
 pub mod limits;
 pub mod log;
+pub mod migrate;
 pub mod run;
 pub mod runs;
 pub mod sessions;
@@ -65,7 +66,7 @@ use counters::memory::MemoryCounters;
 use counters::redis::{RedisConfig, RedisCounters};
 use runs::{Replicas, Runs};
 use store::Store;
-use store::postgres::{PostgresConfig, PostgresStore};
+use store::postgres::PostgresStore;
 use store::sqlite::SqliteStore;
 
 /// The services that a run needs.
@@ -173,13 +174,12 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     let failed = |error| Failure::unavailable("the session store", error);
+    if let Some(postgres) = config.store.postgres() {
+        return Ok(Arc::new(PostgresStore::connect(&postgres).await.map_err(failed)?));
+    }
     match config.store.kind() {
-        Some(StoreKind::Postgres(url)) => {
-            let config = PostgresConfig { max_connections: config.store.max_connections, ..PostgresConfig::new(url) };
-            Ok(Arc::new(PostgresStore::connect(&config).await.map_err(failed)?))
-        }
         Some(StoreKind::Sqlite(path)) => Ok(Arc::new(SqliteStore::open(&path).await.map_err(failed)?)),
-        None => Err(wrong("store.url", "names no store".to_owned())),
+        _ => Err(wrong("store.url", "names no store".to_owned())),
     }
 }
 

@@ -20,7 +20,7 @@
 //! rebuild. So *whether* a child may draw in its next change, and at most how much, must follow from what its log
 //! already holds (for instance: less is left than `n` times the last step, and then always the same amount). Whoever
 //! rebuilds counts that ceiling as held by every open child for which the rule says so. What was counted too high comes
-//! back with that child's next draw. The logs are read after the token was received, or the rebuild may miss draws.
+//! back with that child's next draw but one. The logs are read after the token was received, or the rebuild may miss draws.
 //!
 //! Two masters at a time, an old one that is cut off from its replica and still reached by a child, are outside of this:
 //! `min-replicas-to-write 1` on the servers excludes them. Parents' and children's own counters are not affected.
@@ -157,6 +157,9 @@ struct Child {
     held: Amounts,
     /// The last draw.
     got: Amounts,
+    /// What it holds is a ceiling that a rebuild took from its log. The change that follows may be a late copy of one that
+    /// was answered before the loss, so it does not lower it; the one after that does.
+    doubt: bool,
 }
 
 /// What a draw finds.
@@ -175,7 +178,8 @@ impl Whole {
 
     pub(super) fn rebuilt(rebuild: &PoolRebuild, sum: Amounts) -> Self {
         let child = |held: &Held| {
-            let child = Child { epoch: held.epoch, seq: held.seq, held: held.amounts, got: Amounts::default() };
+            let child =
+                Child { epoch: held.epoch, seq: held.seq, held: held.amounts, got: Amounts::default(), doubt: true };
             (held.run, child)
         };
         let children = rebuild.held.iter().map(child).collect();
@@ -202,15 +206,19 @@ impl Whole {
     }
 
     pub(super) fn take(&mut self, change: &Advance, draw: &Draw, got: Amounts) {
-        let held = draw.drawn + got;
-        self.set(change.run, Child { epoch: change.epoch, seq: change.seq, held, got });
+        let (kept, mut held) = (self.children.get(&change.run).copied().unwrap_or_default(), draw.drawn + got);
+        if kept.doubt {
+            held = held.max(kept.held);
+        }
+        let doubt = kept.doubt && (kept.epoch, kept.seq) == (change.epoch, change.seq);
+        self.set(change.run, Child { epoch: change.epoch, seq: change.seq, held, got, doubt });
     }
 
     pub(super) fn release(&mut self, nonce: i64, ended: &Held) {
         let kept = self.children.get(&ended.run).copied().unwrap_or_default();
         if self.nonce == nonce && (ended.epoch, ended.seq) >= (kept.epoch, kept.seq) {
-            let got = Amounts::default();
-            self.set(ended.run, Child { epoch: ended.epoch, seq: ended.seq, held: ended.amounts, got });
+            let held = ended.amounts;
+            self.set(ended.run, Child { epoch: ended.epoch, seq: ended.seq, held, ..Child::default() });
         }
     }
 

@@ -83,6 +83,8 @@ mod holding_cases;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod migrating;
+#[cfg(test)]
 mod pool_cases;
 #[cfg(test)]
 mod pool_histories;

@@ -169,11 +169,14 @@ pub async fn a_lost_pool_is_rebuilt_once(subject: Subject) {
     counters.rebuild_pool(&rebuild(&child, mark, Vec::new())).await.unwrap();
     let next = drawing(spent(&parent), lost, NOTHING, SIZE);
     assert_eq!(counters.advance(next).await.unwrap().drawn, amounts(3, 0, 0, 0, 300));
-    // The sibling had drawn less than its ceiling: the rest comes back with its next draw.
+    // The sibling had drawn less than its ceiling: the rest comes back with its next draw but one.
     let committed = amounts(2, 0, 0, 0, 200);
     let next = Advance { run: sibling, seq: 10, ..next };
     let answer = counters.advance(drawing(next, lost, committed, STEP)).await.unwrap();
     assert_eq!(answer.drawn, STEP);
+    assert_eq!(counters.advance(drawing(spent(&parent), lost, NOTHING, SIZE)).await.unwrap().drawn, NOTHING);
+    let (more, committed) = (after(&next), amounts(3, 0, 0, 0, 300));
+    assert_eq!(counters.advance(drawing(more, lost, committed, NOTHING)).await.unwrap().drawn, NOTHING);
     let next = drawing(spent(&parent), lost, NOTHING, SIZE);
     assert_eq!(counters.advance(next).await.unwrap().drawn, amounts(1, 0, 0, 0, 100));
 }

@@ -15,7 +15,7 @@ use crate::redis::{counters, inspect};
 use crate::rows::id;
 
 const CHILDREN: usize = 5;
-const STEPS: [i64; 2] = [3, 7];
+const STEPS: [i64; 2] = [1, 9];
 const STEP: Amounts = amounts(1, 0, 0, 0, 100);
 const WANT: Amounts = amounts(3, 0, 0, 0, 300);
 
@@ -40,6 +40,8 @@ enum Happens {
     LoseAll,
     ReadLogs,
     Rebuild(usize),
+    /// The pool is lost, which the first child that draws finds out and mends.
+    LoseAndRebuild,
 }
 
 fn history() -> impl Strategy<Value = Vec<Happens>> {
@@ -55,6 +57,7 @@ fn history() -> impl Strategy<Value = Vec<Happens>> {
         1 => Just(Happens::LoseAll),
         3 => Just(Happens::ReadLogs),
         4 => any::<usize>().prop_map(Happens::Rebuild),
+        2 => Just(Happens::LoseAndRebuild),
     ];
     prop::collection::vec(one, 10..90)
 }
@@ -236,18 +239,44 @@ impl<'a> World<'a> {
     }
 
     async fn rebuild(&self, choice: usize) {
-        if let Some(index) = choice.checked_rem(self.rebuilds.len()) {
+        // The last ones more often than old ones.
+        let newest = self.rebuilds.len().min(2 + choice % 7);
+        if let Some(back) = choice.checked_rem(newest) {
+            let index = self.rebuilds.len() - 1 - back;
             self.memory.rebuild_pool(&self.rebuilds[index][0]).await.unwrap();
             self.redis.rebuild_pool(&self.rebuilds[index][1]).await.unwrap();
         }
     }
 
-    /// What is answered may be committed and paid for, so it counts.
+    /// What is answered may be committed and paid for, so it counts: neither what is used nor what open children may still
+    /// use is more than there is.
     fn assert_within(&self) -> Result<(), TestCaseError> {
         let used = self.children.iter().map(|child| child.answered.map_or(child.used, |answer| answer.used));
         let used = used.fold(NOTHING, |sum, used| sum + used);
         let most = STEPS[1] + STEPS[0] * 5;
+        let limits = self.children.iter().map(|child| match child.answered {
+            _ if child.ended => child.used,
+            Some(answer) => child.limits() + answer.drawn,
+            None => child.limits(),
+        });
+        let limits = limits.fold(NOTHING, |sum, limits| sum + limits);
+        prop_assert!(limits.steps <= most && limits.cost_nano_usd <= most * 100, "limits {:?} of {}", limits, most);
         prop_assert!(used.steps <= most && used.cost_nano_usd <= most * 100, "{:?} of {}", used, most);
+        Ok(())
+    }
+
+    async fn lose_and_rebuild(&mut self) -> Result<(), TestCaseError> {
+        self.lose_pool().await;
+        self.lost = None;
+        for index in 0..CHILDREN {
+            if self.lost.is_none() && self.children[index].draws() {
+                self.advance(index).await?;
+            }
+        }
+        if self.lost.is_some() {
+            self.read_logs();
+            self.rebuild(0).await;
+        }
         Ok(())
     }
 
@@ -266,6 +295,7 @@ impl<'a> World<'a> {
             Happens::LoseAll => self.lose_all().await,
             Happens::ReadLogs => self.read_logs(),
             Happens::Rebuild(choice) => self.rebuild(choice).await,
+            Happens::LoseAndRebuild => self.lose_and_rebuild().await?,
         }
         Ok(())
     }
@@ -282,7 +312,7 @@ impl<'a> World<'a> {
                 self.advance(index).await?;
                 if self.lost.is_some() {
                     self.read_logs();
-                    self.rebuild(self.rebuilds.len() - 1).await;
+                    self.rebuild(0).await;
                     self.advance(index).await?;
                 }
                 let refused = |answer: Answer| answer.verdict != Verdict::Granted;

@@ -67,7 +67,13 @@ async fn replicate(replica: &Redis, master: &Redis) {
 
 /// Waits until the replica has all that the master has.
 async fn caught_up(replica: &Redis, key: &str, field: &str, value: &str) {
-    let same = || async { (inspect(replica.url(), &["HGET", key, field]).await == value).then_some(()) };
+    let client = redis::Client::open(replica.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let same = || async {
+        let found: Option<String> =
+            redis::cmd("HGET").arg(key).arg(field).query_async(&mut connection.clone()).await.unwrap();
+        (found? == value).then_some(())
+    };
     wait::until_some(PATIENCE, same).await.unwrap();
 }
 

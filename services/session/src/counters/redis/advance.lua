@@ -86,8 +86,13 @@ end
 
 if pool then
   local held = {}
+  local doubt = 0
   for i = 1, 5 do held[i] = drawn[i] + room[i] end
-  keep_child(KEYS[3], run, pool, child, {epoch = epoch, seq = seq, held = held, got = room})
+  if child and child.doubt == 1 then
+    for i = 1, 5 do held[i] = math.max(held[i], child.held[i]) end
+    if epoch == child.epoch and seq == child.seq then doubt = 1 end
+  end
+  keep_child(KEYS[3], run, pool, child, {epoch = epoch, seq = seq, held = held, got = room, doubt = doubt})
   redis.call('EXPIRE', KEYS[3], expiry)
 end
 local opened = '-1'

@@ -19,7 +19,8 @@ use crate::store::{
 
 use super::{database::Database, events};
 
-/// Statements of one tenant on their way at a time. More of them make smaller batches: measured, two are the best.
+/// Statements of one tenant on their way at a time: while one waits for the disk the other is prepared. More of them make
+/// smaller batches, which costs Postgres more for each event.
 const LANES: usize = 2;
 /// Most rows of a statement, but for a single append that has more.
 const BATCH_ROWS: usize = 256;

@@ -57,7 +57,11 @@ impl Database {
         let timeouts = [("statement_timeout", statement_ms), ("idle_in_transaction_session_timeout", idle_ms)];
         let options = options(&config.url)?;
         let (options, settings) = match config.pooler {
-            Pooler::None => (options.options(timeouts).options([("role", APPLICATION)]), String::new()),
+            // A plan of its own for each execution costs more than an append does.
+            Pooler::None => {
+                let defaults = [("role", APPLICATION), ("plan_cache_mode", "force_generic_plan")];
+                (options.options(timeouts).options(defaults), String::new())
+            }
             // A pooler refuses startup parameters that it does not know, and a session's settings are another's next.
             Pooler::Transaction => {
                 let local = |(name, value): (&str, u128)| format!(", set_config('{name}', '{value}', true)");
