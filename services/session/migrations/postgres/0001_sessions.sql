@@ -99,7 +99,15 @@ GRANT SELECT, INSERT, UPDATE (state, summary, update_time) ON session.runs TO ma
 GRANT SELECT (id, tenant, session, state, update_time) ON session.runs TO mar_retention;
 CREATE POLICY ages ON session.runs FOR SELECT TO mar_retention USING (true);
 
--- One row per open run: who executes it. Ids only.
+-- A replica's sign of life, by the clock of the database. Ids only.
+CREATE TABLE session.heartbeats (
+    owner     text        PRIMARY KEY,
+    beat_time timestamptz NOT NULL
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON session.heartbeats TO mar_scheduler;
+
+-- One row per open run: who executes it. One that is parked has no owner, and a time at which it wakes; one that is executed
+-- has a wake time while a command waits for it. Ids only.
 CREATE TABLE session.leases (
     run         uuid    PRIMARY KEY REFERENCES session.runs (id),
     tenant      text    NOT NULL CHECK (tenant <> ''),
@@ -110,7 +118,7 @@ CREATE TABLE session.leases (
     wake_time   timestamptz
 );
 SELECT session.isolate('session.leases');
-GRANT SELECT, INSERT, DELETE ON session.leases TO mar_session;
+GRANT SELECT, INSERT, DELETE, UPDATE (wake_time) ON session.leases TO mar_session;
 -- Claims go across tenants.
 GRANT SELECT, UPDATE (owner, epoch, wake_time) ON session.leases TO mar_scheduler;
 CREATE POLICY claims ON session.leases TO mar_scheduler USING (true) WITH CHECK (true);
@@ -251,3 +259,30 @@ CREATE TABLE session.request_ids (
 SELECT session.isolate('session.request_ids');
 GRANT SELECT, INSERT ON session.request_ids TO mar_session;
 GRANT SELECT (tenant, create_time), DELETE ON session.request_ids TO mar_retention;
+
+-- What callers want of runs, until the run has taken it.
+CREATE TABLE session.commands (
+    run    uuid  NOT NULL REFERENCES session.runs (id),
+    id     uuid  NOT NULL,
+    tenant text  NOT NULL CHECK (tenant <> ''),
+    body   bytea NOT NULL,
+    PRIMARY KEY (run, id)
+);
+SELECT session.isolate('session.commands');
+GRANT SELECT, INSERT, DELETE ON session.commands TO mar_session;
+
+-- Human decisions as they stand; the events are the truth of them.
+CREATE TABLE session.approvals (
+    run         uuid        NOT NULL REFERENCES session.runs (id),
+    id          text        NOT NULL,
+    tenant      text        NOT NULL CHECK (tenant <> ''),
+    session     uuid        NOT NULL,
+    state       smallint    NOT NULL,
+    body        bytea       NOT NULL,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (run, id)
+);
+CREATE INDEX approvals_by_tenant ON session.approvals (tenant, state, run, id);
+SELECT session.isolate('session.approvals');
+GRANT SELECT, INSERT, UPDATE (state, body) ON session.approvals TO mar_session;
+GRANT SELECT (run, tenant, session), DELETE ON session.approvals TO mar_retention;

@@ -36,7 +36,7 @@ pub(super) async fn park(
     hold: Hold<'_>,
     wake: OffsetDateTime,
 ) -> Result<bool, Fault> {
-    let mut tx = db.begin(tenant).await?;
+    let mut tx = db.begin_as_scheduler().await?;
     let query = tx.query(
         "UPDATE session.leases SET owner = NULL, wake_time = $5 \
          WHERE run = $1 AND tenant = $2 AND owner = $3 AND epoch = $4 AND wake_time IS NULL",

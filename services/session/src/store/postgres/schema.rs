@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The version that this program is written for.
-pub(super) const LATEST: i64 = 2;
+pub(super) const LATEST: i64 = 1;
 
 /// Months whose partitions are made ahead.
 const MONTHS_AHEAD: i32 = 3;
@@ -29,10 +29,11 @@ fn migrator() -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    let mut migrator = Migrator::with_migrations(vec![
-        migration(1, "sessions", include_str!("../../../migrations/postgres/0001_sessions.sql")),
-        migration(LATEST, "replicas", include_str!("../../../migrations/postgres/0002_replicas.sql")),
-    ]);
+    let mut migrator = Migrator::with_migrations(vec![migration(
+        LATEST,
+        "sessions",
+        include_str!("../../../migrations/postgres/0001_sessions.sql"),
+    )]);
     migrator.create_schema("session");
     migrator.dangerous_set_table_name("session.migrations");
     migrator
