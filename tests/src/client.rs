@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use mar_proto::session::run_frame::Frame;
 use mar_proto::session::session_service_client::SessionServiceClient;
 use mar_proto::session::{
-    Event, GetRunRequest, ListEventsRequest, Run, RunFrame, RunTaskRequest, Session, StartRunRequest,
-    StartSessionRequest, Task, WatchRunRequest, event_leaf::Body,
+    Event, GetRunRequest, ListEventsRequest, PauseRunRequest, ResumeRunRequest, Run, RunFrame, RunTaskRequest, Session,
+    StartRunRequest, StartSessionRequest, Task, WatchRunRequest, event_leaf::Body,
 };
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
@@ -149,6 +149,32 @@ impl Client {
     /// Reads a run.
     pub async fn get(&mut self, name: &str) -> anyhow::Result<Run> {
         self.grpc.get_run(GetRunRequest { name: name.into() }).await?.into_inner().run.context("no run")
+    }
+
+    /// Asks a run to pause.
+    pub async fn pause(&mut self, name: &str) -> anyhow::Result<Run> {
+        let request = PauseRunRequest { name: name.into(), ..Default::default() };
+        self.grpc.pause_run(request).await?.into_inner().run.context("no run")
+    }
+
+    /// Lets a paused run go on.
+    pub async fn resume(&mut self, name: &str) -> anyhow::Result<Run> {
+        let request = ResumeRunRequest { name: name.into(), ..Default::default() };
+        self.grpc.resume_run(request).await?.into_inner().run.context("no run")
+    }
+
+    /// Reads a run until it is as wanted.
+    pub async fn until(&mut self, name: &str, wanted: impl Fn(&Run) -> bool) -> anyhow::Result<Run> {
+        let mut last = None;
+        for _ in 0..600 {
+            let run = self.get(name).await?;
+            if wanted(&run) {
+                return Ok(run);
+            }
+            last = Some(run);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("the run is never as wanted: {last:?}")
     }
 
     /// All events of a run, with their stored bytes, page by page.

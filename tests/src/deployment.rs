@@ -109,6 +109,24 @@ impl Options {
     }
 }
 
+/// Another replica of session. Dropping it ends its process.
+pub struct Replica {
+    /// Its process.
+    pub process: Process,
+    /// Its URL.
+    pub endpoint: String,
+}
+
+impl Replica {
+    /// A client of it.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Client::connect(self.endpoint.clone()).await
+    }
+}
+
 /// A running system. Dropping it ends its processes.
 pub struct Deployment {
     options: Options,
@@ -372,6 +390,20 @@ tool_gateway = "http://127.0.0.1:{p3}"
             self.processes.push(started);
         }
         Ok(())
+    }
+
+    /// Starts another replica of session, on the same stores. Only with processes of their own on servers.
+    ///
+    /// # Errors
+    /// It does not serve.
+    pub async fn replica(&self) -> anyhow::Result<Replica> {
+        let port = ports::free()?;
+        let mut command = Command::new(built_binary("session")?);
+        command.arg("--config").arg(self.config_file()).current_dir(self.folder.path());
+        command.env("MAR_SESSION__LISTEN", format!("127.0.0.1:{port}"));
+        let mut process = Process::spawn("session", command)?;
+        process.wait_for_port(SocketAddr::from(([127, 0, 0, 1], port)), START).await?;
+        Ok(Replica { process, endpoint: format!("http://127.0.0.1:{port}") })
     }
 
     async fn start_process(&self, name: &str) -> anyhow::Result<(String, Process)> {

@@ -10,4 +10,4 @@ pub mod deployment;
 pub mod task;
 
 pub use client::{Client, Followed};
-pub use deployment::{Deployment, Options, Shape, Stores};
+pub use deployment::{Deployment, Options, Replica, Shape, Stores};

@@ -33,6 +33,8 @@ mod following;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod holding;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod local;
@@ -42,6 +44,8 @@ mod mcp;
 mod otlp;
 #[cfg(test)]
 mod reading;
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod seals;
 #[cfg(test)]

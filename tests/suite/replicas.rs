@@ -1,0 +1,108 @@
+//! Several replicas of session on the same stores.
+
+use anyhow::ensure;
+use mar_proto::session::{CancelRunRequest, EndSessionRequest, Run, RunState, SessionState, WaitReason};
+use mar_testkit::process::Signal;
+use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
+
+/// A turn takes seconds.
+const SCRIPT: &str = r#"
+[defaults]
+chunk_size = 2
+chunk_delay = "60ms"
+[[rule]]
+reply = { text = "The lighthouse of Marel burns whale oil and is lit at dusk, as it always was." }
+"#;
+
+async fn system() -> anyhow::Result<Deployment> {
+    Deployment::start(Options::new(Shape::Four, Stores::Servers).script(SCRIPT)).await
+}
+
+async fn running(client: &mut Client) -> anyhow::Result<Run> {
+    let session = client.session().await?;
+    let run = client.start(&session, task::question("When is it lit?")).await?;
+    client.until(&run.name, |run| run.totals.as_ref().is_some_and(|totals| totals.steps == 1)).await
+}
+
+fn follow(client: &Client, name: &str) -> tokio::task::JoinHandle<anyhow::Result<Followed>> {
+    let (mut client, name) = (client.clone(), name.to_owned());
+    tokio::spawn(async move { client.watch(&name, 0).await })
+}
+
+/// Every event once and in order, to a good end.
+fn whole(followed: &Followed) -> anyhow::Result<()> {
+    ensure!(followed.run.state() == RunState::Succeeded, "{:?}", followed.run);
+    let seqs: Vec<i64> = followed.events().iter().map(|event| event.seq).collect();
+    ensure!(seqs == (0..followed.run.next_seq).collect::<Vec<_>>(), "{seqs:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_where_another_replica_lives() -> anyhow::Result<()> {
+    let mut system = system().await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    let watching = follow(&there, &run.name);
+    assert_eq!(there.get(&run.name).await?.state(), RunState::Running, "seen from the other replica");
+    system.kill(0).await?;
+    let followed = watching.await??;
+    whole(&followed)?;
+    assert_eq!(followed.story().iter().filter(|name| **name == "RunClaimed").count(), 1);
+    assert!(followed.story().contains(&"GenerationFailed"), "the turn in flight died: {:?}", followed.story());
+    assert_eq!(there.get(&run.name).await?.epoch, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_commanded_from_any_replica() -> anyhow::Result<()> {
+    let system = system().await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    there.pause(&run.name).await?;
+    // The turn in flight ends the run, or the pause holds it: both are what the log says everywhere.
+    let held = running(&mut here).await?;
+    there.grpc.cancel_run(CancelRunRequest { name: held.name.clone(), ..Default::default() }).await?;
+    let cancelled = here.until(&held.name, |run| run.seal.is_some()).await?;
+    assert_eq!(cancelled.state(), RunState::Cancelled);
+    assert_eq!(there.get(&held.name).await?, cancelled);
+
+    // Ending a session stops what other replicas execute.
+    let last = running(&mut here).await?;
+    let session = last.name.split("/runs/").next().unwrap_or_default().to_owned();
+    let ended = there.grpc.end_session(EndSessionRequest { name: session, ..Default::default() }).await?.into_inner();
+    assert_eq!(ended.session.unwrap_or_default().state(), SessionState::Ended);
+    assert_eq!(here.get(&last.name).await?.state(), RunState::Cancelled);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_hands_its_runs_over() -> anyhow::Result<()> {
+    let mut system = system().await?;
+    let other = system.replica().await?;
+    let (mut here, there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    let watching = follow(&there, &run.name);
+    system.signal(0, Signal::Term).await?;
+    system.wait_for_end(0).await?;
+    whole(&watching.await??)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_frozen_past_its_time_is_fenced() -> anyhow::Result<()> {
+    let mut system = system().await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    system.signal(0, Signal::Stop).await?;
+    let claimed = there.until(&run.name, |run| run.epoch == 2).await?;
+    assert_eq!(claimed.wait_reason(), WaitReason::Unspecified);
+    system.signal(0, Signal::Cont).await?;
+    let followed = there.watch(&run.name, 0).await?;
+    whole(&followed)?;
+    let mut again = system.client().await?;
+    assert_eq!(again.get(&run.name).await?, followed.run, "both tell the same");
+    assert_eq!(again.events(&run.name).await?, there.events(&run.name).await?);
+    Ok(())
+}
