@@ -1,4 +1,6 @@
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::layer::Layer;
 use crate::request::{Point, Request};
@@ -77,6 +79,33 @@ pub struct Failure {
     pub message: String,
 }
 
+/// What it takes to approve. Of several permits that ask for approval the strictest counts in each respect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The group whose members may approve; none where the policy names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The rule that names the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_rule: Option<RuleRef>,
+    /// Rules that name another group, which is not asked: approval by several groups is not supported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_groups: Vec<RuleRef>,
+    /// How many have to approve, 1 to 16.
+    pub needed: u32,
+    /// How long the request stands, 1 minute to 30 days.
+    #[serde(rename = "expires_after_s", serialize_with = "write_seconds", deserialize_with = "read_seconds")]
+    pub expires_after: Duration,
+}
+
+fn write_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(time.as_secs())
+}
+
+fn read_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    u64::deserialize(from).map(Duration::from_secs)
+}
+
 /// The decision record: what was asked, under which policies, what determined the answer, and the answer. Together
 /// with the call's arguments it is enough to decide again under other policies (see [`Request::with_arguments`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +120,9 @@ pub struct Decision {
     /// The text for the agent that the determining rule carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What it takes to approve; present exactly where approval is required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// What was asked. A tool call's arguments appear by digest and size only; the principal and end user by name.
     pub facts: Request,
     /// The policies of the sealed stack, or of the only one, from the platform down.

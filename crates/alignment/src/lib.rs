@@ -12,7 +12,9 @@
 //! - The sealed layers and the platform's current ones must both allow: tightening binds at once, loosening never.
 //!
 //! Rules carry annotations: `@id` names a rule in records (unique in its policy); `@verdict("require_approval")` on a
-//! permit lets the call go ahead only once approved; `@mode("log_only")` on a forbid records it without enforcing it;
+//! permit lets the call go ahead only once approved, and then `@approvers("group")` says by whose members,
+//! `@approvals("2")` by how many (1 to 16, else 1) and `@expires("30m")` within what time (1 minute to 30 days, else an
+//! hour); `@mode("log_only")` on a forbid records it without enforcing it;
 //! `@guidance("refuse" | "ask" | "hand_over" | "continue_without")` and `@message("…")` say what the agent does next;
 //! `@description("…")` is for readers. Any other annotation is refused, so a misspelt one cannot go unnoticed.
 
@@ -25,7 +27,7 @@ mod room;
 mod schema;
 mod stack;
 
-pub use decision::{Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verdict};
+pub use decision::{Approval, Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verdict};
 pub use layer::{Layer, PolicyText, default_platform};
 pub use policy::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Policy, Violation};
 pub use request::{

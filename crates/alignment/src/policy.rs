@@ -11,6 +11,7 @@ use crate::layer::{Layer, PolicyText};
 use crate::request::arguments::Reads;
 use crate::room;
 
+pub(crate) mod approval;
 mod check;
 pub(crate) mod rule;
 mod source;

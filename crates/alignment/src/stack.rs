@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
-use crate::decision::{Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verdict};
+use crate::decision::{Approval, Decision, Effect, Failure, Guidance, PolicyRef, RuleRef, Verdict};
 use crate::engine::Findings;
 use crate::layer::{Layer, PolicyText};
+use crate::policy::approval;
 use crate::policy::rule::Rule;
 use crate::policy::{Policy, Violation};
 use crate::request::Request;
@@ -175,7 +176,7 @@ impl<'a> Weighing<'a> {
 
     fn conclude(self, request: &Request) -> Decision {
         let denied = !(self.forbids.is_empty() && self.unpermitted.is_empty() && self.errors.is_empty());
-        let asked: Vec<_> = self.permits.iter().copied().filter(|(_, rule)| rule.approval).collect();
+        let asked: Vec<_> = self.permits.iter().copied().filter(|(_, rule)| rule.approval.is_some()).collect();
         let (verdict, determining) = if denied || self.permits.is_empty() {
             (Verdict::Deny, self.forbids)
         } else if asked.is_empty() {
@@ -183,12 +184,14 @@ impl<'a> Weighing<'a> {
         } else {
             (Verdict::RequireApproval, asked)
         };
+        let approval = (verdict == Verdict::RequireApproval).then(|| terms(determining.clone(), self.current));
         let guidance = determining.iter().find_map(|(_, rule)| rule.guidance);
         Decision {
             point: request.point(),
             verdict,
             guidance: guidance.or((verdict == Verdict::Deny).then_some(Guidance::Refuse)),
             message: determining.iter().find_map(|(_, rule)| rule.message.clone()),
+            approval,
             facts: request.clone(),
             policies: self.sealed.references(),
             current: self.current.map(Stack::references).unwrap_or_default(),
@@ -199,6 +202,14 @@ impl<'a> Weighing<'a> {
             errors: self.errors,
         }
     }
+}
+
+/// The group is that of the upper layer, so that a lower one cannot put its own in its place; of the platform's layers
+/// that of the current one, whose operator knows who is there to approve; within a policy the first by id.
+fn terms(mut asked: Vec<(&Policy, &Rule)>, current: Option<&Stack>) -> Approval {
+    let is_current = |policy: &Policy| current.is_some_and(|current| current.holds(policy.hash()));
+    asked.sort_by_key(|(policy, rule)| (policy.layer(), !is_current(policy), rule.name.clone()));
+    approval::strictest(&asked)
 }
 
 fn failures(policy: &Policy, errors: Vec<(cedar_policy::PolicyId, String)>) -> Vec<Failure> {

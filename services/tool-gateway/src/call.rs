@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mar_alignment::{
-    Agent, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both,
+    Agent, Approval, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both,
 };
 use mar_descriptor::{Hash, domain};
 use mar_proto::tool::Dispatch;
 use mar_runtime::auth;
 use mar_runtime::clock::within;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cap::cap;
 use crate::definition::Definition;
@@ -23,13 +23,14 @@ use crate::outcome::{Answer, Call, Failure, Reason, Sent};
 use crate::registry::Registry;
 use crate::upstream::{State, Upstream};
 
+mod approval;
 pub mod arguments;
 mod record;
 pub mod trace;
 
+pub use approval::Approved;
 pub use record::Record;
 
-const CALL_DOMAIN: &str = "mcp-agent-runtime/tool-call/v1";
 /// What is kept of a caller's deadline, at most, to tell it that time was up.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -50,6 +51,8 @@ pub struct Invocation {
     pub idempotency_key: String,
     /// What session states about the run.
     pub facts: RunFacts,
+    /// What people have approved, where they were asked.
+    pub approval: Option<Approved>,
     /// What is left of the caller's deadline.
     pub remaining: Option<Duration>,
 }
@@ -78,6 +81,8 @@ pub enum Kind {
         digest: Hash,
         /// Why.
         message: String,
+        /// By whom, by how many and until when.
+        terms: Box<Approval>,
     },
     /// No answer came.
     Failed(Failure),
@@ -155,7 +160,7 @@ impl Dispatcher {
         };
         let arguments = Arc::new(arguments);
         let decision = self.decide(call, declared, &arguments, digest);
-        let allowed = judge(call, &decision, definition.hash, digest);
+        let allowed = judge(call, &decision, definition.hash, digest, record);
         record.decision(decision);
         allowed?;
         let arguments = Arc::unwrap_or_clone(arguments);
@@ -209,18 +214,28 @@ fn pinned(state: &State, tool: &str, pin: Hash, record: &mut Record) -> Result<A
     Ok(Arc::clone(definition))
 }
 
-fn judge(call: &Invocation, decision: &Decision, definition: Hash, arguments: Hash) -> Result<(), Kind> {
+fn judge(
+    call: &Invocation,
+    decision: &Decision,
+    definition: Hash,
+    arguments: Hash,
+    record: &mut Record,
+) -> Result<(), Kind> {
     let message = |default: &str| decision.message.clone().unwrap_or_else(|| default.to_owned());
-    match decision.verdict {
-        Verdict::Allow => Ok(()),
-        Verdict::Deny => Err(Denial::told("POLICY_DENIED", message("the policy does not allow this call"))),
-        Verdict::RequireApproval => {
-            let call = json!({
-                "call_id": call.call_id, "tool": call.tool, "definition": definition.to_string(),
-                "arguments": arguments.to_string(),
-            });
-            let digest = Hash::of_foreign(CALL_DOMAIN, &call).map_err(|_| invalid("the call cannot be hashed"))?;
-            Err(Kind::ApprovalRequired { digest, message: message("a human has to approve this call first") })
+    match (decision.verdict, &decision.approval) {
+        (Verdict::Allow, _) => Ok(()),
+        (Verdict::RequireApproval, Some(terms)) => {
+            let digest =
+                approval::digest(call, definition, arguments).map_err(|_| invalid("the call cannot be hashed"))?;
+            if let Some(given) = call.approval.as_ref().filter(|given| given.covers(digest, terms)) {
+                record.approval(given);
+                return Ok(());
+            }
+            let message = message("a human has to approve this call first");
+            Err(Kind::ApprovalRequired { digest, message, terms: Box::new(terms.clone()) })
+        }
+        (Verdict::Deny | Verdict::RequireApproval, _) => {
+            Err(Denial::told("POLICY_DENIED", message("the policy does not allow this call")))
         }
     }
 }

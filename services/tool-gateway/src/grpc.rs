@@ -81,6 +81,7 @@ impl Gateway {
         convert::short(&request.call_id, "call_id", &mut found);
         convert::short(&request.idempotency_key, "idempotency_key", &mut found);
         let facts = convert::facts(request.facts.unwrap_or_default(), &mut found);
+        let approval = request.approval.map(|given| convert::approval(given, &mut found));
         found.into_result(())?;
         let sealed = app.descriptors.resolve(&identity.caller.tenant, hash, offered)?;
         Ok(Invocation {
@@ -91,6 +92,7 @@ impl Gateway {
             arguments_json: request.arguments_json,
             idempotency_key: request.idempotency_key,
             facts,
+            approval,
             remaining,
         })
     }

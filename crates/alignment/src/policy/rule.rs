@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use cedar_policy::Policy;
 
+use super::approval::{self, Terms};
 use crate::decision::{Effect, Guidance};
 use crate::request::arguments::Reads;
 
@@ -18,8 +19,8 @@ pub(crate) struct Rule {
     pub effect: Effect,
     /// A forbid that is recorded and not enforced.
     pub log_only: bool,
-    /// A permit that asks for approval.
-    pub approval: bool,
+    /// What a permit asks for that lets a call go ahead only once it is approved.
+    pub approval: Option<Terms>,
     pub guidance: Option<Guidance>,
     pub message: Option<String>,
 }
@@ -40,11 +41,12 @@ impl Rule {
                 "@id holds 1 to {MAX_ID_CHARS} of a-z, 0-9, '.', '-' and '_', beginning with a letter or digit"
             ));
         }
-        let approval = approval(effect, notes.remove("verdict"), &mut errors);
+        let asks = asks_approval(effect, notes.remove("verdict"), &mut errors);
+        let approval = approval::read(asks, &mut notes, &mut errors);
         let log_only = log_only(effect, notes.remove("mode"), &mut errors);
         let guidance = guidance(notes.remove("guidance"), &mut errors);
         let message = notes.remove("message").map(str::to_owned);
-        if (guidance.is_some() || message.is_some()) && effect == Effect::Permit && !approval {
+        if (guidance.is_some() || message.is_some()) && effect == Effect::Permit && !asks {
             errors.push("@guidance and @message belong to a forbid or to a permit that requires approval".to_owned());
         }
         if message.as_deref().is_some_and(|text| text.is_empty() || text.chars().count() > MAX_ANNOTATION_CHARS) {
@@ -52,7 +54,10 @@ impl Rule {
         }
         notes.remove("description");
         errors.extend(notes.keys().map(|key| {
-            format!("unknown annotation @{key}: there are @id, @verdict, @mode, @guidance, @message and @description")
+            format!(
+                "unknown annotation @{key}: there are @id, @verdict, @approvers, @approvals, @expires, @mode, @guidance, \
+                 @message and @description"
+            )
         }));
         if !errors.is_empty() {
             return Err(errors);
@@ -69,7 +74,7 @@ impl Rule {
     }
 }
 
-fn approval(effect: Effect, note: Option<&str>, errors: &mut Vec<String>) -> bool {
+fn asks_approval(effect: Effect, note: Option<&str>, errors: &mut Vec<String>) -> bool {
     match (effect, note) {
         (_, None) | (Effect::Permit, Some("allow")) | (Effect::Forbid, Some("deny")) => false,
         (Effect::Permit, Some("require_approval")) => true,

@@ -155,6 +155,67 @@ fn approval_outranks_allow_and_deny_outranks_approval() {
     assert_eq!(denying.decide(&call("mail.send")).verdict, Verdict::Deny);
 }
 
+/// A permit of every call that asks for approval with these further annotations.
+fn asking(id: &str, notes: &str) -> String {
+    format!(
+        "@id(\"{id}\") @verdict(\"require_approval\") {notes} permit (principal, action == Action::\"callTool\", resource);"
+    )
+}
+
+fn terms(decision: &Decision) -> (Option<&str>, u32, u64) {
+    let approval = decision.approval.as_ref().unwrap();
+    (approval.group.as_deref(), approval.needed, approval.expires_after.as_secs())
+}
+
+#[test]
+fn what_an_approval_takes_is_told() {
+    let decision = platform(&asking("plain", "")).decide(&call("mail.send"));
+    assert_eq!(terms(&decision), (None, 1, 3_600));
+    let full = "@approvers(\"support leads\") @approvals(\"2\") @expires(\"30m\")";
+    let decision = platform(&asking("full", full)).decide(&call("mail.send"));
+    assert_eq!(terms(&decision), (Some("support leads"), 2, 1_800));
+    assert_eq!(decision.approval.as_ref().unwrap().group_rule.as_ref().unwrap().rule, "full");
+    for (span, seconds) in [("60s", 60), ("1m", 60), ("24h", 86_400), ("30d", 2_592_000)] {
+        let decision = platform(&asking("a", &format!("@expires(\"{span}\")"))).decide(&call("mail.send"));
+        assert_eq!(terms(&decision).2, seconds, "{span}");
+    }
+    assert_eq!(platform(OPEN).decide(&call("mail.send")).approval, None);
+    let denied = format!("{} forbid (principal, action, resource);", asking("a", ""));
+    assert_eq!(platform(&denied).decide(&call("mail.send")).approval, None);
+    let written = serde_json::to_value(&decision).unwrap();
+    assert_eq!(written["approval"]["expires_after_s"], 1_800);
+    assert_eq!(serde_json::from_value::<Decision>(written).unwrap().approval, decision.approval);
+}
+
+#[test]
+fn of_several_approvals_the_strictest_counts() {
+    let two = [
+        asking("b", "@approvers(\"second\") @approvals(\"3\") @expires(\"2h\")"),
+        asking("a", "@approvers(\"first\") @expires(\"30m\")"),
+        asking("c", "@approvers(\"first\")"),
+        asking("d", ""),
+    ];
+    let decision = platform(&two.concat()).decide(&call("mail.send"));
+    assert_eq!(terms(&decision), (Some("first"), 3, 1_800));
+    let approval = decision.approval.unwrap();
+    assert_eq!(approval.group_rule.unwrap().rule, "a");
+    let others: Vec<&str> = approval.other_groups.iter().map(|rule| rule.rule.as_str()).collect();
+    assert_eq!(others, ["b"]);
+}
+
+#[test]
+fn a_lower_layer_puts_no_group_of_its_own_in_the_place_of_an_upper_ones() {
+    let upper = asking("z", "@approvers(\"security\") @approvals(\"2\") @expires(\"1h\")");
+    let lower = asking("a", "@approvers(\"friends\") @approvals(\"1\") @expires(\"1d\")");
+    let both = stack(&[(Layer::Task, &lower), (Layer::Platform, &upper)]);
+    assert_eq!(terms(&both.decide(&call("mail.send"))), (Some("security"), 2, 3_600));
+
+    // The group may have been renamed since it was sealed; numbers are the strictest of both.
+    let current = platform(&asking("z", "@approvers(\"safety\") @expires(\"2h\")"));
+    let decision = decide_both(&both, &current, &call("mail.send"));
+    assert_eq!(terms(&decision), (Some("safety"), 2, 3_600));
+}
+
 #[test]
 fn a_forbid_that_cannot_be_evaluated_denies() {
     let overflow = r#"@id("overflow") forbid (principal, action == Action::"callTool", resource)

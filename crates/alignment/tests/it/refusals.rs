@@ -129,6 +129,27 @@ fn annotations_are_checked() {
 }
 
 #[test]
+fn terms_of_approval_are_checked() {
+    let rule = "permit (principal, action, resource);";
+    let ask = "@verdict(\"require_approval\")";
+    for count in ["0", "17", "-1", "+2", "02", "two", "", "1.5", "99999999999999999999"] {
+        refused_once(&format!("{ask} @approvals(\"{count}\") {rule}"), 1, "@approvals is a whole number from 1 to 16");
+    }
+    for span in ["59s", "31d", "0m", "30", "m", "", "1w", "-5m", "1h30m", "é", "99999999999999999999d"] {
+        refused_once(&format!("{ask} @expires(\"{span}\") {rule}"), 1, "@expires");
+    }
+    let long = "x".repeat(129);
+    for group in ["", " a", "a ", "a\\nb", &long] {
+        refused_once(&format!("{ask} @approvers(\"{group}\") {rule}"), 1, "@approvers is one group");
+    }
+    for note in ["@approvers(\"a\")", "@approvals(\"1\")", "@expires(\"1h\")"] {
+        refused_once(&format!("{note} {rule}"), 1, "belong to a permit with @verdict");
+        refused_once(&format!("{note} forbid (principal, action, resource);"), 1, "belong to a permit with @verdict");
+    }
+    assert_eq!(refused(&format!("{ask} @approvals(\"0\") @expires(\"1s\") @approvers(\"\") {rule}")).len(), 3);
+}
+
+#[test]
 fn templates_and_empty_policies_are_refused() {
     let violations = refused("permit (principal == ?principal, action, resource);");
     assert!(violations.iter().any(|violation| violation.message.contains("templates")), "{violations:#?}");

@@ -4,7 +4,7 @@ use mar_alignment::Decision;
 use mar_descriptor::Hash;
 use serde::Serialize;
 
-use super::{Invocation, Kind};
+use super::{Approved, Invocation, Kind};
 
 /// What is recorded of a decision, whatever it was.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,9 @@ pub struct Record {
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// The approval that turned the policies' `require_approval` into `allow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<Approved>,
     /// The policies' part, where it came to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<Decision>,
@@ -41,6 +44,7 @@ impl Record {
             arguments_bytes: None,
             verdict: "undecided",
             reason: None,
+            approval: None,
             decision: None,
         }
     }
@@ -56,6 +60,10 @@ impl Record {
     pub(super) fn arguments(&mut self, digest: Hash, bytes: usize) {
         self.arguments_digest = Some(digest);
         self.arguments_bytes = Some(bytes);
+    }
+
+    pub(super) fn approval(&mut self, given: &Approved) {
+        self.approval = Some(given.clone());
     }
 
     pub(super) fn decision(&mut self, decision: Decision) {

@@ -7,13 +7,14 @@ use mar_proto::types::{self, Origin, ToolResult};
 use mar_runtime::auth::RunGrant;
 use mar_runtime::violations::Violations;
 
-use crate::call::{Invocation, Kind, Outcome};
+use crate::call::{Approved, Invocation, Kind, Outcome};
 use crate::config::is_upstream_name;
 use crate::registry::Pattern;
 
 const PREFIX: &str = "tools/";
 const MAX_ID: usize = 512;
 const MAX_PATTERNS: usize = 500;
+const MAX_APPROVERS: usize = 64;
 
 /// `upstream.tool` of `tools/upstream.tool`.
 pub(super) fn bare(name: &str) -> &str {
@@ -81,6 +82,20 @@ pub(super) fn facts(facts: pb::CallFacts, found: &mut Violations) -> RunFacts {
     })
 }
 
+pub(super) fn approval(given: pb::ApprovalGiven, found: &mut Violations) -> Approved {
+    found.within("approval", |found| {
+        short(&given.call_digest, "call_digest", found);
+        let counted = (1..=MAX_APPROVERS).contains(&given.approvers.len());
+        found.require(counted, "approvers", format!("must be 1 to {MAX_APPROVERS}"));
+        for (index, name) in given.approvers.iter().take(MAX_APPROVERS).enumerate() {
+            let fits = (1..=MAX_ID).contains(&name.len()) && !name.chars().any(char::is_control);
+            let at = format!("approvers[{index}]");
+            found.require(fits, &at, format!("must be 1 to {MAX_ID} bytes without control characters"));
+        }
+        Approved { call_digest: given.call_digest, approvers: given.approvers.into_iter().collect() }
+    })
+}
+
 pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResponse {
     use pb::invoke_tool_response::Outcome as Told;
     let Outcome { kind, record, tainted } = outcome;
@@ -102,9 +117,13 @@ pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResp
             })
         }
         Kind::Denied(denial) => Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message }),
-        Kind::ApprovalRequired { digest, message } => {
-            Told::ApprovalRequired(pb::ApprovalRequired { call_digest: digest.to_string(), message })
-        }
+        Kind::ApprovalRequired { digest, message, terms } => Told::ApprovalRequired(pb::ApprovalRequired {
+            call_digest: digest.to_string(),
+            message,
+            group: terms.group.unwrap_or_default(),
+            needed: i32::try_from(terms.needed).unwrap_or(i32::MAX),
+            expires_after: prost_types::Duration::try_from(terms.expires_after).ok(),
+        }),
         Kind::Failed(failure) => Told::Failed(pb::Failed {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message,

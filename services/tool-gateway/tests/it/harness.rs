@@ -174,6 +174,7 @@ impl Agent<'_> {
             idempotency_key: "key-1".into(),
             facts: Some(pb::CallFacts { step: 1, tool_calls: 0, tainted: self.tainted }),
             descriptor: Some(sealed),
+            approval: None,
         });
         let grant = RunGrant {
             session: "session-1".into(),

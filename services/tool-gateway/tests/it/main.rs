@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 #[cfg(test)]
+mod approvals;
+#[cfg(test)]
 mod decisions;
 #[cfg(test)]
 mod foreign;
