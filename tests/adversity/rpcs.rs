@@ -26,7 +26,8 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         start_session(StartSessionRequest), get_session(GetSessionRequest), update_session(UpdateSessionRequest),
         end_session(EndSessionRequest), start_run(StartRunRequest), run_task(RunTaskRequest), get_run(GetRunRequest),
         list_runs(ListRunsRequest), watch_run(WatchRunRequest), cancel_run(CancelRunRequest),
-        list_events(ListEventsRequest), verify_run(VerifyRunRequest),
+        list_events(ListEventsRequest), verify_run(VerifyRunRequest), pause_run(PauseRunRequest),
+        resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -37,8 +38,8 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
     assert_eq!(refused.fields, ["page_size", "page_token", "state"]);
 
     let later = refusals!(client;
-        erase_session(EraseSessionRequest), pause_run(PauseRunRequest), resume_run(ResumeRunRequest),
-        fork_run(ForkRunRequest), explain_run(ExplainRunRequest), export_run(ExportRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
+        erase_session(EraseSessionRequest), fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
+        export_run(ExportRunRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest), read_blob(ReadBlobRequest),
     );
     for (rpc, answer) in later {

@@ -1,6 +1,6 @@
 //! Why a request gets no answer.
 
-use mar_proto::session::RunState;
+use mar_proto::session::{ApprovalState, RunState};
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::{DEFAULT_RETRY, Fault, internal};
 use mar_runtime::violations::Violations;
@@ -50,6 +50,24 @@ pub enum Error {
         /// Its state.
         state: RunState,
     },
+    /// The caller may not decide on this approval.
+    #[error("{why}")]
+    ApprovalNotAllowed {
+        /// One clause.
+        why: &'static str,
+        /// Who may; empty for anybody but the run's own principal.
+        group: String,
+    },
+    /// The approval cannot be decided like this.
+    #[error("approval cannot be decided: {why}")]
+    ApprovalState {
+        /// Its name.
+        name: String,
+        /// Its state.
+        state: ApprovalState,
+        /// One clause.
+        why: &'static str,
+    },
     /// The service stops.
     #[error("the service is draining")]
     Draining,
@@ -91,6 +109,17 @@ impl From<Error> for Status {
                 .resource("run", name)
                 .metadata("state", state.as_str_name().trim_start_matches("RUN_STATE_"))
                 .into(),
+            Error::ApprovalNotAllowed { group, .. } => {
+                Fault::new(Code::PermissionDenied, ErrorReason::ApprovalNotAllowed, text)
+                    .metadata("group", group)
+                    .into()
+            }
+            Error::ApprovalState { name, state, .. } => {
+                Fault::new(Code::FailedPrecondition, ErrorReason::ApprovalState, text)
+                    .resource("approval", name)
+                    .metadata("state", state.as_str_name().trim_start_matches("APPROVAL_STATE_"))
+                    .into()
+            }
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()
             }

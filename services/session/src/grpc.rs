@@ -39,6 +39,7 @@ impl Service {
 mod scope {
     pub const READ: &str = "sessions.read";
     pub const WRITE: &str = "sessions.write";
+    pub const DECIDE: &str = "approvals.decide";
 }
 
 fn caller<T>(request: &Request<T>, scope: &str) -> Result<Caller, Status> {
@@ -212,16 +213,23 @@ impl SessionService for Service {
 
     async fn list_approvals(
         &self,
-        _: Request<ListApprovalsRequest>,
+        request: Request<ListApprovalsRequest>,
     ) -> Result<Response<ListApprovalsResponse>, Status> {
-        missing("ListApprovals")
+        let caller = caller(&request, scope::READ)?;
+        let listing = listing::approvals(&caller, request.get_ref())?;
+        let approvals = self.runs.approvals(&caller.tenant, listing.page()).await?;
+        let (approvals, next_page_token) = listing.cut(approvals);
+        Ok(Response::new(ListApprovalsResponse { approvals, next_page_token }))
     }
 
     async fn resolve_approval(
         &self,
-        _: Request<ResolveApprovalRequest>,
+        request: Request<ResolveApprovalRequest>,
     ) -> Result<Response<ResolveApprovalResponse>, Status> {
-        missing("ResolveApproval")
+        let caller = caller(&request, scope::DECIDE)?;
+        let decide = convert::resolve_approval(&caller, request.into_inner())?;
+        let approval = self.runs.decide(&caller, decide).await?;
+        Ok(Response::new(ResolveApprovalResponse { approval: Some(approval) }))
     }
 
     async fn submit_tool_result(

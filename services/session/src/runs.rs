@@ -27,12 +27,14 @@ use crate::store::{self, EventRow, RunRow, SessionRow, Store};
 use crate::view;
 
 mod admit;
+mod approvals;
 mod claim;
 mod command;
 mod control;
 mod follow;
 
 pub use admit::Admit;
+pub use approvals::Decide;
 pub use command::Wish;
 pub use control::Target;
 pub use follow::{Follow, FrameStream};

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_proto::session::ToolOutcome;
+use mar_proto::session::{ApprovalState, ToolOutcome};
 use mar_proto::tool::invoke_tool_response::Outcome;
-use mar_proto::tool::{CallFacts, Dispatch, InvokeToolRequest, InvokeToolResponse};
+use mar_proto::tool::{ApprovalGiven, ApprovalRequired, CallFacts, Dispatch, InvokeToolRequest, InvokeToolResponse};
 use mar_proto::types::ToolResult;
 
 use super::Executor;
 use crate::clients::Refusal;
-use crate::run::{CallReturn, CallState, Input, error_result, idempotency_key};
+use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result, idempotency_key};
 
 /// The longest that one call may take; upstreams have their own, shorter limits.
 const MAX_TIME: Duration = Duration::from_secs(600);
@@ -18,11 +18,22 @@ const MAX_TIME: Duration = Duration::from_secs(600);
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Executor {
+    /// What people have said to a call.
+    fn approval_given(&self, call: &Call) -> Option<ApprovalGiven> {
+        let asked = self.state.approval(call).filter(|asked| asked.state == ApprovalState::Approved)?;
+        let approved = asked.decisions.iter().filter(|one| one.approved);
+        let approvers = approved.map(|one| one.principal.clone()).collect();
+        Some(ApprovalGiven { call_digest: asked.digest.clone(), approvers })
+    }
+
     /// Issues an open call.
     pub(super) fn invoke(&mut self, call_id: &str, attempt: i64) {
         self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
         let call = self.state.calls.iter().find(|call| call.call_id == call_id);
         let Some(call) = call.filter(|call| call.state == CallState::Open { attempt }) else { return };
+        let approval = self.approval_given(call);
+        // What was only asked about has not been tried.
+        let repeated = attempt > 1 && approval.is_none();
         let request = InvokeToolRequest {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
@@ -34,13 +45,14 @@ impl Executor {
                 tainted: self.state.tainted,
             }),
             descriptor: None,
+            approval,
         };
         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
         let deadline = self.time_left().min(MAX_TIME);
         let pause = REPEAT_PAUSE * 2_u32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0)) / 2;
         let id = call.call_id.clone();
         let effect = async move {
-            if attempt > 1 {
+            if repeated {
                 shared.clock.sleep(pause).await;
             }
             let began = shared.clock.monotonic();
@@ -49,6 +61,12 @@ impl Executor {
             shared.crash.pass("result.in_hand");
             let took = shared.clock.monotonic().saturating_sub(began);
             let mut back = match response {
+                Ok(InvokeToolResponse {
+                    outcome: Some(Outcome::ApprovalRequired(wanted)),
+                    decision_json,
+                    policy_hashes,
+                    ..
+                }) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
                 Ok(response) => answered(response),
                 Err(refusal) => {
                     tracing::warn!(run.id = %context.run, call.id = %id, error = %refusal, "tool call got no answer");
@@ -68,6 +86,28 @@ impl Executor {
             Some(Input::Returned(Box::new(back)))
         });
     }
+}
+
+/// What a policy wants to be asked before the call is made.
+fn approval_wanted(
+    call_id: String,
+    attempt: i64,
+    wanted: ApprovalRequired,
+    decision_json: String,
+    policy_hashes: Vec<String>,
+) -> Input {
+    let lapses = wanted.expires_after.map(|span| time::Duration::new(span.seconds, span.nanos));
+    Input::ApprovalWanted(Box::new(ApprovalWanted {
+        call_id,
+        attempt,
+        digest: wanted.call_digest,
+        message: wanted.message,
+        group: wanted.group,
+        needed: wanted.needed,
+        expires_after: lapses.unwrap_or(time::Duration::HOUR),
+        decision_json,
+        policy_hashes,
+    }))
 }
 
 fn returned(outcome: ToolOutcome, reason: &str, result: ToolResult) -> CallReturn {
@@ -93,17 +133,15 @@ fn answered(response: InvokeToolResponse) -> CallReturn {
             let text = format!("{}: {}", denied.reason, denied.message);
             returned(ToolOutcome::Denied, &denied.reason, error_result(&text))
         }
-        Some(Outcome::ApprovalRequired(wanted)) => {
-            let text = format!("APPROVAL_REQUIRED: {}", wanted.message);
-            returned(ToolOutcome::Denied, "APPROVAL_REQUIRED", error_result(&text))
-        }
         Some(Outcome::Failed(failed)) => {
             let known = matches!(failed.dispatch(), Dispatch::NotSent | Dispatch::Sent);
             let outcome = if known { ToolOutcome::Error } else { ToolOutcome::Unknown };
             let text = format!("{}: {}", failed.reason, failed.message);
             returned(outcome, &failed.reason, error_result(&text))
         }
-        None => returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result("the gateway gave no outcome")),
+        Some(Outcome::ApprovalRequired(_)) | None => {
+            returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result("the gateway gave no outcome"))
+        }
     };
     back.decision_json = response.decision_json;
     back.policy_hashes = response.policy_hashes;

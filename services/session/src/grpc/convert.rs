@@ -16,7 +16,7 @@ use crate::store::RequestKey;
 mod command;
 mod session;
 
-pub use command::{cancel_run, pause_run, resume_run};
+pub use command::{cancel_run, pause_run, resolve_approval, resume_run};
 
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
 const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";

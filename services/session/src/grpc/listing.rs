@@ -1,13 +1,16 @@
 //! Pages of lists.
 
-use mar_proto::session::{ListEventsRequest, ListRunsRequest, ListSessionsRequest, RunState, SessionState};
+use mar_proto::session::{
+    Approval, ApprovalState, ListApprovalsRequest, ListEventsRequest, ListRunsRequest, ListSessionsRequest, RunState,
+    SessionState,
+};
 use mar_runtime::auth::Caller;
 use mar_runtime::page::{self, Scope};
 use mar_runtime::violations::Violations;
 use uuid::Uuid;
 
 use super::convert::{parse_run, parse_session};
-use crate::store::Page;
+use crate::store::{ApprovalPage, Page};
 
 /// A page of a list that is ordered by id.
 pub struct Listing {
@@ -94,4 +97,46 @@ pub fn events(caller: &Caller, request: &ListEventsRequest) -> Result<(Uuid, Uui
     let from_seq = if token.is_empty() { None } else { page::decode::<i64>(token, &scope, &mut found) };
     let listing = EventListing { scope, from_seq: from_seq.unwrap_or(0), size, include_leaf: request.include_leaf };
     found.into_result((session, run, listing))
+}
+
+/// A page of approvals.
+pub struct ApprovalListing {
+    scope: Scope,
+    page: ApprovalPage,
+    size: usize,
+}
+
+impl ApprovalListing {
+    /// What the store is asked for: one more than is shown, to know whether there is more.
+    pub fn page(&self) -> &ApprovalPage {
+        &self.page
+    }
+
+    /// The approvals of this page, and the token of the next.
+    pub fn cut(&self, mut rows: Vec<(Uuid, String, Approval)>) -> (Vec<Approval>, String) {
+        let more = rows.len() > self.size;
+        rows.truncate(self.size);
+        let last = rows.last().filter(|_| more).map(|(run, id, _)| (*run, id.clone()));
+        let token = last.map(|last| page::encode(&last, &self.scope)).unwrap_or_default();
+        (rows.into_iter().map(|(_, _, approval)| approval).collect(), token)
+    }
+}
+
+/// A page of approvals: of a run, of a session, or of all sessions.
+pub fn approvals(caller: &Caller, request: &ListApprovalsRequest) -> Result<ApprovalListing, Violations> {
+    let mut found = Violations::new();
+    let (session, run) = match request.parent.as_str() {
+        "sessions/-" => (None, None),
+        parent if parent.contains("/runs/") => parse_run("parent", parent, &mut found).unzip(),
+        parent => (parse_session("parent", parent, &mut found), None),
+    };
+    let state = request.state.to_string();
+    let scope = Scope::new(&caller.tenant, "ListApprovals", &[request.parent.as_str(), &state]);
+    let size = page::size(request.page_size, &mut found);
+    let token = &request.page_token;
+    let before = if token.is_empty() { None } else { page::decode::<(Uuid, String)>(token, &scope, &mut found) };
+    found.require(ApprovalState::try_from(request.state).is_ok(), "state", "must be an approval state");
+    let state = i16::try_from(request.state).ok().filter(|state| *state != 0);
+    let limit = i64::try_from(size).unwrap_or(i64::MAX - 1) + 1;
+    found.into_result(ApprovalListing { scope, page: ApprovalPage { session, run, state, before, limit }, size })
 }
