@@ -81,6 +81,7 @@ export MAR_SESSION__COUNTERS__URL=$MAR_REDIS_URL
 if [ "$local" != .local ]; then
   export MAR_SESSION__SIGNING_KEY__FILE=$local/keys/session.pem
   export MAR_AGENT_GENERATOR__SIGNING_KEY__FILE=$local/keys/generator.pem
+  export MAR_SESSION__DESCRIPTOR_KEY_FILES="[\"$local/keys/generator.pub.pem\"]"
   export MAR_ROUTER__DESCRIPTOR_KEY_FILES="[\"$local/keys/generator.pub.pem\"]"
   export MAR_TOOL_GATEWAY__DESCRIPTOR_KEY_FILES="[\"$local/keys/generator.pub.pem\"]"
   export MAR_RUNTIME__RUN_TOKENS__VERIFICATION_KEY_FILES="[\"$local/keys/session.pub.pem\"]"

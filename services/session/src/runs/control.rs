@@ -51,6 +51,11 @@ impl Runs {
 
     /// Asks a run to park when nothing of it is in flight. One that is paused stays so.
     pub async fn pause(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
+        let name = view::run_name(target.session, target.run);
+        let now = self.get(&caller.tenant, target.session, target.run, &name).await?;
+        if is_paused(&now) {
+            return Ok(now);
+        }
         let open = |run: &Run| i16::try_from(run.state).is_ok_and(|state| !has_ended(state));
         let command = Command::Pause { principal: caller.principal.clone() };
         self.command(wish(caller, target, command), open, is_paused).await
