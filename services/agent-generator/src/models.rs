@@ -1,7 +1,7 @@
 //! Which models may act: the static requirement, and what the router admits under it.
 
 use mar_descriptor::{AdmittedModel, ModelRole, ModelSection, PolicyRef, Requirement, Sampling, TrustTier};
-use mar_proto::router::{self, Candidate, RejectionReason, SelectModelRequest, SelectModelResponse};
+use mar_proto::router::{self, Candidate, Obstacle, RejectionReason, SelectModelRequest, SelectModelResponse};
 use mar_proto::session::ReservationPrice;
 use mar_proto::types;
 use mar_runtime::ServiceName;
@@ -96,10 +96,14 @@ impl<'a> Wish<'a> {
     }
 }
 
-/// The dearest admitted prices, each class by itself: an upper bound whichever model acts.
+/// The dearest prices among the admitted models that the router is configured to call, each class by itself: an upper
+/// bound whichever of them acts. A dearer one that is configured later acts only where a reservation covers it.
 #[must_use]
 pub fn dearest(candidates: &[Candidate]) -> ReservationPrice {
-    let prices = || candidates.iter().filter(|one| one.admitted).filter_map(|one| one.price.as_ref());
+    let admitted = || candidates.iter().filter(|one| one.admitted);
+    let configured = |one: &&Candidate| one.obstacle() != Obstacle::NotConfigured;
+    let any = admitted().any(|one| configured(&one));
+    let prices = || admitted().filter(|one| !any || configured(one)).filter_map(|one| one.price.as_ref());
     ReservationPrice {
         input_per_million: prices().map(|price| price.input_per_million).max().unwrap_or(0),
         output_per_million: prices().map(|price| price.output_per_million).max().unwrap_or(0),
@@ -135,5 +139,29 @@ fn tier_to_proto(tier: TrustTier) -> types::TrustTier {
         TrustTier::Experimental => types::TrustTier::Experimental,
         TrustTier::Aligned => types::TrustTier::Aligned,
         TrustTier::Production => types::TrustTier::Production,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mar_proto::router::Price;
+
+    use super::*;
+
+    #[test]
+    fn a_reservation_reckons_with_models_that_can_be_called() {
+        let one = |price: i64, admitted, obstacle: Obstacle| Candidate {
+            admitted,
+            price: Some(Price { input_per_million: price, cached_input_per_million: 0, output_per_million: 2 * price }),
+            obstacle: obstacle.into(),
+            ..Candidate::default()
+        };
+        let dearest = |candidates: &[Candidate]| dearest(candidates).input_per_million;
+        let local = one(0, true, Obstacle::Unspecified);
+        let keyless = one(9, true, Obstacle::NotConfigured);
+        assert_eq!(dearest(&[local.clone(), keyless.clone(), one(99, false, Obstacle::Unspecified)]), 0);
+        assert_eq!(dearest(&[keyless]), 9, "with nothing configured all count");
+        // What is wrong for a moment only may be right when the run gets there.
+        assert_eq!(dearest(&[local, one(5, true, Obstacle::CredentialRefused)]), 5);
     }
 }

@@ -135,7 +135,7 @@ fn pool(config: &RouterConfig, clock: &Arc<dyn Clock>, found: &mut Violations) -
             };
             let credential = Credential::new(provider.api_key.clone(), clock.monotonic());
             if let Some(problem) = credential.problem(clock.monotonic()) {
-                tracing::info!(provider = %name, problem, "the provider's models are not admitted");
+                tracing::info!(provider = %name, %problem, "the provider's models cannot be called");
             }
             let made = OpenAi::new(
                 client.clone(),

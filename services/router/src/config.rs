@@ -52,8 +52,8 @@ pub struct RouterConfig {
 pub struct ProviderConfig {
     /// What clients of the API want, such as `https://api.openai.com/v1`.
     pub base_url: String,
-    /// The key, sent as bearer token. None: the server asks for none. One that is missing keeps the provider's models
-    /// from being admitted.
+    /// The key, sent as bearer token. None: the server asks for none. While it is missing the provider's
+    /// models are passed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<SecretRef>,
     /// The field that bounds the output: `max_tokens` (default) or `max_completion_tokens`.

@@ -17,10 +17,12 @@ use crate::policy::{RoutingPolicies, RoutingPolicy};
 use crate::price::{Price, Tokens};
 use crate::prompt::Prompt;
 use crate::provider::pool::Pool;
-use crate::provider::{Delivery, Delta, Failure, FailureClass, Finish};
+use crate::provider::{Delivery, Delta, Finish};
 use crate::select::{Candidate, Moment, select};
 
 mod attempts;
+mod round;
+mod seen;
 mod spend;
 
 /// The role that is played when a request names none.
@@ -119,6 +121,7 @@ pub struct Dispatcher {
 }
 
 pub use attempts::RetryConfig;
+pub use spend::Spend;
 
 /// An admitted model and what a try of it takes.
 #[derive(Clone, Debug)]
@@ -157,7 +160,7 @@ impl Dispatcher {
         }
         let moment = Moment {
             environment_tier: wish.environment_tier,
-            credential: &|provider| self.pool.credential_problem(provider),
+            credential: &|provider| self.pool.credential_problem(provider).map(|problem| problem.to_string()),
             input_tokens: &|model| input.get(&model.name).copied().unwrap_or(0),
         };
         let task_type = &descriptor.metadata.task_type;
@@ -272,11 +275,10 @@ fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
     if let Some(dear) = only(Reason::Price) {
         return Error::Budget { field: "budget.max_cost_nano_usd", detail: detail(dear) };
     }
-    if let Some(locked) = only(Reason::Credential) {
-        return Error::Provider {
-            failure: Failure::new(FailureClass::Credential, "has no usable credential"),
-            attempts: vec![detail(locked)],
-        };
+    let locked = |candidate: &&&Candidate| credential(candidate).is_some();
+    if only(Reason::Credential).is_some() || (!sealed.is_empty() && sealed.iter().all(|one| locked(&one))) {
+        let problems = sealed.iter().filter_map(|one| Some((one.model.provider.clone(), credential(one)?.to_owned())));
+        return Error::Locked(problems.collect());
     }
     let gone = role.admitted.iter().filter_map(|pin| {
         let name = Model::resource_name(&pin.model);
@@ -286,4 +288,10 @@ fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
     });
     let rejected = sealed.iter().map(|candidate| (candidate.model.name.clone(), candidate.rejections.clone()));
     Error::NoModel(rejected.chain(gone).collect())
+}
+
+/// What is wrong with the credential of a candidate's provider, if that is among what it fails.
+fn credential(candidate: &Candidate) -> Option<&str> {
+    let found = candidate.rejections.iter().find(|rejection| rejection.reason == Reason::Credential);
+    found.map(|rejection| rejection.detail.as_str())
 }

@@ -1,5 +1,6 @@
 //! What a caller can be told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mar_proto::types::ErrorReason;
@@ -8,6 +9,7 @@ use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
 use crate::admission::Rejection;
+use crate::dispatch::Spend;
 use crate::provider::{Failure, FailureClass};
 
 /// Why a call fails.
@@ -47,6 +49,9 @@ pub enum Error {
         /// What is needed and what is there.
         detail: String,
     },
+    /// No model can be called for want of a credential. An operator has to act.
+    #[error("no provider of an admitted model can be called")]
+    Locked(BTreeMap<String, String>),
     /// The attempts failed. Whether a retry helps is the failure's to say.
     #[error("{failure}")]
     Provider {
@@ -54,6 +59,8 @@ pub enum Error {
         failure: Failure,
         /// Every attempt: model and what happened.
         attempts: Vec<String>,
+        /// What all attempts used.
+        spend: Spend,
     },
 }
 
@@ -87,7 +94,8 @@ impl From<Error> for Status {
             Error::Budget { field, detail } => {
                 Fault::new(Code::ResourceExhausted, ErrorReason::BudgetExceeded, text).quota(field, detail).into()
             }
-            Error::Provider { failure, attempts } => provider(&failure, &attempts),
+            Error::Locked(providers) => locked(providers),
+            Error::Provider { failure, attempts, spend } => provider(&failure, &attempts, &spend),
         }
     }
 }
@@ -101,7 +109,15 @@ fn no_model(rejected: Vec<(String, Vec<Rejection>)>) -> Status {
     fault.into()
 }
 
-fn provider(failure: &Failure, attempts: &[String]) -> Status {
+/// Says which key has to be set where.
+fn locked(providers: BTreeMap<String, String>) -> Status {
+    let problems: Vec<_> = providers.iter().map(|(provider, problem)| format!("{provider}: {problem}")).collect();
+    let text = format!("no provider of an admitted model can be called: {}", problems.join("; "));
+    let fault = Fault::new(Code::FailedPrecondition, ErrorReason::ProviderCredential, text);
+    providers.into_iter().fold(fault, |fault, (provider, problem)| fault.metadata(provider, problem)).into()
+}
+
+fn provider(failure: &Failure, attempts: &[String], spend: &Spend) -> Status {
     let (code, reason, text) = match failure.class {
         FailureClass::Credential => {
             (Code::FailedPrecondition, ErrorReason::ProviderCredential, "the provider refuses the credential")
@@ -117,7 +133,11 @@ fn provider(failure: &Failure, attempts: &[String]) -> Status {
         }
         FailureClass::Broken => (Code::Unavailable, ErrorReason::ProviderBroken, "the provider broke its answer"),
     };
-    let fault = Fault::new(code, reason, text).metadata("attempts", attempts.join("; "));
+    let fault = Fault::new(code, reason, text)
+        .metadata("spent_input_tokens", spend.tokens.all_input().to_string())
+        .metadata("spent_output_tokens", spend.tokens.all_output().to_string())
+        .metadata("spent_cost_nano_usd", spend.cost_nano_usd.to_string())
+        .metadata("attempts", attempts.join("; "));
     match failure.class {
         FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => {
             fault.retry_after(failure.retry_after.unwrap_or(DEFAULT_RETRY).max(Duration::from_millis(1))).into()

@@ -79,12 +79,13 @@ impl RouterService for Router {
             .ok_or_else(|| Error::NotFound { kind: ROUTING_POLICY, name: request.routing_policy.clone() })?;
         let moment = Moment {
             environment_tier,
-            credential: &|provider| app.pool.credential_problem(provider),
+            // What is admitted is sealed: it must not depend on the keys of this machine, or on the moment.
+            credential: &|_| None,
             input_tokens: &|_| asked.input_tokens,
         };
         let candidates = select(&app.catalogue, policy, &request.task_type, &wish, &moment);
         Ok(Response::new(pb::SelectModelResponse {
-            candidates: candidates.into_iter().map(convert::candidate).collect(),
+            candidates: candidates.into_iter().map(|one| convert::candidate(one, &app.pool)).collect(),
             catalogue_version: app.catalogue.version().to_string(),
             routing_policy: policy.name().to_owned(),
             routing_policy_version: policy.version(),

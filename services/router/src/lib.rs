@@ -12,8 +12,9 @@
 //! Pieces: [`catalogue`], [`policy`], [`admission`], [`score`] and [`select`] are pure; [`dispatch`] tries the models,
 //! [`provider`] reaches them, [`tokens`] and [`counting`] count, [`descriptors`] verifies, `grpc` serves.
 //!
-//! When a provider is down, the next admitted model is tried; when its credential is missing or refused, its models are
-//! not admitted. The router depends on no other service and no store.
+//! When a provider is down, models of other providers come first; when its credential is missing or refused, its models
+//! are passed over. **Invariant:** what SelectModel admits follows from requirement, catalogue and routing policy alone.
+//! The router depends on no other service and no store.
 
 pub mod admission;
 pub mod app;

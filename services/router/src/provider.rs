@@ -195,7 +195,7 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     async fn generate(&self, call: Call) -> Result<Events, Failure>;
 
     /// What is wrong with the credential, if anything.
-    fn credential_problem(&self) -> Option<String>;
+    fn credential_problem(&self) -> Option<credential::Problem>;
 
     /// The texts that the model reads beyond the conversation's own, for counting: how tools and schemas are told.
     fn told(&self, model: &Model, prompt: &Prompt) -> Vec<String>;

@@ -13,7 +13,7 @@ use crate::score::{Term, terms, total};
 pub struct Moment<'a> {
     /// The least tier that the caller's environment asks for.
     pub environment_tier: TrustTier,
-    /// What is wrong with a provider's credential, if anything.
+    /// What is wrong with a provider's credential, if anything. Nothing ever, where the outcome is to be sealed.
     pub credential: &'a dyn Fn(&str) -> Option<String>,
     /// The input in tokens as the model would read it.
     pub input_tokens: &'a dyn Fn(&Model) -> i64,

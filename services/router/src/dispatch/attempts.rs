@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
+use super::round::Round;
+use super::seen::Seen;
 use super::spend::Spend;
 use super::{Choice, Frame, Prepared, Turn};
 use crate::error::Error;
-use crate::provider::{Answer, Call, Event, Events, Failure, FailureClass};
+use crate::price::Tokens;
+use crate::provider::{Answer, Call, Consumed, Event, Events, Failure, FailureClass};
 
 /// `[router.retry]`. Not reloadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +112,14 @@ impl Prepared {
         }
     }
 
+    /// Counts the output that came before a try failed.
+    async fn output(&self, choice: &Choice, seen: Seen) -> Tokens {
+        if !seen.began() {
+            return Tokens::default();
+        }
+        self.dispatcher.counting.output(&self.wish.tenant, &choice.model, &seen.into_parts()).await
+    }
+
     fn selection(&self, choice: &Choice, tried: &Tried) -> String {
         let rank = self.options.iter().position(|other| other.model.name == choice.model.name);
         let rank = rank.unwrap_or(0) + 1;
@@ -135,17 +146,17 @@ impl Prepared {
     }
 
     /// The pause before the next round over `live`; none when there is to be no further round.
-    fn before_next(&self, round: u32, live: &[Choice], tried: &Tried) -> Option<Duration> {
+    fn before_next(&self, rounds: u32, live: &[Choice], tried: &Tried) -> Option<Duration> {
         if live.is_empty() || tried.number >= self.wish.budget.max_attempts {
             return None;
         }
-        self.pause(round, tried.worst.as_ref()?)
+        self.pause(rounds, tried.worst.as_ref()?)
     }
 
     /// How long to wait before the same models are tried again; none when it is not worth it.
-    fn pause(&self, round: u32, failure: &Failure) -> Option<Duration> {
+    fn pause(&self, rounds: u32, failure: &Failure) -> Option<Duration> {
         let retry = self.dispatcher.retry;
-        let longest = retry.base.saturating_mul(1 << round.min(10)).min(retry.max);
+        let longest = retry.base.saturating_mul(1 << rounds.min(10)).min(retry.max);
         // Half fixed, half random, so that callers that failed together do not come back together.
         let dice = u32::from(u16::from_be_bytes(random::<2>(&*self.dispatcher.ids)));
         let jitter = (longest / 2).saturating_mul(dice) / u32::from(u16::MAX);
@@ -166,8 +177,8 @@ struct Tried {
 }
 
 impl Tried {
-    fn failed(&mut self, choice: &Choice, failure: Failure) {
-        self.spend.add_failed(choice, &failure);
+    fn failed(&mut self, choice: &Choice, failure: Failure, output: Tokens) {
+        self.spend.add_failed(choice, &failure, output);
         self.failed.push(format!("{}: {} ({failure})", choice.model.name, failure.class.as_str()));
         tracing::warn!(
             model = %choice.model.name,
@@ -187,15 +198,16 @@ impl Tried {
     /// what one provider refuses is not taken to the next.
     fn end(&mut self, last: Failure, began: bool) -> Option<Error> {
         if began {
-            let failure = Failure { class: FailureClass::Broken, ..last };
-            return Some(Error::Provider { failure, attempts: std::mem::take(&mut self.failed) });
+            self.worst = Some(Failure { class: FailureClass::Broken, ..last });
+            return Some(std::mem::take(self).into_error());
         }
         matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error())
     }
 
     fn into_error(self) -> Error {
-        let failure = self.worst.unwrap_or_else(|| Failure::new(FailureClass::Unavailable, "nothing could be tried"));
-        Error::Provider { failure, attempts: self.failed }
+        // Models whose provider has no credential are not tried; the last of them died since they were chosen.
+        let none = || Failure::new(FailureClass::Credential, "has no usable credential");
+        Error::Provider { failure: self.worst.unwrap_or_else(none), attempts: self.failed, spend: self.spend }
     }
 }
 
@@ -228,10 +240,10 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
     stream! {
         let mut tried = Tried::default();
         let mut live: Vec<Choice> = prepared.options.clone();
-        let mut round = 0;
+        let mut rounds = 0;
         loop {
-            // The models of this round; those of a provider whose credential died are left out of the next.
-            for choice in std::mem::take(&mut live) {
+            let mut round = Round::new(std::mem::take(&mut live));
+            while let Some(choice) = round.next(|choice| prepared.has_credential(choice)) {
                 if !prepared.covers(&choice, &tried) {
                     if tried.worst.is_some() {
                         continue;
@@ -241,15 +253,15 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 }
                 tried.number += 1;
                 yield Ok(Frame::Attempt { number: tried.number, model: choice.model.name.clone() });
-                let mut began = false;
+                let mut seen = Seen::default();
                 let span = prepared.span(&choice, tried.number);
-                let failure = match prepared.begin(&choice).instrument(span.clone()).await {
+                let mut failure = match prepared.begin(&choice).instrument(span.clone()).await {
                     Err(failure) => failure,
                     Ok(mut events) => loop {
                         match events.next().await {
-                            Some(Ok(Event::Began)) => began = true,
+                            Some(Ok(Event::Began)) => seen.begin(),
                             Some(Ok(Event::Delta(delta))) => {
-                                began = true;
+                                seen.add(&delta);
                                 yield Ok(Frame::Delta(delta));
                             }
                             Some(Ok(Event::Finished(answer))) => {
@@ -263,25 +275,30 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                         }
                     },
                 };
-                let class = failure.class;
-                span.record("error.type", class.as_str());
+                span.record("error.type", failure.class.as_str());
                 drop(span);
-                tried.failed(&choice, failure.clone());
+                let began = seen.began();
+                if began {
+                    failure.consumed = Consumed::Input;
+                }
+                let output = prepared.output(&choice, seen).await;
+                tried.failed(&choice, failure.clone(), output);
+                round.note(&choice.model.provider, failure.class);
+                if may_pass(failure.class) {
+                    live.push(choice);
+                }
                 if let Some(end) = tried.end(failure, began) {
                     yield Err(end);
                     return;
                 }
-                if may_pass(class) {
-                    live.push(choice);
-                }
             }
             live.retain(|choice| prepared.has_credential(choice));
-            let Some(pause) = prepared.before_next(round, &live, &tried) else {
+            let Some(pause) = prepared.before_next(rounds, &live, &tried) else {
                 yield Err(tried.into_error());
                 return;
             };
             prepared.dispatcher.clock.sleep(pause).await;
-            round += 1;
+            rounds += 1;
         }
     }
 }

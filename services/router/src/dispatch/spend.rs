@@ -17,14 +17,14 @@ pub struct Spend {
 
 impl Spend {
     /// Whether the budget still covers a try.
-    pub fn covers(&self, budget: &Budget, choice: &Choice) -> bool {
+    pub(super) fn covers(&self, budget: &Budget, choice: &Choice) -> bool {
         let input = self.tokens.all_input().saturating_add(choice.input_tokens);
         let most = choice.price.most(choice.input_tokens, choice.max_output_tokens);
         input <= budget.max_input_tokens && self.cost_nano_usd.saturating_add(most) <= budget.max_cost_nano_usd
     }
 
     /// Adds what a try used.
-    pub fn add(&mut self, choice: &Choice, tokens: Tokens, estimated: bool) {
+    pub(super) fn add(&mut self, choice: &Choice, tokens: Tokens, estimated: bool) {
         let sum = &mut self.tokens;
         sum.input = sum.input.saturating_add(tokens.input);
         sum.cached_input = sum.cached_input.saturating_add(tokens.cached_input);
@@ -34,11 +34,10 @@ impl Spend {
         self.estimated |= estimated;
     }
 
-    /// Adds what a failed try may have used: its input, where the provider may have read it.
-    pub fn add_failed(&mut self, choice: &Choice, failure: &Failure) {
+    /// Adds what a failed try may have used: its input, where the provider may have read it, and the output that came.
+    pub(super) fn add_failed(&mut self, choice: &Choice, failure: &Failure, output: Tokens) {
         if failure.consumed == Consumed::Input {
-            let tokens = Tokens { input: choice.input_tokens, ..Tokens::default() };
-            self.add(choice, tokens, true);
+            self.add(choice, Tokens { input: choice.input_tokens, ..output }, true);
         }
     }
 }

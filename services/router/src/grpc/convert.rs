@@ -11,6 +11,8 @@ use crate::admission::{Reason, Rejection, Requirement, Wanted};
 use crate::catalogue::{LatencyClass, Model, ToolCalling};
 use crate::dispatch::{Budget, Frame, Turn};
 use crate::price::Price;
+use crate::provider::credential::Problem;
+use crate::provider::pool::Pool;
 use crate::provider::{Delta, DeltaKind};
 use crate::select::Candidate;
 
@@ -160,8 +162,14 @@ fn price(price: Price) -> pb::Price {
     }
 }
 
-/// One model's fit as the API tells it.
-pub(super) fn candidate(candidate: Candidate) -> pb::Candidate {
+/// One model's fit as the API tells it, and what keeps calls from it here and now.
+pub(super) fn candidate(candidate: Candidate, pool: &Pool) -> pb::Candidate {
+    let problem = pool.credential_problem(&candidate.model.provider);
+    let obstacle = match &problem {
+        None => pb::Obstacle::Unspecified,
+        Some(Problem::NotConfigured(_)) => pb::Obstacle::NotConfigured,
+        Some(Problem::Refused(_)) => pb::Obstacle::CredentialRefused,
+    };
     let admitted = candidate.admitted();
     let terms = candidate.terms.iter().map(|term| pb::ScoreTerm {
         name: term.name.to_owned(),
@@ -178,6 +186,8 @@ pub(super) fn candidate(candidate: Candidate) -> pb::Candidate {
         price: model.price.map(price),
         max_output_tokens: model.max_output_tokens,
         context_tokens: model.context_tokens,
+        obstacle: obstacle.into(),
+        obstacle_detail: problem.map(|problem| problem.to_string()).unwrap_or_default(),
         rejections: candidate.rejections.into_iter().map(rejection).collect(),
     }
 }

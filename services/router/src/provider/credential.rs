@@ -1,5 +1,6 @@
 //! A provider's credential: where it is, what it is, and whether the provider still takes it.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,22 +26,38 @@ enum State {
     Dead { since: Duration },
 }
 
+/// What keeps calls from a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It is not configured, or its credential is missing: a matter of this router's configuration.
+    NotConfigured(String),
+    /// It refuses the credential: a matter of the moment.
+    Refused(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::NotConfigured(detail) | Self::Refused(detail)) = self;
+        out.write_str(detail)
+    }
+}
+
 impl Credential {
     /// Reads the secret; none stands for a provider that asks for nothing. A secret that is not there is no error: the
-    /// provider's models are not admitted until it is.
+    /// provider's models are not called until it is.
     pub fn new(reference: Option<SecretRef>, now: Duration) -> Self {
         let state = Mutex::new(read(reference.as_ref(), now));
         Self { reference, state }
     }
 
     /// What is wrong, if anything.
-    pub fn problem(&self, now: Duration) -> Option<String> {
+    pub fn problem(&self, now: Duration) -> Option<Problem> {
         let place = self.reference.as_ref();
         let place = || place.map_or_else(String::new, |place| format!(" ({place})"));
         match &*self.current(now) {
             State::Live(_) => None,
-            State::Missing { .. } => Some(format!("the credential is missing{}", place())),
-            State::Dead { .. } => Some(format!("the provider refuses the credential{}", place())),
+            State::Missing { .. } => Some(Problem::NotConfigured(format!("the credential is missing{}", place()))),
+            State::Dead { .. } => Some(Problem::Refused(format!("the provider refuses the credential{}", place()))),
         }
     }
 
@@ -93,13 +110,13 @@ mod tests {
         let path = folder.path().join("key");
         let start = Duration::from_secs(5);
         let credential = Credential::new(Some(SecretRef::File(path.clone())), start);
-        assert!(credential.problem(start).unwrap().contains("missing"));
+        assert!(credential.problem(start).unwrap().to_string().contains("missing"));
         assert!(credential.secret(start).is_err());
         std::fs::write(&path, "sk-secret").unwrap();
         assert!(credential.problem(start).is_some());
         assert!(credential.problem(start + RETRY).is_none());
         credential.died(start + RETRY);
-        let problem = credential.problem(start + RETRY).unwrap();
+        let problem = credential.problem(start + RETRY).unwrap().to_string();
         assert!(problem.contains("refuses") && !problem.contains("sk-secret"));
         assert!(!format!("{credential:?}").contains("sk-secret"));
         assert!(credential.problem(start + RETRY + RETRY).is_none());

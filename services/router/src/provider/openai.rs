@@ -12,7 +12,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use super::credential::Credential;
+use super::credential::{Credential, Problem};
 use super::http::{self, Body};
 use super::{Call, Delivery, Events, Failure, Provider};
 use crate::catalogue::Model;
@@ -138,7 +138,7 @@ impl Provider for OpenAi {
         Ok(http::until(events, end, Arc::clone(&self.clock)).boxed())
     }
 
-    fn credential_problem(&self) -> Option<String> {
+    fn credential_problem(&self) -> Option<Problem> {
         self.credential.problem(self.clock.monotonic())
     }
 

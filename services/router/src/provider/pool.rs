@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Provider;
+use super::credential::Problem;
 
 /// All providers.
 #[derive(Clone, Debug, Default)]
@@ -23,10 +24,10 @@ impl Pool {
     }
 
     /// What keeps calls from a provider, if anything.
-    pub fn credential_problem(&self, name: &str) -> Option<String> {
+    pub fn credential_problem(&self, name: &str) -> Option<Problem> {
         match self.providers.get(name) {
             Some(provider) => provider.credential_problem(),
-            None => Some(format!("the provider {name} is not configured")),
+            None => Some(Problem::NotConfigured("the provider is not configured".to_owned())),
         }
     }
 }

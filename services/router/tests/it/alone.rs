@@ -1,7 +1,7 @@
 use mar_proto::router::router_service_client::RouterServiceClient;
 use mar_proto::router::{
-    CountTokensRequest, GetModelRequest, ListModelsRequest, Prompt, RejectionReason, Requirement, SelectModelRequest,
-    ToolCalling,
+    CountTokensRequest, GetModelRequest, ListModelsRequest, Obstacle, Prompt, RejectionReason, Requirement,
+    SelectModelRequest, ToolCalling,
 };
 use mar_proto::types::{ErrorReason, Role};
 use mar_router::{Deps, RouterConfig};
@@ -10,6 +10,7 @@ use mar_runtime::peer::Peer;
 
 use crate::harness::{Harness, reason, said, search};
 
+const NO_PROVIDER: Obstacle = Obstacle::NotConfigured;
 const FINE: &str = "[[rule]]\nreply = { text = 'fine' }";
 
 /// A router with nothing configured at all, in process.
@@ -36,8 +37,10 @@ async fn selection_works_without_anything_else() {
     assert!(first.routing_policy_hash.starts_with("sha256:") && first.catalogue_version.starts_with("sha256:"));
     let dear = first.candidates.iter().find(|candidate| candidate.model == "models/gpt-4o").unwrap();
     let reasons: Vec<_> = dear.rejections.iter().map(|rejection| rejection.reason()).collect();
-    assert_eq!(reasons, [RejectionReason::Price, RejectionReason::Credential]);
-    assert!(first.candidates.iter().all(|candidate| !candidate.admitted), "no provider is configured");
+    assert_eq!(reasons, [RejectionReason::Price]);
+    let free = first.candidates.iter().find(|candidate| candidate.model == "models/qwen2.5-coder-1.5b").unwrap();
+    assert!(free.admitted, "what is configured here plays no part: {free:?}");
+    assert_eq!((free.obstacle(), free.obstacle_detail.as_str()), (NO_PROVIDER, "the provider is not configured"));
 }
 
 #[tokio::test]

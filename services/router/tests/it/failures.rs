@@ -1,10 +1,12 @@
 use std::time::Duration;
 
+use mar_proto::router::{Candidate, Obstacle, SelectModelRequest, SelectModelResponse};
 use mar_proto::types::{ErrorReason, part::Content};
+use mar_router::RouterConfig;
 use mar_runtime::status::{metadata, retry_after};
 use tonic::{Code, Status};
 
-use crate::harness::{Ask, Harness, contents, reason};
+use crate::harness::{Ask, Harness, catalogue, contents, reason};
 
 const FINE: &str = "[[rule]]\nreply = { text = 'fine' }";
 
@@ -100,6 +102,127 @@ async fn another_model_takes_over_before_the_first_token() {
         assert!(turn.failed_attempts[0].starts_with("models/alpha: "), "{turn:?}");
         assert!(turn.selection.contains("after 1 failed attempt"));
     }
+}
+
+/// The catalogue with three more models like `alpha` at its provider, all better than `beta`.
+fn crowded(config: &mut RouterConfig) {
+    let one = catalogue().split("[[model]]").nth(1).unwrap().to_owned();
+    let more: String =
+        (2..=4).map(|at| format!("[[model]]{}", one.replace("\"alpha\"", &format!("\"alpha-{at}\"")))).collect();
+    std::fs::write(config.catalogue.as_ref().unwrap(), catalogue() + &more).unwrap();
+}
+
+const CROWD: [&str; 5] = ["alpha", "alpha-2", "alpha-3", "alpha-4", "beta"];
+
+#[tokio::test]
+async fn another_provider_comes_before_further_models_of_one_in_trouble() {
+    for reply in [
+        "{ error = { status = 401 } }",
+        "{ error = { status = 429 } }",
+        "{ error = { status = 429, retry_after = '60s' } }",
+        "{ error = { status = 503 } }",
+        "{ hang = true }",
+    ] {
+        let harness = Harness::configured(&failing(reply), FINE, crowded).await;
+        let streamed = harness.stream(&CROWD, Ask::new("hi").attempts(2)).await.unwrap();
+        assert_eq!(streamed.attempts, ["models/alpha", "models/beta"], "{reply}");
+        assert_eq!(streamed.turn.unwrap().model, "models/beta", "{reply}");
+    }
+    let harness = Harness::configured(FINE, FINE, |config| {
+        crowded(config);
+        config.providers.insert("first".into(), mar_router::ProviderConfig::at("http://127.0.0.1:1/v1"));
+    })
+    .await;
+    let streamed = harness.stream(&CROWD, Ask::new("hi").attempts(2)).await.unwrap();
+    assert_eq!(streamed.attempts, ["models/alpha", "models/beta"]);
+    assert_eq!(streamed.turn.unwrap().model, "models/beta");
+}
+
+#[tokio::test]
+async fn a_model_that_breaks_its_answer_says_nothing_of_its_provider() {
+    let script = "[[rule]]\ntimes = 1\nreply = { garbage = 'nonsense' }\n".to_owned() + FINE;
+    let harness = Harness::configured(&script, FINE, crowded).await;
+    let streamed = harness.stream(&CROWD, Ask::new("hi")).await.unwrap();
+    assert_eq!(streamed.attempts, ["models/alpha", "models/alpha-2"]);
+}
+
+#[tokio::test]
+async fn models_behind_a_dead_credential_are_passed_over_without_an_attempt() {
+    let harness = Harness::configured(&failing("{ error = { status = 401 } }"), FINE, crowded).await;
+    let streamed = harness.stream(&CROWD[..4], Ask::new("hi").attempts(8)).await.unwrap();
+    assert_eq!(streamed.attempts, ["models/alpha"]);
+    let error = streamed.error.unwrap();
+    assert_eq!(reason(&error), ErrorReason::ProviderCredential);
+    assert!(!metadata(&error)["attempts"].contains("alpha-2"), "{error:?}");
+    // Now nobody is tried at all, and the refusal says what to do.
+    let refused = harness.generate(&CROWD[..4], Ask::new("hi")).await.unwrap_err();
+    assert_eq!(reason(&refused), ErrorReason::ProviderCredential);
+    assert_eq!(metadata(&refused)["first"], "the provider refuses the credential");
+    assert_eq!(harness.first.request_count(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_key_is_named() {
+    let harness = Harness::configured(FINE, FINE, |config| {
+        let first = config.providers.get_mut("first").unwrap();
+        first.api_key = Some(mar_runtime::config::SecretRef::Env("MAR_TEST_NO_SUCH_KEY".into()));
+        config.providers.remove("second");
+    })
+    .await;
+    let refused = harness.stream(&["alpha", "beta", "con"], Ask::new("hi")).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::FailedPrecondition, ErrorReason::ProviderCredential));
+    assert!(refused.message().contains("first: the credential is missing (env MAR_TEST_NO_SUCH_KEY)"), "{refused:?}");
+    assert!(refused.message().contains("second: the provider is not configured"), "{refused:?}");
+    assert_eq!(harness.first.request_count(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_fails_says_what_was_spent() {
+    let spent = |status: &Status, key: &str| metadata(status)[&format!("spent_{key}")].parse::<i64>().unwrap();
+    for (reply, read) in [
+        ("{ hang = true }", true),
+        ("{ garbage = 'nonsense' }", true),
+        ("{ error = { status = 401 } }", false),
+        ("{ error = { status = 429, retry_after = '60s' } }", false),
+    ] {
+        let harness = Harness::start(&failing(reply)).await;
+        let streamed = harness.stream(&["alpha"], Ask::new("hi").attempts(2)).await.unwrap();
+        let (error, tries) = (streamed.error.unwrap(), i64::try_from(streamed.attempts.len()).unwrap());
+        let input = spent(&error, "input_tokens");
+        assert_eq!((input > 0, input % tries), (read, 0), "{reply}: each try has read the same");
+        // A token of input costs 1,000 nano-USD.
+        assert_eq!((spent(&error, "output_tokens"), spent(&error, "cost_nano_usd")), (0, input * 1_000), "{reply}");
+    }
+    let reply = "{ text = 'one two three four five six', chunk_size = 4, cut_after = 5 }";
+    let harness = Harness::start(&failing(reply)).await;
+    let error = harness.stream(&["alpha"], Ask::new("hi")).await.unwrap().error.unwrap();
+    let (input, output) = (spent(&error, "input_tokens"), spent(&error, "output_tokens"));
+    assert!(input > 0 && (2..20).contains(&output), "{input} {output}: what was seen counts");
+    assert_eq!(spent(&error, "cost_nano_usd"), input * 1_000 + output * 2_000);
+    // Before any attempt nothing is spent, and nothing is said of it.
+    let mut poor = Ask::new("hi");
+    poor.budget.max_input_tokens = 1;
+    let refused = harness.generate(&["alpha"], poor).await.unwrap_err();
+    assert!(!metadata(&refused).contains_key("spent_input_tokens"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_admitted_does_not_depend_on_the_moment() {
+    let harness = Harness::with(&failing("{ error = { status = 401 } }"), FINE).await;
+    let select = async || {
+        let answer = harness.client.clone().select_model(SelectModelRequest::default()).await.unwrap().into_inner();
+        let obstacles: Vec<_> = answer.candidates.iter().map(Candidate::obstacle).collect();
+        let bare = |one: Candidate| Candidate { obstacle: 0, obstacle_detail: String::new(), ..one };
+        let candidates = answer.candidates.into_iter().map(bare).collect();
+        (obstacles, SelectModelResponse { candidates, ..answer })
+    };
+    let (none, before) = select().await;
+    assert!(none.iter().all(|one| *one == Obstacle::Unspecified), "{none:?}");
+    assert!(before.candidates.iter().all(|one| one.admitted), "{before:?}");
+    harness.generate(&["alpha"], Ask::new("hi")).await.unwrap_err();
+    let (dead, after) = select().await;
+    assert_eq!(after, before);
+    assert_eq!(dead.iter().filter(|one| **one == Obstacle::CredentialRefused).count(), 3, "{dead:?}");
 }
 
 #[tokio::test]

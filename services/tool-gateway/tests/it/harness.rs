@@ -63,6 +63,14 @@ pub fn search(folder: &Path) -> UpstreamConfig {
 
 impl Bench {
     pub async fn start(upstreams: impl FnOnce(&Path) -> Vec<(&'static str, UpstreamConfig)>) -> Self {
+        Self::under(None, upstreams).await
+    }
+
+    /// A gateway whose platform policy is this one.
+    pub async fn under(
+        platform: Option<&str>,
+        upstreams: impl FnOnce(&Path) -> Vec<(&'static str, UpstreamConfig)>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pair = keys::generate(&SystemIds).unwrap();
         let public = folder.path().join("run-token.pem");
@@ -73,7 +81,12 @@ impl Bench {
         let key = SigningKey::from_seed(&[7; 32]);
         let deps = Deps { clock: clock.clone(), descriptor_keys: key.verifying_keys(), ..Deps::default() };
         let upstreams = upstreams(folder.path()).into_iter().map(|(name, config)| (name.to_owned(), config)).collect();
-        let gateway = Gateway::try_new(Config { upstreams, ..Config::default() }, deps).unwrap();
+        let platform_policy = platform.map(|text| {
+            let path = folder.path().join("platform.cedar");
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        let gateway = Gateway::try_new(Config { upstreams, platform_policy, ..Config::default() }, deps).unwrap();
         let stack = Stack::with_clock(ServiceName::ToolGateway, &runtime, clock.clone(), Arc::new(SystemIds)).unwrap();
         let server = Server::try_new(stack, gateway.routes()).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -115,6 +128,11 @@ impl Bench {
 
     /// An agent that holds every tool that is offered now, under this policy of its own.
     pub async fn agent(&self, policy: Option<&str>) -> Agent<'_> {
+        self.agent_of(self.everything().await, policy)
+    }
+
+    /// A descriptor of every tool that is offered now.
+    pub async fn everything(&self) -> Descriptor {
         let tools = self.list().await.tools;
         let mut descriptor = Descriptor::default();
         descriptor.agent.role = "tester".into();
@@ -132,13 +150,18 @@ impl Bench {
                 }
             })
             .collect();
-        self.agent_of(descriptor, policy)
+        descriptor
     }
 
-    pub fn agent_of(&self, mut descriptor: Descriptor, policy: Option<&str>) -> Agent<'_> {
+    pub fn agent_of(&self, descriptor: Descriptor, policy: Option<&str>) -> Agent<'_> {
         let platform = mar_alignment::default_platform();
         let mut layers = vec![PolicyLayer::new("platform", platform.name, platform.version, platform.text)];
         layers.extend(policy.map(|text| PolicyLayer::new("agent", "own", 1, text)));
+        self.agent_under(descriptor, layers)
+    }
+
+    /// An agent that was sealed with these policies.
+    pub fn agent_under(&self, mut descriptor: Descriptor, layers: Vec<PolicyLayer>) -> Agent<'_> {
         descriptor.policy.alignment_policy = layers;
         let sealed = seal(&descriptor.normalised(), &self.key).unwrap();
         Agent { bench: self, sealed, epoch: 1, tainted: false, run: "run-1".into() }

@@ -11,6 +11,10 @@ mod foreign;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
 mod searching;
 #[cfg(test)]
 mod upstreams;
