@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use mar_proto::session::{CancelRunRequest, PauseRunRequest, Run, RunState, WaitReason};
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
+use tokio::task::JoinSet;
 use tonic_types::StatusExt as _;
 
 both_ways! {
@@ -56,10 +57,11 @@ async fn a_paused_run_sleeps_over_a_restart_and_goes_on(options: Options) -> any
 
     let mut watcher = client.clone();
     let watched = name.clone();
-    let watching = tokio::spawn(async move { watcher.watch(&watched, 0).await });
+    let mut watching = JoinSet::new();
+    watching.spawn(async move { watcher.watch(&watched, 0).await });
     let resumed = client.resume(&name).await?;
     assert!(!is_paused(&resumed) && !resumed.pausing, "{resumed:?}");
-    let followed = watching.await??;
+    let followed = watching.join_next().await.context("nobody watches")???;
     assert_eq!(followed.run.state(), RunState::Succeeded, "{:?}\n{}", followed.run, system.log().join("\n"));
     let seqs: Vec<i64> = followed.events().iter().map(|event| event.seq).collect();
     assert_eq!(seqs, (0..followed.run.next_seq).collect::<Vec<_>>(), "every event once and in order");

@@ -1,9 +1,10 @@
 //! Several replicas of session on the same stores.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use mar_proto::session::{CancelRunRequest, EndSessionRequest, Run, RunState, SessionState, WaitReason};
 use mar_testkit::process::Signal;
 use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
+use tokio::task::JoinSet;
 
 /// A turn takes seconds.
 const SCRIPT: &str = r#"
@@ -24,9 +25,15 @@ async fn running(client: &mut Client) -> anyhow::Result<Run> {
     client.until(&run.name, |run| run.totals.as_ref().is_some_and(|totals| totals.steps == 1)).await
 }
 
-fn follow(client: &Client, name: &str) -> tokio::task::JoinHandle<anyhow::Result<Followed>> {
+fn follow(client: &Client, name: &str) -> JoinSet<anyhow::Result<Followed>> {
     let (mut client, name) = (client.clone(), name.to_owned());
-    tokio::spawn(async move { client.watch(&name, 0).await })
+    let mut watching = JoinSet::new();
+    watching.spawn(async move { client.watch(&name, 0).await });
+    watching
+}
+
+async fn end_of(mut watching: JoinSet<anyhow::Result<Followed>>) -> anyhow::Result<Followed> {
+    watching.join_next().await.context("nobody watches")??
 }
 
 /// Every event once and in order, to a good end.
@@ -46,7 +53,7 @@ async fn a_run_goes_on_where_another_replica_lives() -> anyhow::Result<()> {
     let watching = follow(&there, &run.name);
     assert_eq!(there.get(&run.name).await?.state(), RunState::Running, "seen from the other replica");
     system.kill(0).await?;
-    let followed = watching.await??;
+    let followed = end_of(watching).await?;
     whole(&followed)?;
     assert_eq!(followed.story().iter().filter(|name| **name == "RunClaimed").count(), 1);
     assert!(followed.story().contains(&"GenerationFailed"), "the turn in flight died: {:?}", followed.story());
@@ -86,7 +93,7 @@ async fn a_replica_that_stops_hands_its_runs_over() -> anyhow::Result<()> {
     let watching = follow(&there, &run.name);
     system.signal(0, Signal::Term).await?;
     system.wait_for_end(0).await?;
-    whole(&watching.await??)
+    whole(&end_of(watching).await?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
