@@ -204,6 +204,14 @@ impl Deployment {
         Ok(system)
     }
 
+    /// Starts every process of a system that was prepared.
+    ///
+    /// # Errors
+    /// What does not serve, with its last lines.
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        self.start_processes().await
+    }
+
     /// Starts the process of one service, in a system that was prepared.
     ///
     /// # Errors

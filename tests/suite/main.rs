@@ -27,6 +27,8 @@ mod alone;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod approving;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod following;
