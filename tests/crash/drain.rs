@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use mar_proto::session::event_leaf::Body;
 use mar_proto::types::ErrorReason;
 use mar_testkit::process::Signal;
 use mar_tests::Stores;
@@ -44,6 +45,50 @@ async fn drains(stores: Stores) -> anyhow::Result<()> {
         ensure!(scars.claims == 1, "{moment}: {} claims", scars.claims);
     }
     Ok(())
+}
+
+/// Restarts in good order, however many, are no deaths: a turn that they interrupt is tried again.
+async fn drains_again_and_again(stores: Stores) -> anyhow::Result<()> {
+    const TIMES: usize = 4;
+    let mut scene = Scene::start(stores, "60ms").await?;
+    let mut caller = scene.caller().await?;
+    let mark = request_id();
+    let session = caller.session().await?;
+    let mut seen = caller.start(&request(&session, ask("medley", &mark))).await?;
+    for _ in 0..TIMES {
+        let mut reader = scene.system.client().await?;
+        reader
+            .until(&seen.name, |run| run.totals.unwrap_or_default().reserved.unwrap_or_default().output_tokens > 0)
+            .await?;
+        scene.system.signal(0, Signal::Term).await?;
+        scene.system.wait_for_end(0).await?;
+        scene.system.restart(0).await?;
+    }
+    let mut caller = scene.caller().await?;
+    caller.pursue(&mut seen).await?;
+    let scars = caller.judge_success(&seen).await.with_context(|| scene.tail())?;
+    let given_up = seen.events.iter().filter_map(|event| match event.body.as_ref()?.body.as_ref()? {
+        Body::GenerationFailed(failed) => Some(failed),
+        _ => None,
+    });
+    let given_up: Vec<_> = given_up.collect();
+    ensure!(given_up.len() == TIMES && scars.lost == 0, "{given_up:?}");
+    for failed in given_up {
+        let usage = failed.usage.unwrap_or_default();
+        ensure!(failed.reason == "DRAINING" && failed.retried && usage.estimated, "{failed:?}");
+        ensure!(usage.output_tokens < 512, "settled as if it had said all it might: {failed:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drains_on_embedded_stores_are_no_deaths() -> anyhow::Result<()> {
+    drains_again_and_again(Stores::Embedded).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drains_on_servers_are_no_deaths() -> anyhow::Result<()> {
+    drains_again_and_again(Stores::Servers).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,7 @@ mod call;
 mod commands;
 mod effects;
 mod generation;
+mod hand_over;
 mod park;
 mod seal;
 
@@ -201,6 +202,9 @@ impl Executor {
             }
         };
         self.stop.cancel();
+        if matches!(halt, Halt::Shutdown) {
+            self.hand_over().await;
+        }
         if !self.feed.views().borrow().over {
             self.feed.leave();
         }
@@ -211,9 +215,14 @@ impl Executor {
         self.effects.wait().await;
     }
 
-    /// One transition: inputs, counters, commit, effects.
+    /// One transition, as soon as there is something worth one.
     async fn turn(&mut self) -> Result<(), Halt> {
         self.gather().await?;
+        self.transition().await
+    }
+
+    /// Inputs, counters, commit, effects.
+    async fn transition(&mut self) -> Result<(), Halt> {
         let counted = self.count().await?;
         let decision = run::decide(&self.state, &self.pending, counted);
         if !decision.events.is_empty() {

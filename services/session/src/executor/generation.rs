@@ -24,6 +24,9 @@ const ROUTER_ATTEMPTS: i32 = 3;
 /// Our tries and the router's are numbered together; the router makes at most so many.
 const ATTEMPT_STRIDE: i64 = 8;
 
+/// Reason of a generation that was given up because the service stops.
+pub(super) const DRAINING: &str = "DRAINING";
+
 /// Numbers of a generation, for what is shown of it.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -56,9 +59,13 @@ impl Executor {
                 }
             }
         };
+        let draining = self.shutdown.clone();
         self.start(effect, move || {
             let usage = Some(spent(reservation, price, written.load(Ordering::Relaxed)));
-            Some(Input::GenerationFailed { step, attempt, reason: "CANCELLED".to_owned(), retry: Retry::Never, usage })
+            // Nobody wants the run to stop when the service does: its next owner tries again.
+            let (reason, retry) =
+                if draining.is_cancelled() { (DRAINING, Retry::WhenBack) } else { ("CANCELLED", Retry::Never) };
+            Some(Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage })
         });
     }
 
