@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mar_alignment::{
-    Agent, Answer, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText, Question, Request,
+    Agent, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText, Question, Request,
     ResultFacts, RunFacts, Session, Stack, Tool, TrustTier, Verdict, decide_both, default_platform,
 };
 use serde_json::{Value, json};
