@@ -9,10 +9,11 @@
 //! - Every layer that is present must allow: a lower layer narrows what an upper one allows and never widens it.
 //! - A stack without a platform policy denies, and so does every error: in evaluating a rule (Cedar itself skips a
 //!   `forbid` whose condition fails), in building the facts, or in arguments that are missing or too large.
+//! - A rule about a point that no service decides is refused, because it would never be asked ([`Point::is_decided`]).
 //! - The sealed layers and the platform's current ones must both allow: tightening binds at once, loosening never.
 //!
 //! Rules carry annotations: `@id` names a rule in records (unique in its policy); `@verdict("require_approval")` on a
-//! permit lets the call go ahead only once approved, and then `@approvers("group")` says by whose members,
+//! permit of calls lets the call go ahead only once approved, and then `@approvers("group")` says by whose members,
 //! `@approvals("2")` by how many (1 to 16, else 1) and `@expires("30m")` within what time (1 minute to 30 days, else an
 //! hour); `@mode("log_only")` on a forbid records it without enforcing it;
 //! `@guidance("refuse" | "ask" | "hand_over" | "continue_without")` and `@message("…")` say what the agent does next;

@@ -15,6 +15,7 @@ pub(crate) mod approval;
 mod check;
 pub(crate) mod rule;
 mod source;
+mod undecided;
 
 /// The longest policy text, in bytes.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
@@ -69,7 +70,8 @@ impl Policy {
     ///
     /// # Errors
     /// Everything that is wrong with it at once (up to [`MAX_VIOLATIONS`]), in the order of the text: name and version, size, syntax, templates,
-    /// annotations, names and types that the schema does not have, rules that can never apply.
+    /// annotations, names and types that the schema does not have, rules that can never apply, rules about a point that
+    /// no service decides (see [`Point::is_decided`](crate::Point::is_decided)).
     pub fn parse(text: PolicyText) -> Result<Self, Vec<Violation>> {
         let depth = check::measure(&text)?;
         room::with_room_for(depth, || {

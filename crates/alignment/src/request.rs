@@ -40,6 +40,16 @@ impl Point {
         Self::GiveAnswer,
     ];
 
+    /// Whether a service decides here. A rule about a point that nobody decides would never be asked, so policies with
+    /// such a rule are refused: `agent-generator` decides on models, prompts and listed tools while it synthesises,
+    /// `tool-gateway` on calls and their results.
+    pub fn is_decided(self) -> bool {
+        match self {
+            Self::SelectModel | Self::ShapePrompt | Self::ListTool | Self::CallTool | Self::ReceiveResult => true,
+            Self::StartSession | Self::GiveAnswer => false,
+        }
+    }
+
     /// The name of the Cedar action.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -148,7 +158,7 @@ pub struct Model {
 /// A session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Its id; empty before it exists.
+    /// Its id; empty before it exists, and while an agent is synthesised.
     pub id: String,
     /// What it is for.
     pub purpose: String,
@@ -175,7 +185,7 @@ pub struct ResultFacts {
     pub bytes: u64,
     /// Whether the tool reports an error.
     pub is_error: bool,
-    /// What hygiene found in it.
+    /// What is conspicuous in it, such as `invisible_characters`.
     #[serde(default)]
     pub findings: BTreeSet<String>,
 }

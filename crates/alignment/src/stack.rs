@@ -6,9 +6,9 @@ use crate::layer::{Layer, PolicyText};
 use crate::policy::approval;
 use crate::policy::rule::Rule;
 use crate::policy::{Policy, Violation};
-use crate::request::Request;
 use crate::request::arguments::Reads;
 use crate::request::cedar::CedarRequest;
+use crate::request::{Point, Request};
 use crate::room;
 
 /// The policies that bind a decision, from the platform down. Each of them must allow.
@@ -176,7 +176,10 @@ impl<'a> Weighing<'a> {
 
     fn conclude(self, request: &Request) -> Decision {
         let denied = !(self.forbids.is_empty() && self.unpermitted.is_empty() && self.errors.is_empty());
-        let asked: Vec<_> = self.permits.iter().copied().filter(|(_, rule)| rule.approval.is_some()).collect();
+        // Only a call can wait for people. Anywhere else a permit that asks for approval of calls is a plain one.
+        let waits = request.point() == Point::CallTool;
+        let asked = self.permits.iter().copied().filter(|(_, rule)| waits && rule.approval.is_some());
+        let asked: Vec<_> = asked.collect();
         let (verdict, determining) = if denied || self.permits.is_empty() {
             (Verdict::Deny, self.forbids)
         } else if asked.is_empty() {

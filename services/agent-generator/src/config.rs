@@ -173,6 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn a_platform_rule_that_nobody_would_ask_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy.cedar");
+        std::fs::write(&policy, "permit (principal, action == Action::\"startSession\", resource);").unwrap();
+        let lines = Config { platform_policy: Some(policy), ..Config::default() }.load_policy().unwrap_err();
+        assert!(lines.len() == 1 && lines[0].contains("startSession, which no service decides yet"), "{lines:?}");
+    }
+
+    #[test]
     fn everything_wrong_is_named_by_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let policy = folder.path().join("policy.cedar");

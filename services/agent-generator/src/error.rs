@@ -1,6 +1,7 @@
 //! Why a request is not answered, and how that is told.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use mar_proto::types::ErrorReason;
@@ -28,11 +29,11 @@ pub enum Error {
         /// The resources' names; at least one.
         names: Vec<String>,
     },
-    /// The policy does not let the agent have tools that the task names.
-    #[error("policy denies a tool that the task names")]
+    /// The policy does not let the agent come about as the task asks.
+    #[error("policy denies {denied}")]
     PolicyDenied {
-        /// The tools.
-        tools: Vec<String>,
+        /// What it denies.
+        denied: Denied,
         /// What determined it.
         policies: Vec<String>,
     },
@@ -73,6 +74,27 @@ pub enum Error {
     Seal(#[source] mar_descriptor::Error),
 }
 
+/// What a policy denies an agent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Tools that the task names.
+    Tools(Vec<String>),
+    /// Every model that routing admits.
+    Models(Vec<String>),
+    /// The rendered prompt.
+    Prompt,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tools(tools) => out.write_str(&tools.join(", ")),
+            Self::Models(models) => write!(out, "every admitted model: {}", models.join(", ")),
+            Self::Prompt => out.write_str("this prompt"),
+        }
+    }
+}
+
 impl From<Violations> for Error {
     fn from(violations: Violations) -> Self {
         Self::Invalid(violations)
@@ -84,7 +106,7 @@ impl From<Error> for Status {
         match error {
             Error::Invalid(violations) => violations.into(),
             Error::NotFound { kind, names } => not_found(kind, &names),
-            Error::PolicyDenied { tools, policies } => denied(&tools, &policies),
+            Error::PolicyDenied { denied, policies } => policy_denied(&denied, &policies),
             Error::NoModelAdmitted { rejections } => no_model(rejections),
             Error::Upstream { upstreams } => upstream_unavailable(&upstreams),
             Error::Peer { peer, status } => peer_failed(peer, *status),
@@ -106,12 +128,17 @@ fn not_found(kind: &'static str, names: &[String]) -> Status {
         .into()
 }
 
-fn denied(tools: &[String], policies: &[String]) -> Status {
-    let message = format!("a policy does not let the agent have {}", tools.join(", "));
-    Fault::new(Code::PermissionDenied, ErrorReason::PolicyDenied, message)
-        .metadata("policies", policies.join(","))
-        .metadata("tools", tools.join(","))
-        .into()
+fn policy_denied(denied: &Denied, policies: &[String]) -> Status {
+    // Of a run that fails on it only the text is kept, so that it names the rules as well.
+    let message = format!("a policy does not let the agent have {denied} ({})", policies.join(", "));
+    let fault =
+        Fault::new(Code::PermissionDenied, ErrorReason::PolicyDenied, message).metadata("policies", policies.join(","));
+    match denied {
+        Denied::Tools(tools) => fault.metadata("tools", tools.join(",")),
+        Denied::Models(models) => fault.metadata("models", models.join(",")),
+        Denied::Prompt => fault,
+    }
+    .into()
 }
 
 fn no_model(rejections: Vec<(String, String)>) -> Status {

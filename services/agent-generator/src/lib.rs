@@ -14,7 +14,7 @@
 //! is not offered, and a tool that the task names is never left out in silence.
 //!
 //! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps),
-//! [`tools`] and [`alias`], [`models`], [`synthesis`] (the whole), [`store`] (descriptors, Postgres or SQLite), [`peers`]
+//! [`tools`] and [`alias`], [`models`], [`decisions`] (policy on models and prompt), [`synthesis`] (the whole), [`store`] (descriptors, Postgres or SQLite), [`peers`]
 //! (router, tool gateway), [`grpc`], [`config`].
 //!
 //! When a dependency is down: without the router or the tool gateway GenerateAgent answers `PEER_UNAVAILABLE` (tasks
@@ -33,6 +33,7 @@ use tonic::service::Routes;
 
 pub mod alias;
 pub mod config;
+pub mod decisions;
 pub mod error;
 pub mod grpc;
 pub mod models;

@@ -108,6 +108,14 @@ pub struct Prompt {
     pub steps: Vec<StepReport>,
 }
 
+impl Prompt {
+    /// Its size, with the task's input.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.steps.last().map_or(0, |step| step.prompt_bytes)
+    }
+}
+
 /// Runs the pipeline.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use mar_descriptor::{
     AgentSection, Descriptor, MetadataSection, PolicyLayer, PolicySection, PromptSection, SealedDescriptor, SigningKey,
     seal,
 };
+use mar_proto::router::SelectModelResponse;
 use mar_proto::session::ReservationPrice;
 use mar_proto::types::{Message, ToolDefinition};
 use mar_runtime::ServiceName;
@@ -15,6 +16,7 @@ use mar_runtime::clock::Clock;
 use mar_runtime::violations::Violations;
 
 use crate::alias;
+use crate::decisions;
 use crate::error::Error;
 use crate::models::{self, Wish};
 use crate::order::{Brief, Order};
@@ -75,21 +77,30 @@ impl Synthesis {
         let pick = self.pick(&order.brief)?;
         let stack = Stack::new([Some(self.platform.clone()), order.policy.clone()].into_iter().flatten());
         let caller = &call.identity.caller;
+        let agent = policy_agent(caller, order, &pick);
         let found = tools::find(&*self.registry, call, &order.selectors).await?;
-        let toolbox = found.choose(&order.selectors, &stack, &policy_agent(caller, order, &pick), self.max_tools)?;
+        let toolbox = found.choose(&order.selectors, &stack, &agent, self.max_tools)?;
         let prompt = render(&order.brief, &pick, &toolbox.offered())?;
+        decisions::prompt(prompt.bytes(), order, &stack, &agent)?;
         let wish = Wish::new(order, pick.recipe().sampling(), !toolbox.is_empty(), prompt.output_schema.is_some());
-        let answer = self
-            .router
-            .select_model(call, wish.request())
-            .await
-            .map_err(|status| Error::Peer { peer: ServiceName::Router, status: Box::new(status) })?;
+        let mut answer = self.admitted(call, &wish).await?;
+        if answer.candidates.iter().any(|candidate| candidate.admitted) {
+            let specs = decisions::specs(&*self.router, call).await?;
+            decisions::narrow(&mut answer.candidates, &specs, &stack, &agent)?;
+        }
         let price = models::dearest(&answer.candidates);
         let sealing = Sealing { caller, order, pick: &pick, stack: &stack, prompt: &prompt };
         let (descriptor, tools) = sealing.descriptor(wish.section(&answer)?, toolbox);
         let descriptor = seal(&descriptor, &self.key).map_err(Error::Seal)?;
         self.store.descriptor_put(&caller.tenant, &descriptor, self.clock.now()).await?;
         Ok(Agent { descriptor, prompt: prompt.messages, tools, price })
+    }
+
+    async fn admitted(&self, call: &Call, wish: &Wish<'_>) -> Result<SelectModelResponse, Error> {
+        self.router
+            .select_model(call, wish.request())
+            .await
+            .map_err(|status| Error::Peer { peer: ServiceName::Router, status: Box::new(status) })
     }
 
     /// Renders a prompt as if the agent had the tools that its recipe speaks of. Asks nobody.

@@ -10,7 +10,8 @@ use mar_runtime::ServiceName;
 use mar_runtime::violations::Violations;
 
 use crate::alias;
-use crate::error::Error;
+use crate::decisions;
+use crate::error::{Denied, Error};
 use crate::peers::{Call, ToolRegistry};
 use crate::prompt::OfferedTool;
 use crate::selector::Selector;
@@ -186,21 +187,15 @@ fn decide(policy: &Stack, agent: &Agent, name: &str, tool: &Tool) -> Decision {
         upstream: name.split_once('.').map(|(upstream, _)| upstream.to_owned()).unwrap_or_default(),
         read_only: definition.is_some_and(|one| one.read_only),
         idempotent: definition.is_some_and(|one| one.idempotent),
-        trust_tier: mar_alignment::TrustTier::default(),
+        trust_tier: decisions::tier(tool.trust_tier()),
     };
     policy.decide(&Request::new(Question::ListTool { agent: agent.clone(), tool }))
 }
 
-/// Names what denied: rules, policies that permit nothing, or failures.
 fn denial(denied: &[(String, Decision)]) -> Error {
-    let mut policies = BTreeSet::new();
-    for (_, decision) in denied {
-        policies.extend(decision.determining.iter().map(|rule| format!("{}/{}", rule.policy, rule.rule)));
-        policies.extend(decision.unpermitted.iter().map(|policy| policy.policy.clone()));
-    }
     Error::PolicyDenied {
-        tools: denied.iter().map(|(name, _)| format!("{PREFIX}{name}")).collect(),
-        policies: policies.into_iter().collect(),
+        denied: Denied::Tools(denied.iter().map(|(name, _)| format!("{PREFIX}{name}")).collect()),
+        policies: decisions::causes(denied.iter().map(|(_, decision)| decision)),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The checks, in this order: the tool is sealed, its definition is the sealed one, the arguments fit its schema, the
 //! sealed policies and the platform's current one allow it. Then the call is made, within its time and its upstream's
-//! bounds, and the answer is cut to size. What a check refuses is an [`Outcome`] with its record, never an error.
+//! bounds, the answer is cut to size, and the policies say whether the agent may receive it. What a check refuses is an
+//! [`Outcome`] with its record, never an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::upstream::{State, Upstream};
 mod approval;
 pub mod arguments;
 mod record;
+mod result;
 pub mod trace;
 
 pub use approval::Approved;
@@ -116,6 +118,8 @@ pub struct Dispatcher {
 struct Cleared<'a> {
     upstream: &'a Arc<Upstream>,
     definition: Arc<Definition>,
+    /// As policies know it.
+    declared: Tool,
     arguments: Value,
 }
 
@@ -127,7 +131,12 @@ impl Dispatcher {
             Err(kind) => (kind, false),
             Ok(cleared) => {
                 let tainted = !cleared.upstream.config.is_trusted();
-                (dispatch(call, cleared).await, tainted)
+                let declared = cleared.declared.clone();
+                let kind = match dispatch(call, cleared).await {
+                    Kind::Answered(answer) => Kind::Answered(self.receive(call, declared, answer, &mut record)),
+                    other => other,
+                };
+                (kind, tainted)
             }
         };
         record.conclude(&kind);
@@ -159,12 +168,12 @@ impl Dispatcher {
             trust_tier: upstream.config.trust_tier(),
         };
         let arguments = Arc::new(arguments);
-        let decision = self.decide(call, declared, &arguments, digest);
+        let decision = self.decide(call, declared.clone(), &arguments, digest);
         let allowed = judge(call, &decision, definition.hash, digest, record);
         record.decision(decision);
         allowed?;
         let arguments = Arc::unwrap_or_clone(arguments);
-        Ok(Cleared { upstream, definition, arguments })
+        Ok(Cleared { upstream, definition, declared, arguments })
     }
 
     fn decide(&self, call: &Invocation, tool: Tool, arguments: &Arc<Value>, digest: Hash) -> Decision {
@@ -177,6 +186,16 @@ impl Dispatcher {
         };
         let request = Request::new(question).in_run(call.facts.clone());
         decide_both(call.sealed.policies(), &self.platform, &request)
+    }
+
+    /// Lets an answer through, or puts the denial in its place: the call has been made, so that this is its result.
+    fn receive(&self, call: &Invocation, tool: Tool, answer: Answer, record: &mut Record) -> Answer {
+        let question = Question::ReceiveResult { agent: agent(call), tool, result: result::facts(&answer) };
+        let request = Request::new(question).in_run(call.facts.clone());
+        let decision = decide_both(call.sealed.policies(), &self.platform, &request);
+        let answer = if decision.is_allowed() { answer } else { result::withheld(&answer, &decision) };
+        record.received(decision);
+        answer
     }
 }
 
@@ -241,7 +260,7 @@ fn judge(
 }
 
 async fn dispatch(call: &Invocation, cleared: Cleared<'_>) -> Kind {
-    let Cleared { upstream, definition, arguments } = cleared;
+    let Cleared { upstream, definition, arguments, .. } = cleared;
     let sent = Sent::default();
     let limit = limit(upstream, call);
     let Value::Object(arguments) = arguments else { return invalid("the arguments are no JSON object") };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mar_proto::tool::{Tool, UpstreamState};
+use mar_proto::types;
 
 use crate::config::is_upstream_name;
 use crate::definition::Definition;
@@ -107,6 +108,16 @@ fn to_proto(upstream: &Upstream, state: &State, definition: &Definition) -> Tool
         definition: Some(definition.to_proto()),
         stale: state.session.is_none(),
         upstream_kind: upstream.kind().into(),
+        trust_tier: tier(upstream.config.trust_tier()).into(),
+    }
+}
+
+fn tier(tier: mar_alignment::TrustTier) -> types::TrustTier {
+    match tier {
+        mar_alignment::TrustTier::Unverified => types::TrustTier::Unverified,
+        mar_alignment::TrustTier::Experimental => types::TrustTier::Experimental,
+        mar_alignment::TrustTier::Aligned => types::TrustTier::Aligned,
+        mar_alignment::TrustTier::Production => types::TrustTier::Production,
     }
 }
 

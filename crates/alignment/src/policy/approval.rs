@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cedar_policy::ActionConstraint;
+
 use super::Policy;
 use super::rule::Rule;
 use crate::decision::Approval;
+use crate::request::Point;
 
 const MAX_GROUP_CHARS: usize = 128;
 const MAX_APPROVALS: u32 = 16;
@@ -45,6 +48,16 @@ pub(super) fn read(asks: bool, notes: &mut BTreeMap<&str, &str>, errors: &mut Ve
         errors.push("@expires is a whole number and s, m, h or d, from \"1m\" to \"30d\"".to_owned());
     }
     Some(Terms { group: group.map(str::to_owned), needed: approvals?, expires_after: expiry? })
+}
+
+/// Whether a rule's scope lets it speak of tool calls.
+pub(super) fn may_apply(policy: &cedar_policy::Policy) -> bool {
+    let is_call = |action: &cedar_policy::EntityUid| action.id().unescaped() == Point::CallTool.as_str();
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(action) => is_call(&action),
+        ActionConstraint::In(actions) => actions.iter().any(is_call),
+    }
 }
 
 fn is_group(group: &str) -> bool {

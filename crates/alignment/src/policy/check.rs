@@ -5,6 +5,7 @@ use miette::Diagnostic;
 
 use super::rule::Rule;
 use super::source::{Statement, position, statements};
+use super::undecided;
 use super::{MAX_NESTING, MAX_OPERATORS, MAX_RULES, MAX_TEXT_BYTES, MAX_VIOLATIONS, Violation};
 use crate::layer::PolicyText;
 use crate::schema::vocabulary;
@@ -128,6 +129,13 @@ impl<'a> Faults<'a> {
         }
         let mut rules = HashMap::new();
         for policy in set.policies() {
+            if let Some(point) = undecided::point(policy) {
+                let (offset, name) = (offset_of(policy), point.as_str());
+                self.add(
+                    start + offset,
+                    format!("the rule is about {name}, which no service decides yet: it would never be asked"),
+                );
+            }
             match Rule::read(policy) {
                 Ok(rule) => {
                     rules.insert(policy.id().clone(), rule);

@@ -42,6 +42,11 @@ impl Rule {
             ));
         }
         let asks = asks_approval(effect, notes.remove("verdict"), &mut errors);
+        if asks && !approval::may_apply(policy) {
+            errors.push(
+                "@verdict(\"require_approval\") belongs to a permit of callTool: nothing else can wait".to_owned(),
+            );
+        }
         let approval = approval::read(asks, &mut notes, &mut errors);
         let log_only = log_only(effect, notes.remove("mode"), &mut errors);
         let guidance = guidance(notes.remove("guidance"), &mut errors);

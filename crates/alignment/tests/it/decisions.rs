@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mar_alignment::{
-    Agent, Answer, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText, Question, Request,
+    Agent, Arguments, Caller, Decision, Effect, Guidance, Layer, Model, Point, PolicyText, Question, Request,
     ResultFacts, RunFacts, Session, Stack, Tool, TrustTier, Verdict, decide_both, default_platform,
 };
 use serde_json::{Value, json};
@@ -121,7 +121,7 @@ fn a_lower_layer_narrows_and_never_widens() {
     let narrow = r#"@id("docs-only") permit (principal, action, resource in Upstream::"docs");"#;
     let narrowed = stack(&[
         (Layer::Platform, OPEN),
-        (Layer::Agent, &format!("{narrow} permit (principal, action in [Action::\"giveAnswer\"], resource);")),
+        (Layer::Agent, &format!("{narrow} permit (principal, action in [Action::\"receiveResult\"], resource);")),
     ]);
     assert!(narrowed.decide(&call("docs.search")).is_allowed());
     assert_eq!(narrowed.decide(&call("mail.send")).verdict, Verdict::Deny);
@@ -185,6 +185,14 @@ fn what_an_approval_takes_is_told() {
     let written = serde_json::to_value(&decision).unwrap();
     assert_eq!(written["approval"]["expires_after_s"], 1_800);
     assert_eq!(serde_json::from_value::<Decision>(written).unwrap().approval, decision.approval);
+}
+
+#[test]
+fn only_calls_wait_for_approval() {
+    let any = "@id(\"any\") @verdict(\"require_approval\") permit (principal, action, resource);";
+    let list = Request::new(Question::ListTool { agent: agent("prod"), tool: tool("mail.send") });
+    assert!(platform(any).decide(&list).is_allowed());
+    assert_eq!(platform(any).decide(&call("mail.send")).verdict, Verdict::RequireApproval);
 }
 
 #[test]
@@ -410,17 +418,19 @@ mod the_default_platform {
     }
 
     #[test]
-    fn the_other_points_are_open() {
-        let caller = agent("prod").caller;
+    fn the_other_points_that_are_decided_are_open() {
         let session = Session::default();
         let open = [
-            Question::StartSession { caller, session: session.clone() },
             Question::ShapePrompt { agent: agent("prod"), session, prompt_bytes: 9 },
             Question::ReceiveResult { agent: agent("prod"), tool: tool("docs.search"), result: ResultFacts::default() },
-            Question::GiveAnswer { agent: agent("prod"), answer: Answer::default() },
             Question::ListTool { agent: agent("prod"), tool: tool("docs.search") },
+            Question::SelectModel {
+                agent: agent("prod"),
+                model: Model { trust_tier: TrustTier::Aligned, ..Model::default() },
+            },
         ];
         for question in open {
+            assert!(Request::new(question.clone()).point().is_decided());
             let decision = default().decide(&Request::new(question));
             assert!(decision.is_allowed(), "{decision:?}");
         }

@@ -150,6 +150,51 @@ fn terms_of_approval_are_checked() {
 }
 
 #[test]
+fn only_calls_can_be_approved() {
+    for scope in ["action == Action::\"listTool\"", "action in [Action::\"receiveResult\", Action::\"shapePrompt\"]"] {
+        refused_once(
+            &format!("@verdict(\"require_approval\") permit (principal, {scope}, resource);"),
+            1,
+            "permit of callTool",
+        );
+    }
+    parse("@verdict(\"require_approval\") permit (principal, action in [Action::\"listTool\", Action::\"callTool\"], resource);")
+        .unwrap();
+}
+
+#[test]
+fn rules_that_nobody_asks_are_refused() {
+    let open = "permit (principal, action, resource);";
+    for (rule, point) in [
+        ("forbid (principal, action == Action::\"giveAnswer\", resource);", "giveAnswer"),
+        ("permit (principal, action in [Action::\"callTool\", Action::\"giveAnswer\"], resource);", "giveAnswer"),
+        ("forbid (principal, action == Action::\"startSession\", resource);", "startSession"),
+        ("@mode(\"log_only\") forbid (principal, action == Action::\"startSession\", resource);", "startSession"),
+        ("forbid (principal, action, resource) when { action == Action::\"giveAnswer\" };", "giveAnswer"),
+        ("forbid (principal, action, resource) unless { action in [Action::\"startSession\"] };", "startSession"),
+        ("forbid (principal is Caller, action, resource);", "startSession"),
+        ("forbid (principal == Caller::\"ada\", action, resource);", "startSession"),
+        ("forbid (principal, action, resource is Answer);", "giveAnswer"),
+        ("forbid (principal, action, resource) when { resource is Answer && resource.bytes > 9 };", "giveAnswer"),
+    ] {
+        let about = format!("the rule is about {point}, which no service decides yet");
+        refused_once(&format!("{open}\n{rule}"), 2, &about);
+    }
+    for rule in [
+        "forbid (principal, action, resource) when { context.taint };",
+        "forbid (principal is Agent, action, resource) when { principal.role == \"giveAnswer\" };",
+        "forbid (principal, action, resource) when { context.data_classes.contains(\"Answer\") };",
+        "forbid (principal, action == Action::\"selectModel\", resource == Model::\"Answer\");",
+        "forbid (principal, action == Action::\"callTool\", resource) when {
+            context.arguments.contains({path: \"startSession\", text: \"giveAnswer\"}) };",
+        "forbid (principal, action == Action::\"shapePrompt\", resource is Session);",
+        "forbid (principal, action == Action::\"receiveResult\", resource);",
+    ] {
+        parse(&format!("{open}\n{rule}")).unwrap();
+    }
+}
+
+#[test]
 fn templates_and_empty_policies_are_refused() {
     let violations = refused("permit (principal == ?principal, action, resource);");
     assert!(violations.iter().any(|violation| violation.message.contains("templates")), "{violations:#?}");

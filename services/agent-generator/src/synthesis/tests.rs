@@ -4,7 +4,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_alignment::default_platform;
 use mar_descriptor::{HaltingSection, Hash, TrustTier, verify};
-use mar_proto::router::{Candidate, Price, SelectModelRequest, SelectModelResponse};
+use mar_proto::router::{
+    Candidate, ListModelsRequest, ListModelsResponse, ModelSpec, Price, SelectModelRequest, SelectModelResponse,
+};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
 use mar_proto::types::{Media, Origin, Part, part::Content};
 use mar_runtime::auth::Identity;
@@ -14,6 +16,7 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use super::*;
+use crate::error::Denied;
 use crate::order::ModelWish;
 use crate::store;
 
@@ -23,6 +26,8 @@ struct Peers {
     tools: Vec<Tool>,
     page: usize,
     candidates: Vec<Candidate>,
+    /// Models that somebody has looked at.
+    reviewed: Vec<String>,
 }
 
 #[async_trait]
@@ -35,6 +40,16 @@ impl Router for Peers {
             routing_policy_version: 3,
             routing_policy_hash: hash("balanced"),
         })
+    }
+
+    async fn list_models(&self, _: &Call, _: ListModelsRequest) -> Result<ListModelsResponse, Status> {
+        let spec = |one: &Candidate| ModelSpec {
+            name: one.model.clone(),
+            spec_hash: one.spec_hash.clone(),
+            trust_tier: if self.reviewed.contains(&one.model) { 3 } else { 1 },
+            ..ModelSpec::default()
+        };
+        Ok(ListModelsResponse { models: self.candidates.iter().map(spec).collect(), ..ListModelsResponse::default() })
     }
 }
 
@@ -105,6 +120,7 @@ fn peers() -> Peers {
         tools: ["docs.search", "docs.list", "files.a_b", "files.a.b", "web.search"].map(tool).into(),
         page: 2,
         candidates: vec![candidate("small", 1), candidate("large", 7), candidate("medium", 4)],
+        reviewed: Vec::new(),
     }
 }
 
@@ -192,6 +208,31 @@ fn every_section_is_sealed() {
 }
 
 #[test]
+fn production_takes_reviewed_models_and_tools_alone() {
+    let caller = Caller { environment: "prod".into(), ..Caller::dev() };
+    let Err(Error::PolicyDenied { denied, policies }) = generate(peers(), &caller, &order()) else {
+        panic!("unverified models in production")
+    };
+    assert_eq!(denied, Denied::Models(["models/large", "models/medium", "models/small"].map(str::to_owned).into()));
+    assert_eq!(policies, ["platform-default/platform.unverified-models"]);
+
+    let mut peers = peers();
+    peers.reviewed = vec!["models/medium".into()];
+    peers.tools[0].trust_tier = mar_proto::types::TrustTier::Aligned.into();
+    let agent = generate(peers, &caller, &order()).unwrap();
+    let descriptor = Descriptor::parse(&agent.descriptor.canonical).unwrap();
+    let admitted: Vec<_> = descriptor.model.roles["reason"].admitted.iter().map(|one| one.model.as_str()).collect();
+    assert_eq!(admitted, ["models/medium"]);
+    assert_eq!(
+        (agent.price.input_per_million, agent.price.output_per_million),
+        (4, 6),
+        "the price is that of what is left"
+    );
+    let tools: Vec<_> = descriptor.agent.tools.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(tools, ["docs.search"]);
+}
+
+#[test]
 fn a_dearer_wish_is_bound_by_the_run() {
     let mut order = order();
     order.model.max_output_tokens = Some(64_000);
@@ -240,7 +281,7 @@ proptest! {
         let mut order = order();
         order.brief.input = vec![text(&input)];
         order.brief.parameters.insert("language".into(), language);
-        let mut shuffled = Peers { tools, page, candidates };
+        let mut shuffled = Peers { tools, page, candidates, reviewed: Vec::new() };
         shuffled.candidates[0].price = Some(Price { input_per_million: prices, ..Price::default() });
         let caller = Caller { principal: format!("p-{tenant}"), tenant, end_user: Some("ada".into()), ..Caller::dev() };
         let agent = generate(shuffled, &caller, &order).unwrap();

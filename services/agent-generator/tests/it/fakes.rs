@@ -1,20 +1,21 @@
 //! A router and a tool gateway that answer as they are told and remember what they were asked.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mar_descriptor::Hash;
 use mar_proto::router::router_service_server::RouterService;
 use mar_proto::router::{
     Candidate, CountTokensRequest, CountTokensResponse, GenerateRequest, GenerateResponse, GetModelRequest,
-    GetModelResponse, ListModelsRequest, ListModelsResponse, Price, Rejection, RejectionReason, SelectModelRequest,
-    SelectModelResponse, StreamGenerateRequest, StreamGenerateResponse,
+    GetModelResponse, ListModelsRequest, ListModelsResponse, ModelSpec, Price, Rejection, RejectionReason,
+    SelectModelRequest, SelectModelResponse, StreamGenerateRequest, StreamGenerateResponse,
 };
 use mar_proto::tool::tool_gateway_service_server::ToolGatewayService;
 use mar_proto::tool::{
     GetToolRequest, GetToolResponse, InvokeToolRequest, InvokeToolResponse, ListToolsRequest, ListToolsResponse, Tool,
     UpstreamState,
 };
-use mar_proto::types::ToolDefinition;
+use mar_proto::types::{ToolDefinition, TrustTier};
 use tonic::{Request, Response, Status};
 
 /// What a fake was asked: the message, the credential, and whether a deadline came along.
@@ -40,6 +41,10 @@ pub struct FakeRouter(Arc<Mutex<RouterState>>);
 #[derive(Debug, Default)]
 pub struct RouterState {
     pub candidates: Vec<Candidate>,
+    /// Trust tiers of the catalogue; others are ALIGNED.
+    pub tiers: BTreeMap<&'static str, TrustTier>,
+    /// How many pages of the catalogue were read.
+    pub listed: usize,
     pub fail: Option<Status>,
     pub asked: Vec<Asked<SelectModelRequest>>,
 }
@@ -81,6 +86,18 @@ pub fn candidate(model: &str, price: i64) -> Candidate {
         max_output_tokens: 4_096,
         context_tokens: 8_192,
         ..Candidate::default()
+    }
+}
+
+fn spec(candidate: &Candidate, tiers: &BTreeMap<&'static str, TrustTier>) -> ModelSpec {
+    let bare = candidate.model.strip_prefix("models/").unwrap();
+    ModelSpec {
+        name: candidate.model.clone(),
+        provider: "house".into(),
+        trust_tier: tiers.get(bare).copied().unwrap_or(TrustTier::Aligned).into(),
+        residency: vec!["eu".into()],
+        spec_hash: hash(bare),
+        ..ModelSpec::default()
     }
 }
 
@@ -128,8 +145,16 @@ impl RouterService for FakeRouter {
         }))
     }
 
-    async fn list_models(&self, _: Request<ListModelsRequest>) -> Answer<ListModelsResponse> {
-        Err(Status::unimplemented("fake"))
+    async fn list_models(&self, request: Request<ListModelsRequest>) -> Answer<ListModelsResponse> {
+        let mut state = self.state();
+        let from: usize = request.into_inner().page_token.parse().unwrap_or(0);
+        state.listed += 1;
+        // One a page: every page has to be read.
+        let named = state.candidates.iter().map(|candidate| spec(candidate, &state.tiers));
+        let models: Vec<ModelSpec> = named.skip(from).take(1).collect();
+        let more = from + 1 < state.candidates.len();
+        let next_page_token = if more { (from + 1).to_string() } else { String::new() };
+        Ok(Response::new(ListModelsResponse { models, next_page_token, catalogue_version: hash("catalogue") }))
     }
 
     async fn get_model(&self, _: Request<GetModelRequest>) -> Answer<GetModelResponse> {

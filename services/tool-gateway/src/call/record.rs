@@ -20,7 +20,7 @@ pub struct Record {
     arguments_digest: Option<Hash>,
     #[serde(skip_serializing_if = "Option::is_none")]
     arguments_bytes: Option<usize>,
-    /// `allow`, `require_approval`, `deny`, or `undecided` where the upstream was away before anything was decided.
+    /// Of the call: `allow`, `require_approval`, `deny`, or `undecided` where the upstream was away before anything was decided.
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -30,6 +30,9 @@ pub struct Record {
     /// The policies' part, where it came to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<Decision>,
+    /// What they say of the result, where there is one. A deny withheld it after the call was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_decision: Option<Decision>,
 }
 
 impl Record {
@@ -46,6 +49,7 @@ impl Record {
             reason: None,
             approval: None,
             decision: None,
+            result_decision: None,
         }
     }
 
@@ -68,6 +72,10 @@ impl Record {
 
     pub(super) fn decision(&mut self, decision: Decision) {
         self.decision = Some(decision);
+    }
+
+    pub(super) fn received(&mut self, decision: Decision) {
+        self.result_decision = Some(decision);
     }
 
     pub(super) fn conclude(&mut self, kind: &Kind) {

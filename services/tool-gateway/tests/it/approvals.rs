@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::harness::{Agent, Bench, journal, stdio, text};
 
 const TWO_LEADS: &str = "@id(\"ask\") @verdict(\"require_approval\") @approvers(\"leads\") @approvals(\"2\") @expires(\"30m\")\n\
-    @message(\"Shown to a human.\") permit (principal, action == Action::\"callTool\", resource);";
+    @message(\"Shown to a human.\") permit (principal, action == Action::\"callTool\", resource);\n\
+    permit (principal, action == Action::\"receiveResult\", resource);";
 
 async fn bench() -> Bench {
     let bench = Bench::start(|folder| vec![("s", stdio(folder))]).await;

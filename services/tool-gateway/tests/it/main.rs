@@ -15,6 +15,8 @@ mod layers;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod results;
+#[cfg(test)]
 mod searching;
 #[cfg(test)]
 mod upstreams;
