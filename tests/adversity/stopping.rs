@@ -61,7 +61,8 @@ async fn stops_what_is_in_flight(shape: Shape) -> anyhow::Result<()> {
     let story = names(&events);
     let stops = story.iter().filter(|name| **name == "StopRequested").count();
     assert_eq!((stops, story.last()), (1, Some(&"RunEnded")), "{story:?}");
-    assert!(run.totals.unwrap_or_default().usage.unwrap_or_default().estimated, "what was written counts");
+    let usage = run.totals.unwrap_or_default().usage.unwrap_or_default();
+    assert!(usage.estimated && usage.output_tokens > 0, "what was written counts: {usage:?}");
     // A third time, after the end: it stays as it is.
     let after = cancel(&mut client, &run.name).await?;
     assert_eq!((after.state, after.next_seq, after.seal), (run.state, run.next_seq, run.seal.clone()));

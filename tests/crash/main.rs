@@ -4,6 +4,7 @@
 
 mod caller;
 mod calls;
+mod cancelled;
 mod counters;
 mod drain;
 mod ending;

@@ -10,6 +10,7 @@ use tonic_types::StatusExt as _;
 
 both_ways! {
     a_change_counts_once_and_only_on_what_was_read
+    an_end_carries_a_request_id_too
 }
 
 fn purpose(session: &Session, etag: &str, purpose: &str) -> UpdateSessionRequest {
@@ -71,5 +72,23 @@ async fn a_change_counts_once_and_only_on_what_was_read(options: Options) -> any
     client.grpc.end_session(EndSessionRequest { name: name.clone(), ..Default::default() }).await?;
     assert_eq!(update(&mut client, &change).await?.state(), SessionState::Ended);
     assert_eq!(reason(update(&mut client, &purpose(&first, "", "late")).await)?, "SESSION_ENDED");
+    Ok(())
+}
+
+async fn an_end_carries_a_request_id_too(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let (first, second) = (client.session().await?, client.session().await?);
+    let end = |name: &str, id: &str| EndSessionRequest { name: name.to_owned(), request_id: id.to_owned() };
+    let why = |status: Option<Status>| {
+        let status = status.context("it was let through")?;
+        anyhow::Ok(status.get_details_error_info().context("no reason")?.reason)
+    };
+    let refused = client.grpc.end_session(end(&first, "not printable: \u{e9}")).await.err();
+    assert_eq!(why(refused)?, "INVALID_REQUEST");
+    client.grpc.end_session(end(&first, "end-1")).await?;
+    client.grpc.end_session(end(&first, "end-1")).await?;
+    assert_eq!(why(client.grpc.end_session(end(&second, "end-1")).await.err())?, "REQUEST_ID_REUSED");
+    assert_eq!(why(client.grpc.end_session(end(&second, &"x".repeat(129))).await.err())?, "INVALID_REQUEST");
     Ok(())
 }

@@ -101,8 +101,8 @@ impl SessionService for Service {
 
     async fn end_session(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
         let caller = caller(&request, scope::WRITE)?;
-        let id = convert::session_of("name", &request.into_inner().name)?;
-        let session = self.sessions.end(&caller, id).await?;
+        let (key, id) = convert::end_session(&caller, request.get_ref())?;
+        let session = self.sessions.end(&caller, key.as_ref(), id).await?;
         Ok(Response::new(EndSessionResponse { session: Some(session) }))
     }
 

@@ -119,15 +119,26 @@ impl Sessions {
 
     /// Ends a session: no run can be started any more, open ones are stopped and sealed. Idempotent, and picks up where a
     /// crash left it.
-    pub async fn end(&self, caller: &Caller, id: Uuid) -> Result<Session, Error> {
-        self.reach(&caller.tenant, id, SessionState::Ending).await?;
+    pub async fn end(&self, caller: &Caller, key: Option<&RequestKey>, id: Uuid) -> Result<Session, Error> {
+        if let Some(key) = key
+            && self.runs.store().request_seen(&caller.tenant, key).await? == Some(false)
+        {
+            return Err(Error::RequestIdReused);
+        }
+        self.reach(&caller.tenant, id, SessionState::Ending, key).await?;
         self.runs.end_session(&caller.tenant, id, &caller.principal).await?;
-        self.reach(&caller.tenant, id, SessionState::Ended).await
+        self.reach(&caller.tenant, id, SessionState::Ended, None).await
     }
 
     /// Moves a session's state forward; one that is there or beyond stays. The session's seal is stored with its end, in
     /// the statement that ends it: no crash comes between them, and whoever repeats an end that was lost makes the same seal.
-    async fn reach(&self, tenant: &str, id: Uuid, state: SessionState) -> Result<Session, Error> {
+    async fn reach(
+        &self,
+        tenant: &str,
+        id: Uuid,
+        state: SessionState,
+        key: Option<&RequestKey>,
+    ) -> Result<Session, Error> {
         loop {
             let mut row = self.row(tenant, id).await?;
             if row.state >= state as i16 {
@@ -139,10 +150,10 @@ impl Sessions {
             row.state = state as i16;
             row.version += 1;
             row.update_time = self.runs.clock().now();
-            if let Some(Outcome::Done(row) | Outcome::Repeated(row)) =
-                self.runs.store().session_change(None, &row).await?
-            {
-                return present(&row);
+            match self.runs.store().session_change(key, &row).await? {
+                Some(Outcome::Done(row) | Outcome::Repeated(row)) => return present(&row),
+                Some(Outcome::Reused) => return Err(Error::RequestIdReused),
+                None => {}
             }
         }
     }

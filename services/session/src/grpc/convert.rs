@@ -1,8 +1,8 @@
 //! Requests into what the domain asks for; every violation is reported at once.
 
 use mar_proto::session::{
-    Concurrency, RunTaskRequest, Session, StartRunRequest, StartSessionRequest, Task, UpdateSessionRequest,
-    WatchRunRequest,
+    Concurrency, EndSessionRequest, RunTaskRequest, Session, StartRunRequest, StartSessionRequest, Task,
+    UpdateSessionRequest, WatchRunRequest,
 };
 use mar_runtime::auth::Caller;
 use mar_runtime::violations::Violations;
@@ -20,6 +20,7 @@ pub use command::{cancel_run, pause_run, resolve_approval, resume_run};
 
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
 const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";
+const END_SESSION: &str = "/agentruntime.session.v1.SessionService/EndSession";
 const START_RUN: &str = "/agentruntime.session.v1.SessionService/StartRun";
 const RUN_TASK: &str = "/agentruntime.session.v1.SessionService/RunTask";
 
@@ -50,6 +51,15 @@ pub fn update_session(caller: &Caller, request: UpdateSessionRequest) -> Result<
     let etag = Some(session.etag.as_str()).filter(|etag| !etag.is_empty());
     let version = etag.and_then(|etag| found.take("session.etag", etag.parse::<i64>().map_err(|_| "is not an etag")));
     found.into_result(Change { key, id, session, paths, version })
+}
+
+/// A session to end. It needs no `request_id`: to end it twice is to end it once.
+pub fn end_session(caller: &Caller, request: &EndSessionRequest) -> Result<(Option<RequestKey>, Uuid), Violations> {
+    let mut found = Violations::new();
+    let id = parse_session("name", &request.name, &mut found).unwrap_or_default();
+    let given = !request.request_id.is_empty();
+    let key = given.then(|| request_key(caller, END_SESSION, &request.request_id, request, &mut found));
+    found.into_result((key, id))
 }
 
 /// A run to start.

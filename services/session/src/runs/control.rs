@@ -35,6 +35,11 @@ impl Runs {
         let Target { key, session, run } = target;
         let (tenant, name) = (&caller.tenant, view::run_name(session, run));
         let row = self.row(tenant, session, run, &name).await?;
+        if let Some(key) = &key
+            && self.store().request_seen(tenant, key).await? == Some(false)
+        {
+            return Err(Error::RequestIdReused);
+        }
         if has_ended(row.state) {
             return self.whole_run(&row).await;
         }
