@@ -34,7 +34,8 @@ mod process;
 pub mod stdio;
 mod wire;
 
-/// The largest message that is read from an upstream, in bytes.
+/// The largest message that is read from an upstream, in bytes. A result is one message: of a larger one nothing is given,
+/// because its first half is no JSON (`docs/adr/0006`).
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The key under which a call's idempotency key travels in `_meta`.
 pub const IDEMPOTENCY_KEY: &str = "agentruntime/idempotency-key";
@@ -309,7 +310,10 @@ fn not_mcp() -> Failure {
 }
 
 fn too_large() -> Failure {
-    let message = format!("the result is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
+    let message = format!(
+        "the result is larger than {} MiB, so that none of it can be given; ask for less, or for a part of it",
+        MAX_MESSAGE_BYTES >> 20
+    );
     Failure::new(Reason::TooLarge, Dispatch::Sent, message)
 }
 

@@ -41,8 +41,19 @@ async fn answers(bench: &Bench) {
     };
     assert!(result.truncated && text(&result.content).contains("200000 bytes"));
     assert!(text(&result.content).len() < 66_000);
-    let failed = agent.failed("s.huge", &json!({"bytes": 20_000_000})).await;
+    // Just below the largest message it is cut all the same; above, nothing of it is given.
+    let response = agent.call("s.huge", &json!({"bytes": 16_700_000})).await;
+    let Some(Outcome::Result(result)) = response.outcome else { panic!() };
+    assert!(result.truncated && !result.is_error && text(&result.content).len() < 66_000);
+    assert_eq!(response.size_bytes, 16_700_000);
+    let response = agent.call("s.huge", &json!({"bytes": 16_800_000})).await;
+    let Some(Outcome::Failed(failed)) = &response.outcome else { panic!() };
     assert_eq!((failed.reason.as_str(), failed.dispatch()), ("RESULT_TOO_LARGE", Dispatch::Sent));
+    assert!(failed.message.contains("16 MiB") && failed.message.contains("ask for less"), "{failed:?}");
+    assert!(!format!("{response:?}").contains("xxx"), "nothing of the content is anywhere");
+    let record: serde_json::Value = serde_json::from_str(&response.decision_json).unwrap();
+    assert_eq!((&record["verdict"], &record["reason"]), (&json!("allow"), &json!("RESULT_TOO_LARGE")));
+    assert_eq!(record.get("result_decision"), None, "there is no result to decide on");
     assert_eq!(agent.text("s.echo", &json!({"text": "still here"})).await, "still here");
 }
 
@@ -168,9 +179,7 @@ fn rss_bytes() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-#[tokio::test]
-async fn a_hundred_megabytes_are_not_kept() {
-    let bench = two().await;
+async fn a_hundred_megabytes_are_not_kept(bench: Bench) {
     let agent = bench.agent(None).await;
     agent.text("s.echo", &json!({"text": "warm"})).await;
     let before = rss_bytes();
@@ -181,6 +190,21 @@ async fn a_hundred_megabytes_are_not_kept() {
     assert!(grown < 200 << 20, "{grown} bytes");
     assert_eq!(agent.text("s.echo", &json!({"text": "on"})).await, "on");
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_over_stdio_are_not_kept() {
+    a_hundred_megabytes_are_not_kept(two().await).await;
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_over_http_are_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, url) = http_server(folder.path()).await;
+    let bench = Bench::start(|_| vec![("s", http(&url, true))]).await;
+    bench.up(&["s"]).await;
+    a_hundred_megabytes_are_not_kept(bench).await;
+    server.kill().await.unwrap();
 }
 
 #[tokio::test]
