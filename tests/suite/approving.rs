@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use mar_proto::session::*;
 use mar_runtime::auth::api_key;
-use mar_runtime::clock::SystemIds;
+use mar_runtime::clock::{Clock as _, SystemClock, SystemIds};
 use mar_testkit::process::built_binary;
 use mar_tests::client::{name_of, request_id};
 use mar_tests::{Client, Deployment, Options, task};
@@ -108,7 +108,7 @@ impl Office {
             if wanted(&now) {
                 return Ok(now);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            SystemClock::new().sleep(std::time::Duration::from_millis(50)).await;
         }
         anyhow::bail!("{run} is never as wanted")
     }

@@ -1,58 +1,25 @@
 //! What the policies say of an agent that is being made, besides its tools: its models and its prompt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mar_alignment::{Agent, Decision, Model, Question, Request, Session, Stack, TrustTier, Verdict};
-use mar_proto::router::{Candidate, ListModelsRequest, ModelSpec};
+use mar_proto::router::Candidate;
 use mar_proto::types;
-use mar_runtime::ServiceName;
-use tonic::Status;
 
 use crate::error::{Denied, Error};
 use crate::order::Order;
-use crate::peers::{Call, Router};
 
 const PREFIX: &str = "models/";
-const PAGE_SIZE: i32 = 500;
-/// A catalogue that does not end by then is broken.
-const MAX_PAGES: usize = 100;
-
-/// What policies may know of models, by name.
-#[derive(Debug, Default)]
-pub struct Specs(BTreeMap<String, ModelSpec>);
-
-/// Reads the router's whole catalogue.
-///
-/// # Errors
-/// [`Error::Peer`], and [`Error::PeerBroken`] for pages that never end.
-pub async fn specs(router: &dyn Router, call: &Call) -> Result<Specs, Error> {
-    let mut specs = Specs::default();
-    let mut page_token = String::new();
-    for _ in 0..MAX_PAGES {
-        let request = ListModelsRequest { page_size: PAGE_SIZE, page_token };
-        let page = router.list_models(call, request).await.map_err(peer)?;
-        specs.0.extend(page.models.into_iter().map(|spec| (spec.name.clone(), spec)));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(specs);
-        }
-    }
-    Err(Error::PeerBroken { peer: ServiceName::Router, what: "a list of models that does not end".to_owned() })
-}
 
 /// Takes admission from each candidate that a policy denies.
 ///
 /// # Errors
-/// [`Error::PolicyDenied`] when nothing of what was admitted is left, [`Error::Peer`] when the catalogue has changed
-/// since the candidates were admitted.
-pub fn narrow(candidates: &mut [Candidate], specs: &Specs, policy: &Stack, agent: &Agent) -> Result<(), Error> {
+/// [`Error::PolicyDenied`] when nothing of what was admitted is left.
+pub fn narrow(candidates: &mut [Candidate], policy: &Stack, agent: &Agent) -> Result<(), Error> {
     let mut denied = Vec::new();
     let mut left = 0_usize;
     for candidate in candidates.iter_mut().filter(|candidate| candidate.admitted) {
-        // The spec's hash covers what policies read of it.
-        let spec = specs.0.get(&candidate.model).filter(|spec| spec.spec_hash == candidate.spec_hash);
-        let spec = spec.ok_or_else(|| peer(Status::unavailable("the catalogue has changed meanwhile")))?;
-        let question = Question::SelectModel { agent: agent.clone(), model: model(spec) };
+        let question = Question::SelectModel { agent: agent.clone(), model: model(candidate) };
         let decision = policy.decide(&Request::new(question));
         if decision.verdict == Verdict::Allow {
             left += 1;
@@ -111,15 +78,11 @@ pub fn tier(tier: types::TrustTier) -> TrustTier {
     }
 }
 
-fn model(spec: &ModelSpec) -> Model {
+fn model(candidate: &Candidate) -> Model {
     Model {
-        name: spec.name.strip_prefix(PREFIX).unwrap_or(&spec.name).to_owned(),
-        provider: spec.provider.clone(),
-        trust_tier: tier(spec.trust_tier()),
-        residency: spec.residency.iter().cloned().collect(),
+        name: candidate.model.strip_prefix(PREFIX).unwrap_or(&candidate.model).to_owned(),
+        provider: candidate.provider.clone(),
+        trust_tier: tier(candidate.trust_tier()),
+        residency: candidate.residency.iter().cloned().collect(),
     }
-}
-
-fn peer(status: Status) -> Error {
-    Error::Peer { peer: ServiceName::Router, status: Box::new(status) }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mar_proto::router::router_service_client::RouterServiceClient;
-use mar_proto::router::{ListModelsRequest, ListModelsResponse, SelectModelRequest, SelectModelResponse};
+use mar_proto::router::{SelectModelRequest, SelectModelResponse};
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse};
 use mar_runtime::auth::Identity;
@@ -28,9 +28,6 @@ pub struct Call {
 pub trait Router: Send + Sync + 'static {
     /// Every model of the catalogue with its score or its rejections.
     async fn select_model(&self, call: &Call, request: SelectModelRequest) -> Result<SelectModelResponse, Status>;
-
-    /// A page of the catalogue.
-    async fn list_models(&self, call: &Call, request: ListModelsRequest) -> Result<ListModelsResponse, Status>;
 }
 
 /// The tool gateway's part in synthesis.
@@ -61,11 +58,6 @@ impl Router for RouterPeer {
     async fn select_model(&self, call: &Call, request: SelectModelRequest) -> Result<SelectModelResponse, Status> {
         let request = call.request(request, &*self.clock);
         Ok(self.client.clone().select_model(request).await?.into_inner())
-    }
-
-    async fn list_models(&self, call: &Call, request: ListModelsRequest) -> Result<ListModelsResponse, Status> {
-        let request = call.request(request, &*self.clock);
-        Ok(self.client.clone().list_models(request).await?.into_inner())
     }
 }
 

@@ -84,10 +84,7 @@ impl Synthesis {
         decisions::prompt(prompt.bytes(), order, &stack, &agent)?;
         let wish = Wish::new(order, pick.recipe().sampling(), !toolbox.is_empty(), prompt.output_schema.is_some());
         let mut answer = self.admitted(call, &wish).await?;
-        if answer.candidates.iter().any(|candidate| candidate.admitted) {
-            let specs = decisions::specs(&*self.router, call).await?;
-            decisions::narrow(&mut answer.candidates, &specs, &stack, &agent)?;
-        }
+        decisions::narrow(&mut answer.candidates, &stack, &agent)?;
         let price = models::dearest(&answer.candidates);
         let sealing = Sealing { caller, order, pick: &pick, stack: &stack, prompt: &prompt };
         let (descriptor, tools) = sealing.descriptor(wish.section(&answer)?, toolbox);

@@ -4,9 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_alignment::default_platform;
 use mar_descriptor::{HaltingSection, Hash, TrustTier, verify};
-use mar_proto::router::{
-    Candidate, ListModelsRequest, ListModelsResponse, ModelSpec, Price, SelectModelRequest, SelectModelResponse,
-};
+use mar_proto::router::{Candidate, Price, SelectModelRequest, SelectModelResponse};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
 use mar_proto::types::{Media, Origin, Part, part::Content};
 use mar_runtime::auth::Identity;
@@ -30,26 +28,23 @@ struct Peers {
     reviewed: Vec<String>,
 }
 
+impl Peers {
+    fn known(&self, candidate: &Candidate) -> Candidate {
+        let trust_tier = if self.reviewed.contains(&candidate.model) { 3 } else { 1 };
+        Candidate { trust_tier, ..candidate.clone() }
+    }
+}
+
 #[async_trait]
 impl Router for Peers {
     async fn select_model(&self, _: &Call, _: SelectModelRequest) -> Result<SelectModelResponse, Status> {
         Ok(SelectModelResponse {
-            candidates: self.candidates.clone(),
+            candidates: self.candidates.iter().map(|one| self.known(one)).collect(),
             catalogue_version: hash("catalogue"),
             routing_policy: "routingPolicies/balanced".into(),
             routing_policy_version: 3,
             routing_policy_hash: hash("balanced"),
         })
-    }
-
-    async fn list_models(&self, _: &Call, _: ListModelsRequest) -> Result<ListModelsResponse, Status> {
-        let spec = |one: &Candidate| ModelSpec {
-            name: one.model.clone(),
-            spec_hash: one.spec_hash.clone(),
-            trust_tier: if self.reviewed.contains(&one.model) { 3 } else { 1 },
-            ..ModelSpec::default()
-        };
-        Ok(ListModelsResponse { models: self.candidates.iter().map(spec).collect(), ..ListModelsResponse::default() })
     }
 }
 

@@ -7,8 +7,8 @@ use mar_descriptor::Hash;
 use mar_proto::router::router_service_server::RouterService;
 use mar_proto::router::{
     Candidate, CountTokensRequest, CountTokensResponse, GenerateRequest, GenerateResponse, GetModelRequest,
-    GetModelResponse, ListModelsRequest, ListModelsResponse, ModelSpec, Price, Rejection, RejectionReason,
-    SelectModelRequest, SelectModelResponse, StreamGenerateRequest, StreamGenerateResponse,
+    GetModelResponse, ListModelsRequest, ListModelsResponse, Price, Rejection, RejectionReason, SelectModelRequest,
+    SelectModelResponse, StreamGenerateRequest, StreamGenerateResponse,
 };
 use mar_proto::tool::tool_gateway_service_server::ToolGatewayService;
 use mar_proto::tool::{
@@ -43,8 +43,6 @@ pub struct RouterState {
     pub candidates: Vec<Candidate>,
     /// Trust tiers of the catalogue; others are ALIGNED.
     pub tiers: BTreeMap<&'static str, TrustTier>,
-    /// How many pages of the catalogue were read.
-    pub listed: usize,
     pub fail: Option<Status>,
     pub asked: Vec<Asked<SelectModelRequest>>,
 }
@@ -89,15 +87,13 @@ pub fn candidate(model: &str, price: i64) -> Candidate {
     }
 }
 
-fn spec(candidate: &Candidate, tiers: &BTreeMap<&'static str, TrustTier>) -> ModelSpec {
+fn known(candidate: &Candidate, tiers: &BTreeMap<&'static str, TrustTier>) -> Candidate {
     let bare = candidate.model.strip_prefix("models/").unwrap();
-    ModelSpec {
-        name: candidate.model.clone(),
+    Candidate {
         provider: "house".into(),
         trust_tier: tiers.get(bare).copied().unwrap_or(TrustTier::Aligned).into(),
         residency: vec!["eu".into()],
-        spec_hash: hash(bare),
-        ..ModelSpec::default()
+        ..candidate.clone()
     }
 }
 
@@ -137,7 +133,7 @@ impl RouterService for FakeRouter {
             return Err(status.clone());
         }
         Ok(Response::new(SelectModelResponse {
-            candidates: state.candidates.clone(),
+            candidates: state.candidates.iter().map(|one| known(one, &state.tiers)).collect(),
             catalogue_version: hash("catalogue"),
             routing_policy: "routingPolicies/balanced".into(),
             routing_policy_version: 1,
@@ -145,16 +141,8 @@ impl RouterService for FakeRouter {
         }))
     }
 
-    async fn list_models(&self, request: Request<ListModelsRequest>) -> Answer<ListModelsResponse> {
-        let mut state = self.state();
-        let from: usize = request.into_inner().page_token.parse().unwrap_or(0);
-        state.listed += 1;
-        // One a page: every page has to be read.
-        let named = state.candidates.iter().map(|candidate| spec(candidate, &state.tiers));
-        let models: Vec<ModelSpec> = named.skip(from).take(1).collect();
-        let more = from + 1 < state.candidates.len();
-        let next_page_token = if more { (from + 1).to_string() } else { String::new() };
-        Ok(Response::new(ListModelsResponse { models, next_page_token, catalogue_version: hash("catalogue") }))
+    async fn list_models(&self, _: Request<ListModelsRequest>) -> Answer<ListModelsResponse> {
+        Err(Status::unimplemented("fake"))
     }
 
     async fn get_model(&self, _: Request<GetModelRequest>) -> Answer<GetModelResponse> {

@@ -188,6 +188,9 @@ pub(super) fn candidate(candidate: Candidate, pool: &Pool) -> pb::Candidate {
         context_tokens: model.context_tokens,
         obstacle: obstacle.into(),
         obstacle_detail: problem.map(|problem| problem.to_string()).unwrap_or_default(),
+        provider: model.provider.clone(),
+        trust_tier: tier(model.trust_tier).into(),
+        residency: model.residency.clone(),
         rejections: candidate.rejections.into_iter().map(rejection).collect(),
     }
 }
