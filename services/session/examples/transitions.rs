@@ -78,7 +78,8 @@ impl Peers for Instant {
             let call = ToolCall {
                 tool: "tools/bench.tool".into(),
                 provider_call_id: format!("call_{step}"),
-                arguments_json: r#"{"query":"a question of middling length"}"#.into(),
+                // An agent that asked the same again and again would be halted.
+                arguments_json: format!(r#"{{"query":"question {step} of middling length"}}"#),
                 ..ToolCall::default()
             };
             Part { content: Some(Content::ToolCall(call)), ..Part::default() }

@@ -7,11 +7,14 @@ use mar_proto::session::{
     RunState, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::amounts::add_usage;
 use super::event::repair_request;
+use super::loop_detector::{LoopDetector, Observed, Rule};
 use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, RetryDue, State, Stop};
 use super::{Event, answer};
 use crate::counters::Amounts;
@@ -56,6 +59,8 @@ impl State {
             repaired: false,
             repairing: false,
             retry: None,
+            loops: LoopDetector::new(Rule::default()),
+            looping: false,
             stop: None,
             paused: false,
             principal: event.content.principal.as_str().into(),
@@ -250,8 +255,27 @@ impl State {
             })
             .collect();
         if results.len() == self.calls.len() {
+            self.observe();
             self.transcript.push(Arc::new(Message { role: Role::Tool.into(), parts: results }));
         }
+    }
+
+    /// Shows a turn's calls to the loop detector. What one turn asks for twice it cannot have learnt from, so it counts once.
+    fn observe(&mut self) {
+        let mut seen: Vec<Observed> = Vec::new();
+        for call in &self.calls {
+            let CallState::Returned(result) = &call.state else { continue };
+            let observed = Observed {
+                tool: call.tool.clone(),
+                arguments: Sha256::digest(call.arguments_json.as_bytes()).into(),
+                result: digest(result),
+            };
+            if !seen.contains(&observed) {
+                seen.push(observed);
+            }
+        }
+        let repeated = seen.into_iter().filter_map(|call| self.loops.observe(call)).count();
+        self.looping |= repeated > 0;
     }
 
     /// A call that is over waits for nobody any more.
@@ -345,6 +369,16 @@ impl State {
             _ => Ending::Failed(ended.failure.clone().unwrap_or_default()),
         });
     }
+}
+
+/// What the model saw of a result.
+fn digest(result: &ToolResult) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([u8::from(result.is_error)]);
+    for part in &result.content {
+        hash.update(part.encode_length_delimited_to_vec());
+    }
+    hash.finalize().into()
 }
 
 /// Whether a turn belongs into the conversation: no provider takes back an empty one.

@@ -1,10 +1,11 @@
 //! Second half of a transition: what comes after everything in flight is closed.
 
 use mar_proto::session::RunState;
+use mar_proto::types::HaltReason;
 
 use super::absorb::Plan;
 use super::answer;
-use super::event::{answer_rejected, failed};
+use super::event::{answer_rejected, failed, halted};
 use super::state::{Call, CallState};
 use crate::counters::Amounts;
 
@@ -65,6 +66,10 @@ impl Plan {
         match self.state.retry {
             Some(retry) if self.now < retry.at => Next::Nothing,
             Some(retry) => self.generate(self.state.step, retry.attempt + 1, 0),
+            None if self.state.looping => {
+                self.end(halted(HaltReason::LoopDetected), None);
+                Next::Nothing
+            }
             None => self.generate(self.state.step + 1, 1, 1),
         }
     }

@@ -8,6 +8,7 @@ use mar_proto::types::{HaltReason, HaltingPolicy, Message, ToolDefinition, ToolR
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::loop_detector::LoopDetector;
 use crate::counters::Amounts;
 
 /// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
@@ -77,6 +78,10 @@ pub struct State {
     pub repairing: bool,
     /// The last failed generation of the step, while another try is due.
     pub retry: Option<RetryDue>,
+    /// Remembers the last calls and what came of them.
+    pub loops: LoopDetector,
+    /// Whether the agent goes round in circles.
+    pub looping: bool,
     /// The run is to stop.
     pub stop: Option<Stop>,
     /// The run is to park when nothing of it is in flight.

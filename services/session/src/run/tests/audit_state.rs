@@ -58,7 +58,8 @@ impl Audit {
         assert_eq!(state.wake_at().is_none(), state.ended());
         if state.in_flight() && state.stop.is_none() {
             let wake = state.wake_at().unwrap();
-            let asked = state.held_calls().filter_map(|call| state.approval(call).map(|asked| asked.expires_at));
+            let pending = state.approvals.values().filter(|asked| asked.state == ApprovalState::Pending);
+            let asked = pending.map(|asked| asked.expires_at);
             let limits = [Some(state.expires_at), state.active_deadline()].into_iter().flatten().chain(asked);
             assert_eq!(limits.min(), Some(wake), "a run with something in flight only waits for limits of time");
         }

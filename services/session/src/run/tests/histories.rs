@@ -69,6 +69,7 @@ fn histories_reach_every_corner() {
         "Ended(HALTED OUTPUT_TOKENS)",
         "Ended(HALTED COST)",
         "Ended(HALTED COUNTERS_UNAVAILABLE)",
+        "Ended(HALTED LOOP_DETECTED)",
         "Ended(CANCELLED CANCELLED_BY_CALLER)",
         "Ended(FAILED ANSWER_INVALID)",
         "Ended(FAILED LOST)",

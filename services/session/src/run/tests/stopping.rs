@@ -114,3 +114,26 @@ fn active_time_halts_and_stands_still_while_waiting() {
     story.at_second(311);
     assert_eq!(story.driver.state.ending, Some(Ending::Halted(HaltReason::ActiveTime)));
 }
+
+#[test]
+fn an_agent_that_goes_round_in_circles_is_halted() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let mut words = Vec::new();
+    for step in 1..=3 {
+        // Twice in a turn is once: it has not seen the result yet.
+        story.tell(vec![turn(step, 1, vec![ask(SEARCH, "same"), ask(SEARCH, "same")])]);
+        let back = |index| returned(&call_id(step, index), 1, ToolOutcome::Ok, "a#1");
+        words = story.tell(vec![back(0), back(1)]);
+    }
+    assert_eq!(words, ["Returned(3/0 OK)", "Returned(3/1 OK)", "Ended(HALTED LOOP_DETECTED)"]);
+    assert_eq!(story.driver.state.ending, Some(Ending::Halted(HaltReason::LoopDetected)));
+
+    // Something else in between, or another result, is no circle.
+    let mut story = Story::running(roomy(), Form::Prose);
+    for step in 1..=6 {
+        let asked = if step % 2 == 0 { "same" } else { "other" };
+        story.tell(vec![turn(step, 1, vec![ask(SEARCH, asked)])]);
+        story.tell(vec![returned(&call_id(step, 0), 1, ToolOutcome::Ok, "a#1")]);
+    }
+    assert_eq!(story.phase(), Phase::Running);
+}

@@ -18,6 +18,8 @@ pub struct World {
     pub driver: Driver,
     pub dice: Dice,
     form: Form,
+    /// Asks the same again and again.
+    stubborn: bool,
     now: OffsetDateTime,
     /// Issued and not answered yet.
     flying: Vec<Effect>,
@@ -36,7 +38,9 @@ impl World {
         let mut dice = Dice::new(script);
         let limits = limits(&mut dice);
         let form = dice.of(&[Form::Prose, Form::Schema, Form::Schema]);
+        let stubborn = dice.once_in(8);
         let mut world = Self {
+            stubborn,
             driver: Driver::new(limits),
             dice,
             form,
@@ -276,9 +280,14 @@ impl World {
 
     fn questions(&mut self) -> Vec<Part> {
         let count = 1 + self.dice.below(4);
+        // Most ask something new; an agent that does not is stopped.
+        if self.stubborn {
+            return vec![ask(SEARCH, "again")];
+        }
+        let step = self.driver.state.step;
         let asked = (0..count).map(|i| {
             let tool = self.dice.of(&[SEARCH, SEARCH, SEND, "frobnicate"]);
-            ask(tool, &format!("p{i}"))
+            ask(tool, &format!("p{step}-{i}"))
         });
         let mut parts: Vec<Part> = asked.collect();
         parts.insert(0, text("let me look"));
