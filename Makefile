@@ -47,7 +47,8 @@ bench: ## benchmark A beside its floors (10 min, of which 8 build)
 
 up: ## starts everything in one process, with the documentation as tools, until Ctrl-C
 	@echo "up: starts in under a second once it is built"
-	$(CARGO) run --quiet -p mar-cli -- up --docs docs
+	$(CARGO) build --quiet --workspace --bins
+	"$${CARGO_TARGET_DIR:-target}/debug/mar" up --docs docs
 
 docs-check: ## builds the API documentation without warnings and checks links between the pages (2 min)
 	@echo "docs-check: about 2 minutes the first time"

@@ -72,7 +72,8 @@ lists_models() {
 
 bin=${CARGO_TARGET_DIR:-$root/target}/debug/mar
 say "building mar (a first build takes 3 to 5 minutes, a later one seconds)"
-cargo build --quiet -p mar-cli --bin mar
+# The whole workspace, as `make build` does: a build of mar alone would unify other features and compile much of it anew.
+cargo build --quiet --workspace --bins
 
 # --- The model -------------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ trap 'exit 0' INT TERM
 
 if [ -n "$build" ]; then
   say "building (a clean build takes about 3 minutes)"
-  cargo build --quiet "${flags[@]}" -p mar-session -p mar-router -p mar-agent-generator -p mar-tool-gateway -p mar-cli
+  cargo build --quiet "${flags[@]}" --workspace --bins
 fi
 
 "$bin/mar" keys new "$local/keys" > /dev/null

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mar_proto::session::{Task, event_leaf::Body};
-use mar_proto::types::HaltingPolicy;
+use mar_proto::types::{HaltingPolicy, Usage};
 use mar_testkit::rehearsal::{Rehearsal, Script};
 use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
 
@@ -285,6 +285,47 @@ reply = { text = "I begin and then", chunk_size = 4, hang_after = 3 }
     let mut client = system.client().await?;
     hangs(&system, &mut client, "[silent]").await?;
     hangs(&system, &mut client, "[half]").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hanging_provider_has_read_is_counted() -> anyhow::Result<()> {
+    let silent = "[[rule]]\nreply = { hang = true }";
+    let options = Options::new(Shape::One, Stores::Embedded).script(silent).extra(PAUSES);
+    let system =
+        Deployment::start(options.env("MAR_ROUTER__PROVIDERS__REHEARSAL__BOUNDS__FIRST_BYTE", "200ms")).await?;
+    let mut client = system.client().await?;
+    let followed = client.run(task::question("anybody?")).await?;
+    assert_eq!(end(&followed.run), "FAILED PROVIDER_UNAVAILABLE", "{:?}", followed.story());
+    let settled = settlements(&followed);
+    assert_eq!(settled.len(), 3, "{settled:?}");
+    let (reserved, first) = settled[0];
+    assert!(settled.iter().all(|(_, used)| used.estimated && used.input_tokens > 0), "{settled:?}");
+    assert!(first.input_tokens <= reserved && first.output_tokens == 0, "{settled:?}");
+    let usage = followed.run.totals.unwrap_or_default().usage.unwrap_or_default();
+    let sum: i64 = settled.iter().map(|(_, used)| used.input_tokens).sum();
+    assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (sum, 0, true));
+
+    // The limit leaves one token too few for a second try.
+    let most = reserved + first.input_tokens - 1;
+    let limits = HaltingPolicy { max_input_tokens: Some(most), ..HaltingPolicy::default() };
+    let followed = client.run(task::limited(task::question("anybody?"), limits)).await?;
+    assert_eq!(end(&followed.run), "HALTED INPUT_TOKENS", "{:?}", followed.story());
+    assert_eq!(settlements(&followed).len(), 1, "{:?}", followed.story());
+    Ok(())
+}
+
+/// What each failed try had reserved of input, and what it settled at.
+fn settlements(run: &Followed) -> Vec<(i64, Usage)> {
+    let mut reserved = 0;
+    let mut settled = Vec::new();
+    for body in bodies(run.events()) {
+        match body {
+            Body::GenerationStarted(begun) => reserved = begun.reservation.unwrap_or_default().input_tokens,
+            Body::GenerationFailed(failed) => settled.push((reserved, failed.usage.unwrap_or_default())),
+            _ => {}
+        }
+    }
+    settled
 }
 
 #[tokio::test(flavor = "multi_thread")]

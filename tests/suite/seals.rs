@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use mar_descriptor::{Commitment, Hash, Head, Outcome, RunSeal, Statement, VerifyingKeys, chain};
-use mar_proto::session::{Event, EventLeaf, Run, event_leaf::Body};
+use mar_proto::session::{Event, EventLeaf, ModelConstraints, Run, RunState, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
+use mar_testkit::rehearsal::{Rehearsal, Script};
 use mar_tests::{Deployment, Options, Shape, Stores, task};
 use prost::Message as _;
 
@@ -157,5 +158,41 @@ async fn equal_tasks_have_equal_hashes_everywhere() -> anyhow::Result<()> {
     let limited = hash(one.run(task::limited(task::with_sources("Who?"), limits)).await?);
     assert!(limited != first && limited != other_tools);
     assert_eq!(hash(other.run(task::limited(task::with_sources("Who?"), limits)).await?), limited);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_dies_between_two_equal_tasks_leaves_the_hash_equal() -> anyhow::Result<()> {
+    let other = Rehearsal::start(Script::default()).await?;
+    let refuses = "[[rule]]\nmatch = { contains = \"[refused]\" }\nreply = { error = { status = 401 } }\n[[rule]]\nreply = { agent = true }";
+    let local = format!("[router.providers.local]\nbase_url = \"{}\"\n", other.api_url());
+    // Four processes have the catalogue as it is shipped, with models of two providers that need no key.
+    let system = Deployment::start(Options::new(Shape::Four, Stores::Embedded).script(refuses).extra(local)).await?;
+    let mut client = system.client().await?;
+    let of = |models: &[&str], text| {
+        let models = models.iter().map(|model| format!("models/{model}")).collect();
+        let model = Some(ModelConstraints { models, ..ModelConstraints::default() });
+        Task { model, ..task::question(text) }
+    };
+    let both = ["rehearsal", "qwen2.5-coder-1.5b"];
+    let before = client.run(of(&both, "hello")).await?.run;
+    ensure!(before.state() == RunState::Succeeded, "{before:#?}");
+
+    let refused = client.run(of(&["rehearsal"], "[refused]")).await?.run;
+    ensure!(refused.failure.clone().unwrap_or_default().reason == "PROVIDER_CREDENTIAL", "{refused:#?}");
+
+    let after = client.run(of(&both, "hello")).await?;
+    ensure!(after.run.state() == RunState::Succeeded, "the other provider answers: {:#?}", after.run);
+    assert_eq!(after.run.descriptor_hash, before.descriptor_hash);
+    let turn = after.events().into_iter().find_map(|event| match body(event) {
+        Some(Body::TurnCommitted(turn)) => Some(turn.clone()),
+        _ => None,
+    });
+    let turn = turn.context("no turn")?;
+    assert_eq!((turn.model.as_str(), turn.failed_attempts.len()), ("models/qwen2.5-coder-1.5b", 0));
+    // With nothing else left the task is sealed as before; what fails is the call.
+    let alone = client.run(of(&["rehearsal"], "hello")).await?.run;
+    assert_eq!(alone.descriptor_hash, refused.descriptor_hash);
+    ensure!(alone.failure.clone().unwrap_or_default().reason == "PROVIDER_CREDENTIAL", "{alone:#?}");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mar_proto::router::{
-    Candidate, LatencyClass, ListModelsRequest, ModelSpec, Requirement, SelectModelRequest, ToolCalling,
+    Candidate, LatencyClass, ListModelsRequest, ModelSpec, Obstacle, Requirement, SelectModelRequest, ToolCalling,
 };
 use mar_proto::types::TrustTier;
 use serde_json::{Value, json};
@@ -80,6 +80,9 @@ fn row(model: &ModelSpec, fit: Option<&Candidate>) -> Vec<String> {
 
 fn usable(model: &ModelSpec, fit: Option<&Candidate>) -> String {
     let Some(fit) = fit else { return "unknown".to_owned() };
+    if fit.obstacle() != Obstacle::Unspecified {
+        return format!("no: {}", one_line(&fit.obstacle_detail, 60));
+    }
     if fit.admitted {
         return if model.rehearsal { "when named (not a model)".to_owned() } else { "yes".to_owned() };
     }
@@ -115,6 +118,8 @@ fn to_json(model: &ModelSpec, fit: Option<&Candidate>) -> Value {
         "as_of": model.as_of,
         "admitted": fit.map(|fit| fit.admitted),
         "rejections": rejections,
+        "obstacle": fit.map(|fit| name(fit.obstacle().as_str_name(), "OBSTACLE_")).filter(|name| name != "UNSPECIFIED"),
+        "obstacle_detail": fit.map(|fit| &fit.obstacle_detail).filter(|detail| !detail.is_empty()),
     })
 }
 

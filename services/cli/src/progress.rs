@@ -12,7 +12,7 @@ use crate::table::{count, usd};
 
 pub mod describe;
 
-pub use describe::describe;
+pub use describe::{Warned, describe};
 
 const TICK: Duration = Duration::from_millis(100);
 /// How much of a streamed answer stays in sight.
@@ -24,7 +24,7 @@ pub enum Progress {
     /// A line that is redrawn, with what is done above it.
     Live(Box<Live>),
     /// A line for each thing that is done.
-    Lines(Out),
+    Lines(Out, Warned),
     /// Nowhere.
     Silent,
 }
@@ -37,7 +37,7 @@ impl Progress {
         } else if out.live {
             Self::Live(Box::new(Live::new(out)))
         } else {
-            Self::Lines(out)
+            Self::Lines(out, Warned::default())
         }
     }
 
@@ -50,7 +50,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match self {
             Self::Live(live) => live.bar.println(clean(text)),
-            Self::Lines(out) => out.note(clean(text)),
+            Self::Lines(out, _) => out.note(clean(text)),
             Self::Silent => {}
         }
     }
@@ -59,8 +59,8 @@ impl Progress {
     pub fn event(&mut self, event: &Event) {
         match self {
             Self::Live(live) => live.event(event),
-            Self::Lines(out) => {
-                if let Some(text) = describe(event, out.remark) {
+            Self::Lines(out, warned) => {
+                if let Some(text) = describe(event, warned, out.remark) {
                     out.note(text);
                 }
             }
@@ -94,6 +94,7 @@ impl Progress {
 #[derive(Debug)]
 pub struct Live {
     out: Out,
+    warned: Warned,
     bar: ProgressBar,
     step: i64,
     doing: String,
@@ -113,6 +114,7 @@ impl Live {
         bar.enable_steady_tick(TICK);
         let mut live = Self {
             out,
+            warned: Warned::default(),
             bar,
             step: 0,
             doing: "waiting for the runtime".to_owned(),
@@ -147,7 +149,7 @@ impl Live {
     }
 
     fn event(&mut self, event: &Event) {
-        if let Some(text) = describe(event, self.out.remark) {
+        if let Some(text) = describe(event, &mut self.warned, self.out.remark) {
             self.bar.println(text);
         }
         match event.body.as_ref().and_then(|leaf| leaf.body.as_ref()) {

@@ -61,6 +61,7 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
                 ink.bad(&state(other)),
                 if failure.reason.is_empty() { String::new() } else { why }
             ));
+            lines.extend(hint(&failure.reason).map(|hint| ink.dim(hint)));
         }
     }
     if run.state() != RunState::Succeeded {
@@ -75,6 +76,13 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
     lines.push(format!("seal        {}{events}", or_none(seal.map_or("", |seal| seal.hash.as_str()))));
     lines.push(format!("run         {}", run.name));
     lines
+}
+
+/// What to do about a failure that only an operator can mend.
+fn hint(reason: &str) -> Option<&'static str> {
+    (reason == "PROVIDER_CREDENTIAL").then_some(
+        "No provider's key is set and accepted: `mar models list` says which are usable, and what each other lacks.",
+    )
 }
 
 fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
@@ -170,6 +178,8 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("selection".into(), json!(turn.selection));
             fields.insert("usage".into(), turn.usage.as_ref().map_or(Value::Null, usage));
             fields.insert("tool_calls".into(), json!(turn.tool_calls));
+            fields.insert("failed_attempts".into(), json!(turn.failed_attempts));
+            fields.insert("translation_warnings".into(), json!(turn.translation_warnings));
         }
         Some(event_leaf::Body::ToolIntent(intent)) => {
             fields.insert("call_id".into(), json!(intent.call_id));

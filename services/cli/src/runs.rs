@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::out::{Ink, Out, one_line};
 use crate::progress::Progress;
-use crate::progress::describe::{describe, input, output, state};
+use crate::progress::describe::{Warned, describe, input, output, state};
 use crate::report;
 use crate::run::follow::{Follow, Source};
 use crate::run::task::resource;
@@ -202,8 +202,9 @@ async fn session_seal(endpoint: &Endpoint, run: &str) -> Result<Option<SessionSe
 }
 
 fn event_lines(events: &[Event], ink: Ink) -> Vec<String> {
+    let mut warned = Warned::default();
     let line = |event: &Event| {
-        let text = describe(event, ink)?;
+        let text = describe(event, &mut warned, ink)?;
         let time = event.body.as_ref().and_then(|leaf| leaf.time.as_ref()).map(report::timestamp).unwrap_or_default();
         let clock = time.get(11..23).unwrap_or(&time);
         Some(format!("{} {text}", ink.dim(&format!("{:>4} {clock:<12}", event.seq))))

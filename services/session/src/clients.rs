@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
 use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse};
-use mar_proto::types::SealedDescriptor;
+use mar_proto::types::{SealedDescriptor, Usage};
 use mar_runtime::auth::Caller;
 use uuid::Uuid;
 
@@ -53,6 +53,8 @@ pub struct Refusal {
     pub never_sent: bool,
     /// When the peer asks to be tried again.
     pub retry_after: Option<Duration>,
+    /// What the call used all the same, where the peer says so.
+    pub spent: Option<Box<Usage>>,
 }
 
 impl fmt::Display for Refusal {

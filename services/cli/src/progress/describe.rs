@@ -1,5 +1,7 @@
 //! A committed event in one line.
 
+use std::collections::BTreeSet;
+
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
     ApprovalRequested, Event, EventContent, GenerationFailed, RunEnded, RunState, RunWaiting, StopRequested,
@@ -13,8 +15,18 @@ use crate::table::{bytes, count, span, usd};
 /// The most of arguments and reasons that a line shows.
 const SHOWN: usize = 160;
 
+/// Warnings that people have read: each is worth one line in a run, although every turn repeats it.
+#[derive(Debug, Default)]
+pub struct Warned(BTreeSet<String>);
+
+impl Warned {
+    fn first_time(&mut self, warning: &str) -> bool {
+        self.0.insert(warning.to_owned())
+    }
+}
+
 /// What happened, or none for events that say nothing to people.
-pub fn describe(event: &Event, ink: Ink) -> Option<String> {
+pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> {
     let leaf = event.body.as_ref()?;
     let none = EventContent::default();
     let content = event.content.as_ref().unwrap_or(&none);
@@ -26,7 +38,7 @@ pub fn describe(event: &Event, ink: Ink) -> Option<String> {
             format!("step {:<5} repairs the answer", started.step)
         }
         Body::GenerationStarted(_) => return None,
-        Body::TurnCommitted(turn) => turn_committed(turn, ink),
+        Body::TurnCommitted(turn) => turn_committed(turn, warned, ink),
         Body::GenerationFailed(failed) => generation_failed(failed, ink),
         Body::ToolIntent(intent) => tool_intent(intent, content, ink),
         Body::ToolReturned(returned) => tool_returned(returned, content, ink),
@@ -50,7 +62,7 @@ pub fn describe(event: &Event, ink: Ink) -> Option<String> {
     Some(text)
 }
 
-fn turn_committed(turn: &TurnCommitted, ink: Ink) -> String {
+fn turn_committed(turn: &TurnCommitted, warned: &mut Warned, ink: Ink) -> String {
     let usage = turn.usage.unwrap_or_default();
     let model = turn.model.strip_prefix("models/").unwrap_or(&turn.model);
     let spent = format!("{} in, {} out, {}", count(input(&usage)), count(output(&usage)), usd(usage.cost_nano_usd));
@@ -63,7 +75,7 @@ fn turn_committed(turn: &TurnCommitted, ink: Ink) -> String {
     for attempt in &turn.failed_attempts {
         text.push_str(&format!("\n           after {}", ink.warn(&one_line(attempt, SHOWN))));
     }
-    for warning in &turn.translation_warnings {
+    for warning in turn.translation_warnings.iter().filter(|warning| warned.first_time(warning)) {
         text.push_str(&format!("\n           {}", ink.dim(&one_line(warning, SHOWN))));
     }
     text
@@ -189,7 +201,7 @@ mod tests {
     fn a_call_shows_its_query() {
         let intent = ToolIntent { tool: "tools/docs.search".into(), ..ToolIntent::default() };
         let content = EventContent { arguments_json: "{\"query\":\"a\x1b[2J\"}".into(), ..EventContent::default() };
-        let text = describe(&event(Body::ToolIntent(intent), content), Ink(false)).unwrap();
+        let text = describe(&event(Body::ToolIntent(intent), content), &mut Warned::default(), Ink(false)).unwrap();
         assert_eq!(text, "  calls    docs.search {\"query\":\"a\u{fffd}[2J\"}");
     }
 
@@ -198,7 +210,7 @@ mod tests {
         let mut returned = ToolReturned { reason: "POLICY_DENIED".into(), ..ToolReturned::default() };
         returned.set_outcome(ToolOutcome::Denied);
         let content = EventContent { tool_result: Some(ToolResult::default()), ..EventContent::default() };
-        let text = describe(&event(Body::ToolReturned(returned), content), Ink(false)).unwrap();
+        let text = describe(&event(Body::ToolReturned(returned), content), &mut Warned::default(), Ink(false)).unwrap();
         assert!(text.contains("denied POLICY_DENIED"), "{text}");
     }
 
@@ -207,7 +219,24 @@ mod tests {
         let mut ended = RunEnded::default();
         ended.set_state(RunState::Halted);
         ended.set_halt_reason(HaltReason::MaxSteps);
-        let text = describe(&event(Body::RunEnded(ended), EventContent::default()), Ink(false)).unwrap();
+        let text = describe(&event(Body::RunEnded(ended), EventContent::default()), &mut Warned::default(), Ink(false))
+            .unwrap();
         assert_eq!(text, "HALTED max steps");
+    }
+
+    #[test]
+    fn a_warning_is_told_once_in_a_run() {
+        let turn = |step, warnings: &[&str]| {
+            let translation_warnings = warnings.iter().map(|warning| (*warning).to_owned()).collect();
+            Body::TurnCommitted(TurnCommitted { step, translation_warnings, ..TurnCommitted::default() })
+        };
+        let mut warned = Warned::default();
+        let mut lines = |step, warnings| {
+            let event = event(turn(step, warnings), EventContent::default());
+            describe(&event, &mut warned, Ink(false)).unwrap().lines().count()
+        };
+        assert_eq!(lines(1, &["maxLength was dropped"]), 2);
+        assert_eq!(lines(2, &["maxLength was dropped"]), 1);
+        assert_eq!(lines(3, &["maxLength was dropped", "minLength was dropped"]), 2);
     }
 }

@@ -137,10 +137,39 @@ async fn models_of_a_local_server_are_found_and_used() {
     let all = models["models"].as_array().unwrap();
     let tiny = all.iter().find(|model| model["name"] == "models/org-tiny-1b").unwrap();
     assert_eq!((tiny["admitted"].as_bool(), tiny["trust_tier"].as_str()), (Some(true), Some("UNVERIFIED")));
-    assert!(all.iter().any(|model| model["name"] == "models/gpt-4o" && model["admitted"] == false));
-    let run = up.say(&["run", "How far is the moon?", "--tools", "docs.*", "--json"]).await;
+    let keyless = all.iter().find(|model| model["name"] == "models/gpt-4o").unwrap();
+    assert_eq!((keyless["admitted"].as_bool(), keyless["obstacle"].as_str()), (Some(true), Some("NOT_CONFIGURED")));
+    let shown = up.say(&["models", "list"]).await.out;
+    let row = shown.lines().find(|line| line.starts_with("gpt-4o ")).unwrap();
+    assert!(row.ends_with("no: the credential is missing (env OPENAI_API_KEY)"), "{row}");
+
+    // The models without a key are sealed; they are neither tried nor paid for.
+    let run = up.say(&["run", "How far is the moon?", "--tools", "docs.*", "--max-cost", "0.04", "--json"]).await;
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(run.out.contains("models/org-tiny-1b"));
+    let run = run.json();
+    let turns: Vec<_> =
+        run["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "TURN_COMMITTED").collect();
+    assert!(!turns.is_empty());
+    for turn in turns {
+        assert_eq!(turn["model"], "models/org-tiny-1b");
+        assert_eq!(turn["failed_attempts"].as_array().unwrap().len(), 0, "{turn}");
+        assert!(turn["translation_warnings"].is_array(), "{turn}");
+    }
+}
+
+#[tokio::test]
+async fn without_any_model_a_run_says_what_to_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["up", "--data", folder.path().to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let up = Process::spawn("mar up", mar(&args)).unwrap();
+    let line = up.wait_for_line("mar is up on", PATIENCE).await.unwrap();
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+    // A model server that happens to run on this machine would be found: only OpenAI's models are asked for.
+    let run = say(mar(&["run", "hello", "--model", "gpt-4o", "--endpoint", url])).await;
+    assert!(run.code == 1 && run.out.contains("PROVIDER_CREDENTIAL"), "{run:?}");
+    assert!(run.out.contains("mar models list"), "{run:?}");
+    let log = up.log().join("\n");
+    assert!(log.contains("openai: the credential is missing (env OPENAI_API_KEY)"), "{log}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use mar_proto::router::router_service_client::RouterServiceClient;
 use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse};
-use mar_proto::types::{ErrorReason, SealedDescriptor};
+use mar_proto::types::{ErrorReason, SealedDescriptor, Usage};
 use mar_runtime::ServiceName;
 use mar_runtime::auth::{RunGrant, RunTokenCache};
 use mar_runtime::peer::Peer;
@@ -67,6 +67,7 @@ impl GrpcPeers {
             transient: false,
             never_sent: false,
             retry_after: None,
+            spent: None,
         })?;
         Ok(request)
     }
@@ -77,9 +78,24 @@ fn introduce(context: &RunContext, introduced: &AtomicBool) -> Option<SealedDesc
     if introduced.load(Ordering::Relaxed) { None } else { context.descriptor.clone() }
 }
 
-/// Whether the peer asks for the descriptor that the call left out.
-fn wants_descriptor(status: &Status) -> bool {
-    Reason::of(status) == Some(ErrorReason::DescriptorRequired)
+/// For what a call has been repeated: for each reason once, and only where the peer has done nothing yet.
+#[derive(Debug, Default)]
+struct Repeats {
+    descriptor: bool,
+    token: bool,
+}
+
+impl Repeats {
+    /// Whether the peer asks for the descriptor that the call left out.
+    fn wants_descriptor(&mut self, status: &Status) -> bool {
+        Reason::of(status) == Some(ErrorReason::DescriptorRequired) && !std::mem::replace(&mut self.descriptor, true)
+    }
+
+    /// Whether the peer refuses the run's token, which may be older than the cache believes: its renewal is timed by a
+    /// clock that stands still while the machine sleeps.
+    fn wants_token(&mut self, status: &Status) -> bool {
+        Reason::of(status) == Some(ErrorReason::RunTokenInvalid) && !std::mem::replace(&mut self.token, true)
+    }
 }
 
 /// A status as a refusal.
@@ -94,7 +110,18 @@ fn refusal(status: &Status) -> Refusal {
         transient,
         never_sent: reason == "DRAINING" || mar_runtime::peer::never_sent(status),
         retry_after: status::retry_after(status),
+        spent: spent(status).map(Box::new),
     }
+}
+
+/// What the router says that its attempts used. A count of its own, not the provider's.
+fn spent(status: &Status) -> Option<Usage> {
+    let found = status::metadata(status);
+    let amount = |key: &str| found.get(key)?.parse::<i64>().ok().filter(|amount| *amount >= 0);
+    let (input_tokens, output_tokens) = (amount("spent_input_tokens")?, amount("spent_output_tokens")?);
+    let cost_nano_usd = amount("spent_cost_nano_usd")?;
+    let estimated = input_tokens > 0 || output_tokens > 0 || cost_nano_usd > 0;
+    Some(Usage { input_tokens, output_tokens, cost_nano_usd, estimated, ..Usage::default() })
 }
 
 /// The reason of a status without details: only a proxy between the services makes one.
@@ -119,9 +146,15 @@ impl Peers for GrpcPeers {
     ) -> Result<GenerateAgentResponse, Refusal> {
         // The generator passes the token on to the two peers that it asks.
         let audience = [ServiceName::AgentGenerator, ServiceName::Router, ServiceName::ToolGateway];
-        let request = self.request(context, request, &audience, SYNTHESIS_DEADLINE)?;
-        let response = self.generator.clone().generate_agent(request).await;
-        response.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
+        let mut repeats = Repeats::default();
+        loop {
+            let call = self.request(context, request.clone(), &audience, SYNTHESIS_DEADLINE)?;
+            match self.generator.clone().generate_agent(call).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) if repeats.wants_token(&status) => self.forget(context),
+                Err(status) => return Err(refusal(&status)),
+            }
+        }
     }
 
     async fn stream_generate(
@@ -132,16 +165,16 @@ impl Peers for GrpcPeers {
     ) -> Result<TurnStream, Refusal> {
         let introduced = &context.introduced.router;
         request.descriptor = introduce(context, introduced);
-        let mut call = self.request(context, request.clone(), &[ServiceName::Router], deadline)?;
-        let mut response = self.router.clone().stream_generate(call).await;
-        if let Err(status) = &response
-            && wants_descriptor(status)
-        {
-            request.descriptor.clone_from(&context.descriptor);
-            call = self.request(context, request, &[ServiceName::Router], deadline)?;
-            response = self.router.clone().stream_generate(call).await;
-        }
-        let stream = response.map_err(|status| refusal(&status))?.into_inner();
+        let mut repeats = Repeats::default();
+        let stream = loop {
+            let call = self.request(context, request.clone(), &[ServiceName::Router], deadline)?;
+            match self.router.clone().stream_generate(call).await {
+                Ok(response) => break response.into_inner(),
+                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_token(&status) => self.forget(context),
+                Err(status) => return Err(refusal(&status)),
+            }
+        };
         introduced.store(true, Ordering::Relaxed);
         Ok(stream.map(|frame: Result<StreamGenerateResponse, Status>| frame.map_err(|status| refusal(&status))).boxed())
     }
@@ -154,16 +187,16 @@ impl Peers for GrpcPeers {
     ) -> Result<InvokeToolResponse, Refusal> {
         let introduced = &context.introduced.tool_gateway;
         request.descriptor = introduce(context, introduced);
-        let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
-        let mut response = self.tools.clone().invoke_tool(call).await;
-        if let Err(status) = &response
-            && wants_descriptor(status)
-        {
-            request.descriptor.clone_from(&context.descriptor);
-            let call = self.request(context, request, &[ServiceName::ToolGateway], deadline)?;
-            response = self.tools.clone().invoke_tool(call).await;
-        }
-        let response = response.map_err(|status| refusal(&status))?.into_inner();
+        let mut repeats = Repeats::default();
+        let response = loop {
+            let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
+            match self.tools.clone().invoke_tool(call).await {
+                Ok(response) => break response.into_inner(),
+                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_token(&status) => self.forget(context),
+                Err(status) => return Err(refusal(&status)),
+            }
+        };
         introduced.store(true, Ordering::Relaxed);
         Ok(response)
     }
@@ -172,3 +205,6 @@ impl Peers for GrpcPeers {
         self.tokens.forget(&context.caller.tenant, &context.run.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,6 +131,7 @@ async fn follow(
         transient: true,
         never_sent: false,
         retry_after: None,
+        spent: None,
     })
 }
 
@@ -189,8 +190,8 @@ fn spent(reservation: Amounts, price: ReservationPrice, written: i64) -> Usage {
     }
 }
 
-/// A refusal as the machine knows it. What never reached the router, or no provider, costs nothing; a router that was lost
-/// with the call in its hands may have reached one.
+/// A refusal as the machine knows it. The router says what its attempts used; where it says nothing, what never reached
+/// it, or no provider, costs nothing, and a router that was lost with the call in its hands may have reached one.
 fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
     let (retry, usage) = match refusal.reason.as_str() {
         _ if refusal.never_sent => (Retry::WhenBack, Usage::default()),
@@ -205,6 +206,6 @@ fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
         attempt: place.attempt,
         reason: refusal.reason.clone(),
         retry,
-        usage: Some(usage),
+        usage: Some(refusal.spent.as_deref().copied().unwrap_or(usage)),
     }
 }
