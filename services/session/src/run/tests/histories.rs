@@ -31,7 +31,7 @@ fn histories_reach_every_corner() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let scripts = proptest::collection::vec(any::<u8>(), 40..160);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..2_400 {
+    for _ in 0..3_000 {
         let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
         for event in &world.driver.events {

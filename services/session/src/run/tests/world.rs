@@ -251,7 +251,7 @@ impl World {
     }
 
     fn generation(&mut self, step: i64, attempt: i64) -> Input {
-        let parts = match self.dice.below(11) {
+        let parts = match self.dice.below(13) {
             0 | 1 => vec![text(&self.good_answer())],
             2..7 => self.questions(),
             7 | 8 => self.bad_answer(),
