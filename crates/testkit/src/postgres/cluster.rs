@@ -167,6 +167,12 @@ pub(super) fn pid(data: &Path) -> Option<u32> {
     fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
+/// Whether the server gave up. What it answers to clients that come too early is not about itself.
+fn said_fatal(log: &Path) -> bool {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().any(|line| line.contains("FATAL:") && !line.contains("the database system is"))
+}
+
 /// Waits until the eighth line of `postmaster.pid` says `ready` for a process that is alive.
 pub(super) fn wait_until_ready(data: &Path, log: &Path) -> anyhow::Result<()> {
     for _ in 0..LOOKS {
@@ -175,7 +181,7 @@ pub(super) fn wait_until_ready(data: &Path, log: &Path) -> anyhow::Result<()> {
         if said_ready && status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
             return Ok(());
         }
-        if fs::read_to_string(log).unwrap_or_default().contains("FATAL:") {
+        if said_fatal(log) {
             bail!("postgres does not start:\n{}", tail(log));
         }
         thread::sleep(PAUSE);

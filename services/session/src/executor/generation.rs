@@ -65,7 +65,14 @@ impl Executor {
             // Nobody wants the run to stop when the service does: its next owner tries again.
             let (reason, retry) =
                 if draining.is_cancelled() { (DRAINING, Retry::WhenBack) } else { ("CANCELLED", Retry::Never) };
-            Some(Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage })
+            Some(Input::GenerationFailed {
+                step,
+                attempt,
+                reason: reason.to_owned(),
+                retry,
+                usage,
+                message: String::new(),
+            })
         });
     }
 
@@ -207,5 +214,6 @@ fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
         reason: refusal.reason.clone(),
         retry,
         usage: Some(refusal.spent.as_deref().copied().unwrap_or(usage)),
+        message: refusal.message.clone(),
     }
 }

@@ -16,6 +16,8 @@ use crate::counters::Amounts;
 
 /// Reason of a generation that died with its replica.
 pub(super) const LOST: &str = "LOST";
+/// Characters of what a peer says that go into a run's failure.
+const MAX_MESSAGE: usize = 500;
 /// Reason of a generation that was stopped.
 const CANCELLED: &str = "CANCELLED";
 /// What the model reads about a call whose effect nobody knows.
@@ -109,9 +111,9 @@ impl Plan {
                 }
             }
             Input::Turn(turn) => self.turn(turn, timed.at),
-            Input::GenerationFailed { step, attempt, reason, retry, usage } => {
+            Input::GenerationFailed { step, attempt, reason, retry, usage, message } => {
                 if self.is_open(*step, *attempt) {
-                    self.fail_generation(reason, *retry, *usage, timed.at);
+                    self.fail_generation((reason, message), *retry, *usage, timed.at);
                 }
             }
             Input::Returned(back) => self.call_returned(back, timed.at),
@@ -147,7 +149,7 @@ impl Plan {
         self.emit(at, bare(Body::RunClaimed(RunClaimed { owner: owner.to_owned(), epoch })));
         self.synthesise();
         if self.state.generation.is_some() {
-            self.fail_generation(LOST, Retry::Bounded, None, at);
+            self.fail_generation((LOST, ""), Retry::Bounded, None, at);
         }
         let open: Vec<(Call, i64)> = self.open_calls();
         for (call, attempt) in open {
@@ -207,7 +209,13 @@ impl Plan {
         }
     }
 
-    fn fail_generation(&mut self, reason: &str, retry: Retry, usage: Option<Usage>, at: OffsetDateTime) {
+    fn fail_generation(
+        &mut self,
+        (reason, message): (&str, &str),
+        retry: Retry,
+        usage: Option<Usage>,
+        at: OffsetDateTime,
+    ) {
         let Some(generation) = self.state.generation.clone() else { return };
         let usage = usage.unwrap_or_else(|| generation.reservation.to_usage(true));
         self.settle(&usage);
@@ -220,7 +228,11 @@ impl Plan {
         let retried = again && self.state.stop.is_none();
         self.emit(at, generation_failed(&generation, reason, usage, retried));
         if !retried && self.state.stop.is_none() {
-            let text = format!("step {} got no turn from any model", generation.step);
+            let mut text = format!("step {} got no turn from any model", generation.step);
+            if !message.is_empty() {
+                text.push_str(": ");
+                text.extend(message.chars().take(MAX_MESSAGE));
+            }
             self.end(failed(RunState::Failed, reason, &text), None);
         }
     }
@@ -277,7 +289,7 @@ impl Plan {
                 return;
             }
             if self.state.generation.is_some() {
-                self.fail_generation(CANCELLED, Retry::Never, None, self.now);
+                self.fail_generation((CANCELLED, ""), Retry::Never, None, self.now);
             }
             for (call, _) in self.open_calls() {
                 let draft = tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);

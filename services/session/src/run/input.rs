@@ -55,6 +55,8 @@ pub enum Input {
         retry: Retry,
         /// What it used where that is known; `None` settles at the full reservation.
         usage: Option<Usage>,
+        /// One sentence of who refused it, without payloads; may be empty.
+        message: String,
     },
     /// A tool call came back.
     Returned(Box<CallReturn>),

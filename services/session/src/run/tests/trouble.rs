@@ -14,7 +14,14 @@ const NOTHING: Vec<String> = Vec::new();
 
 fn failed(attempt: i64, retry: Retry) -> Input {
     let reason = if retry == Retry::WhenBack { "PEER_UNAVAILABLE" } else { "PROVIDER_FAILED" };
-    Input::GenerationFailed { step: 1, attempt, reason: reason.to_owned(), retry, usage: Some(Usage::default()) }
+    Input::GenerationFailed {
+        step: 1,
+        attempt,
+        reason: reason.to_owned(),
+        retry,
+        usage: Some(Usage::default()),
+        message: "the key is gone".to_owned(),
+    }
 }
 
 fn claimed(epoch: i64) -> Input {
@@ -52,6 +59,8 @@ fn a_request_that_will_fail_again_is_not_repeated() {
     let words = story.tell(vec![failed(1, Retry::Never)]);
     assert_eq!(words, ["Failed(1.1 PROVIDER_FAILED)", "Ended(FAILED PROVIDER_FAILED)"]);
     assert_eq!(story.phase(), Phase::Ended(RunState::Failed));
+    let Some(crate::run::Ending::Failed(failure)) = &story.driver.state.ending else { panic!("it ended otherwise") };
+    assert_eq!(failure.message, "step 1 got no turn from any model: the key is gone");
 }
 
 #[test]

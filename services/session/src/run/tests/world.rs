@@ -315,7 +315,7 @@ impl World {
             1 => Some(Usage::default()),
             _ => Some(self.usage()),
         };
-        Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage }
+        Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage, message: "no".to_owned() }
     }
 
     fn call(&mut self, call_id: &str, attempt: i64) -> Input {
