@@ -76,7 +76,8 @@ fn policy(asked: &str) -> String {
     format!(
         "@id(\"look\") @verdict(\"require_approval\") {asked} @message(\"Searches are looked at.\") \
          permit (principal, action == Action::\"callTool\", resource);\n\
-         @id(\"list\") permit (principal, action == Action::\"listTool\", resource);"
+         @id(\"rest\") permit (principal, action in [Action::\"selectModel\", Action::\"shapePrompt\", \
+         Action::\"listTool\", Action::\"receiveResult\"], resource);"
     )
 }
 
