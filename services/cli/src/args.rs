@@ -9,6 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::exit;
 use crate::out::ColorChoice;
 
+mod approvals;
+
+pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
+
 /// Runs tasks as agents, durably, under limits and a policy.
 #[derive(Debug, Parser)]
 #[command(name = "mar", version, about, after_help = examples::TOP, max_term_width = 100)]
@@ -57,7 +61,17 @@ Examples:
   mar runs show 01935c20                       the start of an id is enough
   mar runs watch sessions/01935c1e-…/runs/01935c20-…
   mar runs verify 01935c20                     0: the record is what was written; 1: it is not
+  mar runs pause 01935c20                      parks it when nothing of it is in flight
+  mar runs resume 01935c20
   mar runs cancel 01935c20";
+
+    pub(super) const APPROVALS: &str = "\
+Examples:
+  mar approvals list                           what waits for a decision
+  mar approvals show 01935c20/3-0              the exact call; the start of the run's id is enough
+  mar approvals approve 01935c20/3-0 --comment 'as agreed'
+  mar approvals deny 01935c20/3-0 --yes        without asking, as scripts need it
+  mar approvals list --json | jq -r '.approvals[].name'";
 
     pub(super) const MODELS: &str = "\
 Examples:
@@ -96,12 +110,19 @@ pub enum Command {
     /// Runs a task and shows its way to the answer
     #[command(after_help = examples::RUN, after_long_help = run_long_help())]
     Run(Box<RunArgs>),
-    /// Lists, shows, follows, verifies and cancels runs
+    /// Lists, shows, follows, verifies, pauses, resumes and cancels runs
     #[command(after_help = examples::RUNS)]
     Runs {
         /// What to do with runs.
         #[command(subcommand)]
         command: RunsCommand,
+    },
+    /// Lists, shows and decides on calls that wait for people
+    #[command(after_help = examples::APPROVALS)]
+    Approvals {
+        /// What to do with approvals.
+        #[command(subcommand)]
+        command: ApprovalsCommand,
     },
     /// Models of the catalogue
     #[command(after_help = examples::MODELS)]
@@ -136,6 +157,16 @@ fn run_long_help() -> String {
     format!("{}\n\n{}", examples::RUN, exit::HELP)
 }
 
+fn decide_long_help() -> String {
+    format!(
+        "{}\n\nThe call is shown first, and the decision holds for exactly that call. It is never the requester's own: \
+         APPROVAL_NOT_ALLOWED ends with 77. An approval that is not open any more, or was decided by this caller already, \
+         is APPROVAL_STATE and ends with 64.\n\n{}",
+        examples::APPROVALS,
+        exit::HELP
+    )
+}
+
 fn verify_long_help() -> String {
     format!("{}\n\nEvery fault is listed with its place.\n\n{}", examples::RUNS, exit::HELP)
 }
@@ -150,8 +181,11 @@ impl Command {
                 RunsCommand::Show(args)
                 | RunsCommand::Watch(args)
                 | RunsCommand::Verify(args)
+                | RunsCommand::Pause(args)
+                | RunsCommand::Resume(args)
                 | RunsCommand::Cancel(args) => args.json,
             },
+            Self::Approvals { command } => command.wants_json(),
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,
             Self::Render(args) => args.json,
@@ -298,6 +332,12 @@ pub enum RunsCommand {
     /// Recomputes hashes, chain, commitments and signatures of a run
     #[command(after_help = examples::RUNS, after_long_help = verify_long_help())]
     Verify(RunArg),
+    /// Parks a run when nothing of it is in flight
+    #[command(after_help = examples::RUNS)]
+    Pause(RunArg),
+    /// Lets a paused run go on
+    #[command(after_help = examples::RUNS)]
+    Resume(RunArg),
     /// Asks a run to stop
     #[command(after_help = examples::RUNS)]
     Cancel(RunArg),
@@ -450,6 +490,9 @@ pub struct ApiKeyArgs {
     /// The caller's environment
     #[arg(long, default_value = "dev")]
     pub environment: String,
+    /// Group of the caller, such as one whose members decide on approvals; may be repeated
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
     /// What the key allows; may be repeated
     #[arg(long = "scope", default_value = "*")]
     pub scopes: Vec<String>,

@@ -29,7 +29,7 @@ pub enum Exit {
     TryLater = 75,
     /// The credential is missing, wrong, or does not allow this.
     NotPermitted = 77,
-    /// Left with a second Ctrl-C; the run may still be going on.
+    /// Left with a second Ctrl-C, and the run may still be going on; or a question was not answered with yes.
     Left = 130,
 }
 
@@ -72,7 +72,8 @@ Exit codes:
   64  wrong arguments, files or configuration, or a request that is refused as it is
   66  not found              69  the endpoint or something it needs is not available
   70  a fault of the program 75  the same request may succeed later
-  77  not permitted         130  left with a second Ctrl-C; the run may go on";
+  77  not permitted         130  left with a second Ctrl-C, and the run may go on; or a question
+                                 was not answered with yes";
 
 #[cfg(test)]
 mod tests {
@@ -88,6 +89,10 @@ mod tests {
         let refused = |reason| Exit::of_status(Code::FailedPrecondition, Some(reason));
         assert_eq!(refused(ErrorReason::SessionBusy), Exit::TryLater);
         assert_eq!(refused(ErrorReason::SessionEnded), Exit::Usage);
+        assert_eq!(refused(ErrorReason::ApprovalState), Exit::Usage);
+        assert_eq!(refused(ErrorReason::RunState), Exit::Usage);
+        let not_allowed = Exit::of_status(Code::PermissionDenied, Some(ErrorReason::ApprovalNotAllowed));
+        assert_eq!(not_allowed, Exit::NotPermitted);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl Failure {
             let place = if field.is_empty() { String::new() } else { format!("{}: ", out.remark.bold(&clean(field))) };
             out.note(format!("  {place}{}", clean(description)));
         }
-        for (key, value) in self.0.status.iter().flat_map(|status| &status.metadata) {
+        let facts = self.0.status.iter().flat_map(|status| &status.metadata);
+        for (key, value) in facts.filter(|(_, value)| !value.is_empty()) {
             out.note(format!("  {}: {}", clean(key), clean(value)));
         }
         match self.0.retry {

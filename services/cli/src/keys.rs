@@ -96,7 +96,7 @@ fn api(args: &ApiKeyArgs, out: Out) -> Result<(), Failure> {
         sha256,
         tenant: args.tenant.clone(),
         principal: args.principal.clone().unwrap_or_else(|| args.id.clone()),
-        groups: Vec::new(),
+        groups: args.groups.clone(),
         scopes: args.scopes.clone(),
         environment: args.environment.clone(),
         not_after: None,

@@ -4,9 +4,9 @@
 //! standard output, the way there to standard error; with `--json` there is one object on standard output and nothing
 //! else. Exit codes are listed in [`exit`].
 //!
-//! Pieces: [`args`], [`up`] (host), [`run`] (a task and its way), [`runs`], [`models`], [`tools`], [`render`],
-//! [`rehearse`], [`keys`]; [`endpoint`] (clients), [`progress`] (live or in lines), [`report`] and [`table`] (what is
-//! printed), [`out`] (the streams), [`failure`] and [`exit`].
+//! Pieces: [`args`], [`up`] (host), [`run`] (a task and its way), [`runs`], [`approvals`], [`models`], [`tools`],
+//! [`render`], [`rehearse`], [`keys`]; [`endpoint`] (clients), [`progress`] (live or in lines), [`report`] and [`table`]
+//! (what is printed), [`waiting`] (what a run waits for), [`out`] (the streams), [`failure`] and [`exit`].
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+pub mod approvals;
 pub mod args;
 pub mod endpoint;
 pub mod exit;
@@ -30,6 +31,7 @@ pub mod runs;
 pub mod table;
 pub mod tools;
 pub mod up;
+pub mod waiting;
 
 use args::{Cli, Command};
 use exit::Exit;
@@ -69,6 +71,7 @@ fn execute(command: Command, out: Out) -> Result<Exit, Failure> {
             Command::Up(args) => up::up(args, out).await,
             Command::Run(args) => run::run(*args, out).await,
             Command::Runs { command } => runs::runs(command, out).await,
+            Command::Approvals { command } => approvals::approvals(command, out).await,
             Command::Models { command } => models::models(command, out).await,
             Command::Tools { command } => tools::tools(command, out).await,
             Command::Render(args) => render::render(args, out).await,

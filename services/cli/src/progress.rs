@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mar_proto::session::event_leaf::Body;
-use mar_proto::session::{AttemptStarted, Delta, DeltaKind, Event};
+use mar_proto::session::{AttemptStarted, Delta, DeltaKind, Event, WaitReason};
 
 use crate::out::{Out, clean, one_line};
 use crate::table::{count, usd};
+use crate::waiting;
 
 pub mod describe;
 
@@ -98,7 +99,8 @@ pub struct Live {
     bar: ProgressBar,
     step: i64,
     doing: String,
-    tools: VecDeque<String>,
+    /// Calls in flight, by id.
+    tools: VecDeque<(String, String)>,
     tail: String,
     newest: (i64, i64),
     tokens: i64,
@@ -134,7 +136,7 @@ impl Live {
         if self.step > 0 {
             text.push_str(&ink.bold(&format!("step {}  ", self.step)));
         }
-        let doing = self.tools.front().unwrap_or(&self.doing);
+        let doing = self.tools.front().map_or(&self.doing, |(_, doing)| doing);
         text.push_str(doing);
         if self.tokens > 0 {
             let spent = format!("  {} tokens  {}", count(self.tokens), usd(self.cost));
@@ -167,16 +169,28 @@ impl Live {
                 self.cost += usage.cost_nano_usd;
             }
             Some(Body::ToolIntent(intent)) => {
-                self.tools.push_back(format!("calling {}", describe::tool_name(&intent.tool)));
+                self.returned(&intent.call_id);
+                let doing = format!("calling {}", describe::tool_name(&intent.tool));
+                self.tools.push_back((intent.call_id.clone(), doing));
             }
-            Some(Body::ToolReturned(_)) => {
-                self.tools.pop_front();
+            Some(Body::ToolReturned(returned)) => self.returned(&returned.call_id),
+            Some(Body::ApprovalRequested(asked)) => {
+                self.returned(&asked.call_id);
+                self.doing = waiting::doing(asked);
             }
-            Some(Body::RunWaiting(_)) => self.doing = "waiting".into(),
+            Some(Body::CallHandedOver(handed)) => self.returned(&handed.call_id),
+            Some(Body::RunWaiting(parked)) if parked.reason() == WaitReason::Approval => {}
+            Some(Body::RunWaiting(parked)) => self.doing = waiting::doing_nothing(parked),
+            Some(Body::RunResumed(_)) => self.doing = "going on".into(),
+            Some(Body::PauseRequested(_)) => self.doing = "pausing".into(),
             Some(Body::StopRequested(_)) => self.doing = "stopping".into(),
             _ => {}
         }
         self.draw();
+    }
+
+    fn returned(&mut self, call: &str) {
+        self.tools.retain(|(id, _)| id != call);
     }
 
     fn attempt(&mut self, attempt: &AttemptStarted) {

@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::out::{Ink, clean, one_line};
 use crate::progress::describe::{halt, input, output, state};
 use crate::table::{Align, count, span, table, usd};
+use crate::waiting;
 
 /// What `mar` ends with after this run.
 pub fn exit(run: &Run) -> Exit {
@@ -141,6 +142,9 @@ pub fn json(run: &Run) -> Value {
         "run": run.name,
         "session": run.name.split("/runs/").next(),
         "state": state(run.state()),
+        "wait_reason": waiting::reason(run),
+        "pausing": run.pausing,
+        "held_calls": run.held_calls.iter().map(waiting::held_json).collect::<Vec<_>>(),
         "task_type": run.task.as_ref().map(|task| &task.r#type),
         "answer": answer,
         "halt_reason": halted.then(|| run.halt_reason().as_str_name().trim_start_matches("HALT_REASON_")),
@@ -208,7 +212,8 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("step".into(), json!(rejected.step));
             fields.insert("problems".into(), json!(content.problems));
         }
-        _ => {}
+        Some(body) => fields.extend(waiting::event_fields(&body, &content, &event.run)),
+        None => {}
     }
     value
 }

@@ -50,7 +50,8 @@ async fn start_session(endpoint: &Endpoint) -> Result<String, Failure> {
     Ok(session.name)
 }
 
-fn new_id() -> String {
+/// A request id that nobody has used.
+pub(crate) fn new_id() -> String {
     SystemIds.uuid_v7().to_string()
 }
 

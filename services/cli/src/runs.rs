@@ -20,7 +20,9 @@ use crate::report;
 use crate::run::follow::{Follow, Source};
 use crate::run::task::resource;
 use crate::table::{Align, count, span, table, usd};
+use crate::waiting;
 
+mod hold;
 mod verify;
 
 const PAGE: i32 = 200;
@@ -37,6 +39,8 @@ pub async fn runs(command: RunsCommand, out: Out) -> Result<Exit, Failure> {
         RunsCommand::Show(args) => show(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Watch(args) => watch(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Verify(args) => verify::verify(&args.run, &args.endpoint, args.json, out).await,
+        RunsCommand::Pause(args) => hold::pause(&args, out).await,
+        RunsCommand::Resume(args) => hold::resume(&args, out).await,
         RunsCommand::Cancel(args) => cancel(&args.run, &args.endpoint, args.json, out).await,
     }
 }
@@ -73,18 +77,18 @@ fn row(run: &Run) -> Vec<String> {
     let usage = totals.usage.unwrap_or_default();
     let kind = run.task.as_ref().map(|task| task.r#type.as_str()).filter(|kind| !kind.is_empty()).unwrap_or("answer");
     vec![
-        state(run.state()),
+        waiting::state_text(run),
         one_line(kind, 20),
         count(totals.steps),
         count(input(&usage) + output(&usage)),
         usd(usage.cost_nano_usd),
-        age(run),
+        run.create_time.as_ref().map_or("-".to_owned(), age),
         run.name.clone(),
     ]
 }
 
-fn age(run: &Run) -> String {
-    let Some(created) = &run.create_time else { return "-".to_owned() };
+/// How long ago something was.
+pub(crate) fn age(created: &prost_types::Timestamp) -> String {
     let now = SystemClock::new().now().unix_timestamp();
     match u64::try_from(now.saturating_sub(created.seconds)) {
         Ok(0) | Err(_) => "now".to_owned(),
@@ -124,7 +128,7 @@ async fn fetch(endpoint: &Endpoint, parent: &str, wanted: RunState, limit: usize
 }
 
 /// The full name of a run that is given by its name, as `session/run`, by its id, or by the start of it.
-async fn full_name(endpoint: &Endpoint, run: &str) -> Result<String, Failure> {
+pub(crate) async fn full_name(endpoint: &Endpoint, run: &str) -> Result<String, Failure> {
     if run.starts_with("sessions/") {
         return Ok(run.to_owned());
     }
@@ -185,7 +189,8 @@ async fn show(run: &str, endpoint: &EndpointArgs, as_json: bool, out: Out) -> Re
     if run.seal.is_some() || run.end_time.is_some() {
         out.lines(report::lines(&run, out.result));
     } else {
-        out.line(format!("{}  {}", out.result.bold(&state(run.state())), run.name));
+        out.line(format!("{}  {}", out.result.bold(&waiting::state_text(&run)), run.name));
+        out.lines(waiting::hints(&run, out.result));
     }
     if let Some(seal) = session_seal {
         out.line(format!("session     sealed {}  ({} runs)", seal.hash, count(seal.runs)));

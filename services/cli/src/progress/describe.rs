@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
-    ApprovalRequested, Event, EventContent, GenerationFailed, RunEnded, RunState, RunWaiting, StopRequested,
-    ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason,
+    Event, EventContent, GenerationFailed, RunEnded, RunState, StopRequested, ToolIntent, ToolOutcome, ToolReturned,
+    TurnCommitted,
 };
 use mar_proto::types::{HaltReason, Usage};
 
 use crate::out::{Ink, one_line};
 use crate::table::{bytes, count, span, usd};
+use crate::waiting;
 
 /// The most of arguments and reasons that a line shows.
 const SHOWN: usize = 160;
@@ -47,14 +48,11 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
             format!("step {:<5} {} {problems}", rejected.step, ink.warn("the answer does not fit:"))
         }
         Body::CountersRebuilt(_) => "counters   were lost and have been rebuilt from the log".into(),
-        Body::RunWaiting(waiting) => run_waiting(waiting, ink),
+        Body::RunWaiting(parked) => waiting::parked(parked, &event.run, ink),
         Body::RunResumed(_) => "goes on".into(),
-        Body::PauseRequested(_) => "is to pause".into(),
-        Body::ApprovalRequested(asked) => approval_requested(asked, ink),
-        Body::ApprovalDecided(decided) => {
-            let state = decided.state().as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase();
-            format!("approval {} is {state}", decided.approval)
-        }
+        Body::PauseRequested(_) => ink.warn("is to pause"),
+        Body::ApprovalRequested(asked) => waiting::asked(asked, &event.run, ink),
+        Body::ApprovalDecided(decided) => waiting::decided(decided, content, ink),
         Body::CallHandedOver(handed) => format!("call {} waits for its caller", handed.call_id),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
@@ -118,20 +116,6 @@ fn tool_returned(returned: &ToolReturned, content: &EventContent, ink: Ink) -> S
     format!("  returned {outcome}{reason}  {}", ink.dim(&facts.join(", ")))
 }
 
-fn run_waiting(waiting: &RunWaiting, ink: Ink) -> String {
-    let what = match waiting.reason() {
-        WaitReason::Dependency => format!("for {}", one_line(&waiting.dependency, SHOWN)),
-        other => format!("for {}", name(other.as_str_name(), "WAIT_REASON_")),
-    };
-    format!("{} {what}", ink.warn("waits"))
-}
-
-fn approval_requested(asked: &ApprovalRequested, ink: Ink) -> String {
-    let who = if asked.group.is_empty() { "somebody else".to_owned() } else { format!("the group {}", asked.group) };
-    let how_many = if asked.needed > 1 { format!("{} of ", asked.needed) } else { String::new() };
-    format!("{} {how_many}{who} on call {}: approval {}", ink.warn("asks"), asked.call_id, asked.approval)
-}
-
 fn stop_requested(stop: &StopRequested, ink: Ink) -> String {
     let why = match stop.outcome() {
         RunState::Halted => halt(stop.halt_reason()),
@@ -178,7 +162,7 @@ pub fn halt(reason: HaltReason) -> String {
     name(reason.as_str_name(), "HALT_REASON_")
 }
 
-fn name(constant: &str, prefix: &str) -> String {
+pub(crate) fn name(constant: &str, prefix: &str) -> String {
     constant.trim_start_matches(prefix).to_lowercase().replace('_', " ")
 }
 

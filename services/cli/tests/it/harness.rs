@@ -1,5 +1,6 @@
 //! The binary, and a runtime of its own for each test.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command as StdCommand, Output, Stdio};
 use std::time::Duration;
@@ -124,12 +125,20 @@ async fn serve(folder: &Path, model: &str, listen: &str, more: &[&str]) -> (Proc
 
 /// `mar` on a terminal of its own, which is what `script` makes; answers all that was shown.
 pub fn on_terminal(url: &str, line: &str, variables: &[(&str, &str)]) -> Said {
+    answering(url, line, variables, "")
+}
+
+/// [`on_terminal`], where somebody has typed.
+pub fn answering(url: &str, line: &str, variables: &[(&str, &str)], typed: &str) -> Said {
     let line = format!("{} {line}", env!("CARGO_BIN_EXE_mar"));
     let mut command = StdCommand::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    command.env_remove("NO_COLOR").env("TERM", "xterm").env("MAR_ENDPOINT", url).stdin(Stdio::null());
+    command.env_remove("NO_COLOR").env("TERM", "xterm").env("MAR_ENDPOINT", url);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.envs(variables.iter().copied());
-    let output = command.output().unwrap();
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     Said { code: output.status.code().unwrap_or(-1), out, err: String::new() }
 }

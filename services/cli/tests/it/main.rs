@@ -3,9 +3,13 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 #[cfg(test)]
+mod approvals;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod holding;
 #[cfg(test)]
 mod interrupts;
 #[cfg(test)]

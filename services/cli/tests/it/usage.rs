@@ -2,7 +2,7 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 23] = [
     &["up"],
     &["run"],
     &["runs"],
@@ -10,7 +10,14 @@ const COMMANDS: [&[&str]; 16] = [
     &["runs", "show"],
     &["runs", "watch"],
     &["runs", "verify"],
+    &["runs", "pause"],
+    &["runs", "resume"],
     &["runs", "cancel"],
+    &["approvals"],
+    &["approvals", "list"],
+    &["approvals", "show"],
+    &["approvals", "approve"],
+    &["approvals", "deny"],
     &["models", "list"],
     &["tools", "list"],
     &["render"],
@@ -31,11 +38,15 @@ async fn every_command_has_help_with_examples() {
     }
     let run = say(mar(&["run", "--help"])).await;
     assert!(run.out.contains("Exit codes:") && run.out.contains("HALTED"), "{}", run.out);
+    let approve = say(mar(&["approvals", "approve", "--help"])).await;
+    for part in ["APPROVAL_NOT_ALLOWED", "APPROVAL_STATE", "Exit codes:"] {
+        assert!(approve.out.contains(part), "{part} in {}", approve.out);
+    }
 }
 
 #[tokio::test]
 async fn wrong_arguments_end_with_64_and_not_with_a_runs_code() {
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 15] = [
         &[],
         &["runn"],
         &["run"],
@@ -48,6 +59,9 @@ async fn wrong_arguments_end_with_64_and_not_with_a_runs_code() {
         &["up", "--listen", "nowhere"],
         &["runs", "list", "--state", "done"],
         &["keys", "api", "--id", "Not Good"],
+        &["approvals", "list", "--state", "open"],
+        &["approvals", "show", "3-0"],
+        &["approvals", "approve"],
     ];
     for args in wrong {
         let said = say(mar(args)).await;

@@ -1,0 +1,245 @@
+//! What a run waits for, and what to do about it.
+
+use mar_proto::session::event_leaf::Body;
+use mar_proto::session::{
+    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, HeldCall, Run, RunState, RunWaiting, WaitReason,
+};
+use serde_json::{Map, Value, json};
+
+use crate::out::{Ink, one_line};
+use crate::progress::describe::{name, state, tool_name};
+
+/// The most of a comment or a dependency that a line shows.
+const SHOWN: usize = 160;
+
+/// `approved`.
+pub fn approval_state(state: ApprovalState) -> &'static str {
+    state.as_str_name().trim_start_matches("APPROVAL_STATE_")
+}
+
+/// Who decides, where a policy names no group.
+pub fn group_text(group: &str) -> String {
+    if group.is_empty() { "anybody else".to_owned() } else { format!("group {}", one_line(group, 60)) }
+}
+
+/// `WAITING for approval`, `RUNNING, pausing`: the state with what there is to know about it.
+pub fn state_text(run: &Run) -> String {
+    let text = state(run.state());
+    match run.wait_reason() {
+        _ if run.state() != RunState::Waiting => {
+            if run.pausing {
+                format!("{text}, pausing")
+            } else {
+                text
+            }
+        }
+        WaitReason::Paused => format!("{text}, paused"),
+        WaitReason::Unspecified => text,
+        reason => format!("{text} for {}", what(reason)),
+    }
+}
+
+fn what(reason: WaitReason) -> String {
+    name(reason.as_str_name(), "WAIT_REASON_")
+}
+
+/// What lets an open run go on: a line for each call that is held, and one for a pause.
+pub fn hints(run: &Run, ink: Ink) -> Vec<String> {
+    let held = |call: &HeldCall| match call.approval.rsplit_once('/') {
+        Some((_, id)) => format!(
+            "{} for approval {id} of {}: mar approvals show {}",
+            ink.warn("waits"),
+            tool_name(&call.tool),
+            call.approval
+        ),
+        None => {
+            format!("{} for {} of call {}", ink.warn("waits"), what(call.wait_reason()), one_line(&call.call_id, SHOWN))
+        }
+    };
+    let mut lines: Vec<_> = run.held_calls.iter().map(held).collect();
+    if run.wait_reason() == WaitReason::Paused {
+        lines.push(paused(&run.name, ink));
+    } else if run.pausing {
+        lines.push(format!("{} when nothing of it is in flight; mar runs resume {}", ink.warn("pauses"), run.name));
+    }
+    lines
+}
+
+fn paused(run: &str, ink: Ink) -> String {
+    format!("{} mar runs resume {run}", ink.warn("paused:"))
+}
+
+/// The event of a run that was parked.
+pub fn parked(waiting: &RunWaiting, run: &str, ink: Ink) -> String {
+    match waiting.reason() {
+        WaitReason::Paused => paused(run, ink),
+        WaitReason::Dependency => format!("{} for {}", ink.warn("waits"), one_line(&waiting.dependency, SHOWN)),
+        WaitReason::Approval => format!("{} for people to decide", ink.warn("waits")),
+        other => format!("{} for {}", ink.warn("waits"), what(other)),
+    }
+}
+
+/// The event of a call that people have to decide on.
+pub fn asked(asked: &ApprovalRequested, run: &str, ink: Ink) -> String {
+    let needed = if asked.needed > 1 { format!(" ({} approvals)", asked.needed) } else { String::new() };
+    format!(
+        "{} for approval {} of {}{needed}: mar approvals show {run}/approvals/{}",
+        ink.warn("waits"),
+        asked.approval,
+        group_text(&asked.group),
+        asked.approval
+    )
+}
+
+/// The event of a decision: who, what, and where the approval stands after it.
+pub fn decided(decided: &ApprovalDecided, content: &EventContent, ink: Ink) -> String {
+    let by = match content.principal.as_str() {
+        "" => String::new(),
+        principal => format!(" by {}", one_line(principal, 80)),
+    };
+    let decision = approval_state(decided.decision()).to_lowercase();
+    let decision = if decided.decision() == ApprovalState::Approved { ink.good(&decision) } else { ink.bad(&decision) };
+    let rest = match decided.state() {
+        ApprovalState::Pending => ", waits for more",
+        _ => "",
+    };
+    let why = match content.comment.as_str() {
+        "" => String::new(),
+        comment => format!(": {}", one_line(comment, SHOWN)),
+    };
+    format!("approval {} {decision}{by}{rest}{why}", decided.approval)
+}
+
+/// The live line while people decide.
+pub fn doing(asked: &ApprovalRequested) -> String {
+    format!("waiting for approval {} of {}", asked.approval, group_text(&asked.group))
+}
+
+/// The live line of a run that was parked for another reason.
+pub fn doing_nothing(waiting: &RunWaiting) -> String {
+    match waiting.reason() {
+        WaitReason::Paused => "paused".to_owned(),
+        WaitReason::Unspecified => "waiting".to_owned(),
+        other => format!("waiting for {}", what(other)),
+    }
+}
+
+/// `APPROVAL`, or none while the run does not wait.
+pub fn reason(run: &Run) -> Option<&'static str> {
+    Some(run.wait_reason()).filter(|reason| *reason != WaitReason::Unspecified).map(constant)
+}
+
+fn constant(reason: WaitReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("WAIT_REASON_")
+}
+
+/// A call that waits for somebody, as JSON.
+pub fn held_json(call: &HeldCall) -> Value {
+    json!({
+        "call_id": call.call_id,
+        "tool": call.tool,
+        "arguments_json": call.arguments_json,
+        "wait_reason": constant(call.wait_reason()),
+        "approval": Some(&call.approval).filter(|name| !name.is_empty()),
+    })
+}
+
+/// What the events of waiting have beside those of all events; nothing for others.
+pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<String, Value> {
+    let fields = match body {
+        Body::RunWaiting(waiting) => json!({
+            "wait_reason": constant(waiting.reason()),
+            "dependency": Some(&waiting.dependency).filter(|name| !name.is_empty()),
+        }),
+        Body::RunResumed(resumed) => json!({ "wait_reason": constant(resumed.reason()) }),
+        Body::PauseRequested(_) => json!({ "principal": content.principal }),
+        Body::ApprovalRequested(asked) => json!({
+            "approval": format!("{run}/approvals/{}", asked.approval),
+            "call_id": asked.call_id,
+            "call_digest": content.approval.as_ref().map(|question| &question.call_digest),
+            "group": asked.group,
+            "needed": asked.needed,
+            "expire_time": asked.expire_time.as_ref().map(crate::report::timestamp),
+        }),
+        Body::ApprovalDecided(decided) => json!({
+            "approval": format!("{run}/approvals/{}", decided.approval),
+            "decision": approval_state(decided.decision()),
+            "approval_state": approval_state(decided.state()),
+            "principal": Some(&content.principal).filter(|name| !name.is_empty()),
+            "comment": content.comment,
+        }),
+        Body::CallHandedOver(handed) => {
+            json!({ "call_id": handed.call_id, "wait_reason": constant(handed.reason()) })
+        }
+        _ => return Map::new(),
+    };
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INK: Ink = Ink(false);
+
+    #[test]
+    fn a_question_says_how_to_look_at_it() {
+        let question = ApprovalRequested {
+            approval: "3-0".into(),
+            group: "office".into(),
+            needed: 1,
+            ..ApprovalRequested::default()
+        };
+        let text = asked(&question, "sessions/s/runs/r", INK);
+        assert_eq!(text, "waits for approval 3-0 of group office: mar approvals show sessions/s/runs/r/approvals/3-0");
+        let anybody = ApprovalRequested { group: String::new(), needed: 2, ..question };
+        assert!(asked(&anybody, "sessions/s/runs/r", INK).contains("of anybody else (2 approvals): mar"));
+    }
+
+    #[test]
+    fn a_pause_says_how_to_go_on() {
+        let parked = |reason: WaitReason| {
+            super::parked(&RunWaiting { reason: reason.into(), dependency: "router".into() }, "sessions/s/runs/r", INK)
+        };
+        assert_eq!(parked(WaitReason::Paused), "paused: mar runs resume sessions/s/runs/r");
+        assert_eq!(parked(WaitReason::Dependency), "waits for router");
+        assert_eq!(parked(WaitReason::ToolResult), "waits for tool result");
+    }
+
+    #[test]
+    fn the_view_of_a_run_tells_every_hold() {
+        let mut run = Run { name: "sessions/s/runs/r".into(), ..Run::default() };
+        run.set_state(RunState::Running);
+        assert!(hints(&run, INK).is_empty());
+        run.pausing = true;
+        assert_eq!(state_text(&run), "RUNNING, pausing");
+        assert!(hints(&run, INK)[0].contains("mar runs resume sessions/s/runs/r"));
+        run.pausing = false;
+        run.set_state(RunState::Waiting);
+        run.set_wait_reason(WaitReason::Approval);
+        let approval = "sessions/s/runs/r/approvals/3-0".to_owned();
+        run.held_calls = vec![HeldCall { tool: "tools/mail.send".into(), approval, ..HeldCall::default() }];
+        assert_eq!(state_text(&run), "WAITING for approval");
+        assert_eq!(
+            hints(&run, INK),
+            ["waits for approval 3-0 of mail.send: mar approvals show sessions/s/runs/r/approvals/3-0"]
+        );
+        run.set_wait_reason(WaitReason::Paused);
+        assert_eq!((state_text(&run).as_str(), hints(&run, INK).len()), ("WAITING, paused", 2));
+    }
+
+    #[test]
+    fn a_decision_says_whose_it_is() {
+        let mut event = ApprovalDecided { approval: "3-0".into(), ..ApprovalDecided::default() };
+        event.set_decision(ApprovalState::Approved);
+        event.set_state(ApprovalState::Pending);
+        let content = EventContent { principal: "user:bob".into(), comment: "fine".into(), ..EventContent::default() };
+        assert_eq!(decided(&event, &content, INK), "approval 3-0 approved by user:bob, waits for more: fine");
+        event.set_decision(ApprovalState::Expired);
+        event.set_state(ApprovalState::Expired);
+        assert_eq!(decided(&event, &EventContent::default(), INK), "approval 3-0 expired");
+    }
+}
