@@ -82,7 +82,8 @@ impl Office {
             alignment_policy: format!(
                 "@id(\"mail\") @verdict(\"require_approval\") {asked} @message(\"Mail leaves the house.\") \
                  permit (principal, action == Action::\"callTool\", resource);\n\
-                 @id(\"list\") permit (principal, action == Action::\"listTool\", resource);"
+                 @id(\"rest\") permit (principal, action in [Action::\"listTool\", Action::\"selectModel\", \
+                 Action::\"shapePrompt\", Action::\"receiveResult\"], resource);"
             ),
             ..task::question("Send it.")
         };

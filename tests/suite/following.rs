@@ -109,13 +109,16 @@ async fn a_dropped_stream_is_resumed_without_gap_or_repeat(options: Options) -> 
 }
 
 /// Eight large results, more than fits between session and a watcher that does not read.
-const LARGE: &str = r#"
-[[rule]]
-times = 8
-reply = { tool_calls = [{ name = "large_huge", arguments = { bytes = 14000 } }] }
-[[rule]]
-reply = { text = "That was large." }
-"#;
+fn large() -> String {
+    // Each another one: an agent that asks the same again and again is halted.
+    let call = |bytes: usize| {
+        let call = format!(r#"{{ name = "large_huge", arguments = {{ bytes = {bytes} }} }}"#);
+        format!("[[rule]]\ntimes = 1\nreply = {{ tool_calls = [{call}] }}\n")
+    };
+    let calls: String = (14_000..14_008).map(call).collect();
+    format!("{calls}[[rule]]\nreply = {{ text = \"That was large.\" }}\n")
+}
+
 /// What a connection of the slow watcher holds, in bytes: the least that HTTP/2 has.
 const WINDOW: u32 = 65_535;
 
@@ -124,7 +127,7 @@ async fn a_slow_watcher_slows_nobody(options: Options) -> anyhow::Result<()> {
         "[tool_gateway.upstreams.large]\nkind = 'mcp_stdio'\ncommand = '{}'\nargs = ['stdio', '{{folder}}']\n",
         built_binary("examples/scripted_mcp")?.display()
     );
-    let system = Deployment::start(options.script(LARGE).extra(upstream)).await?;
+    let system = Deployment::start(options.script(large()).extra(upstream)).await?;
     crate::mcp::listed(&system, "large.huge").await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
