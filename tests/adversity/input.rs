@@ -195,6 +195,18 @@ async fn what_does_not_exist_fails_the_run_with_its_reason() -> anyhow::Result<(
         let failure = followed.run.failure.unwrap_or_default();
         assert!(failure.message.contains(why), "{case}: {}", failure.message);
     }
+    let everything = Task {
+        model: model("models/nobody"),
+        tools: task::selectors(&["docs.nothing"]),
+        recipe: "recipes/nothing".into(),
+        ..plain()
+    };
+    let followed = client.run(everything).await?;
+    assert_eq!(end(&followed.run), "FAILED NOT_FOUND", "{:#?}", followed.run.failure);
+    let failure = followed.run.failure.unwrap_or_default();
+    for name in ["recipes/nothing", "models/nobody", "tools/docs.nothing"] {
+        assert!(failure.message.contains(name), "{name}: {}", failure.message);
+    }
     assert_eq!(system.rehearsal.request_count(), 0);
     Ok(())
 }

@@ -10,6 +10,7 @@ use mar_runtime::status::{self, Fault, Reason};
 use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
+use crate::missing::Missing;
 use crate::store;
 
 /// How long a caller waits before it tries again what failed on a dependency.
@@ -21,14 +22,9 @@ pub enum Error {
     /// The request breaks rules; all of them are listed.
     #[error("request is invalid: {0}")]
     Invalid(Violations),
-    /// Something that the request names does not exist.
-    #[error("{kind} not found")]
-    NotFound {
-        /// The resource's type.
-        kind: &'static str,
-        /// The resources' names; at least one.
-        names: Vec<String>,
-    },
+    /// What the request names and does not exist; at least one thing.
+    #[error("{0}")]
+    NotFound(Missing),
     /// The policy does not let the agent come about as the task asks.
     #[error("policy denies {denied}")]
     PolicyDenied {
@@ -105,7 +101,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(violations) => violations.into(),
-            Error::NotFound { kind, names } => not_found(kind, &names),
+            Error::NotFound(missing) => missing.into(),
             Error::PolicyDenied { denied, policies } => policy_denied(&denied, &policies),
             Error::NoModelAdmitted { rejections } => no_model(rejections),
             Error::Upstream { upstreams } => upstream_unavailable(&upstreams),
@@ -114,18 +110,6 @@ impl From<Error> for Status {
             error @ (Error::PeerBroken { .. } | Error::Store(_) | Error::Seal(_)) => status::internal(error),
         }
     }
-}
-
-fn not_found(kind: &'static str, names: &[String]) -> Status {
-    let first = names.first().map(String::as_str).unwrap_or_default();
-    if names.len() < 2 {
-        return Fault::not_found(kind, first).into();
-    }
-    // Of a run that fails on it only the text is kept, so that it has to name them all.
-    Fault::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} {} not found", names.join(", ")))
-        .resource(kind, first)
-        .metadata("missing", names.join(","))
-        .into()
 }
 
 fn policy_denied(denied: &Denied, policies: &[String]) -> Status {

@@ -36,6 +36,7 @@ pub mod config;
 pub mod decisions;
 pub mod error;
 pub mod grpc;
+pub mod missing;
 pub mod models;
 pub mod order;
 pub mod peers;

@@ -1,18 +1,28 @@
 //! Which models may act: the static requirement, and what the router admits under it.
 
+use std::collections::BTreeSet;
+
 use mar_descriptor::{AdmittedModel, ModelRole, ModelSection, PolicyRef, Requirement, Sampling, TrustTier};
 use mar_proto::router::{self, Candidate, Obstacle, RejectionReason, SelectModelRequest, SelectModelResponse};
 use mar_proto::session::ReservationPrice;
 use mar_proto::types;
 use mar_runtime::ServiceName;
+use mar_runtime::status::Reason;
+use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use crate::error::Error;
 use crate::media;
-use crate::order::Order;
+use crate::missing::Missing;
+use crate::order::{ModelWish, Order};
+use crate::peers::{Call, Router};
 use crate::recipe;
 
 /// The only role that models play so far.
 pub const REASON: &str = "reason";
+
+const MODEL: &str = "agentruntime.router.v1.Model";
+const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 /// What the agent's models have to be, from the order alone: nothing of the input but its modalities.
 #[derive(Clone, Debug)]
@@ -108,6 +118,44 @@ pub fn dearest(candidates: &[Candidate]) -> ReservationPrice {
         input_per_million: prices().map(|price| price.input_per_million).max().unwrap_or(0),
         output_per_million: prices().map(|price| price.output_per_million).max().unwrap_or(0),
     }
+}
+
+/// What the wish names and the router does not know: its routing policy, its models. For an answer that is a refusal
+/// anyway: a router that does not answer leaves out what only it can tell.
+pub async fn unknown(router: &dyn Router, call: &Call, wish: &ModelWish) -> Missing {
+    let mut missing = Missing::default();
+    if wish.routing_policy.is_empty() && wish.models.is_empty() {
+        return missing;
+    }
+    let ask = |routing_policy: &str| {
+        let requirement = Some(router::Requirement::default());
+        let request = SelectModelRequest {
+            requirement,
+            routing_policy: routing_policy.to_owned(),
+            ..SelectModelRequest::default()
+        };
+        router.select_model(call, request)
+    };
+    let mut answer = ask(&wish.routing_policy).await;
+    if answer.as_ref().is_err_and(is_unknown_policy) {
+        missing.add(ROUTING_POLICY, [wish.routing_policy.clone()]);
+        answer = ask("").await;
+    }
+    match answer {
+        Ok(answer) => {
+            let known: BTreeSet<&str> = answer.candidates.iter().map(|one| one.model.as_str()).collect();
+            missing.add(MODEL, wish.models.iter().filter(|name| !known.contains(name.as_str())).cloned());
+        }
+        Err(status) => tracing::debug!(error = %status, "the router does not say which models it knows"),
+    }
+    missing
+}
+
+/// Whether the router refuses a question for its routing policy.
+#[must_use]
+pub fn is_unknown_policy(status: &Status) -> bool {
+    Reason::of(status) == Some(types::ErrorReason::NotFound)
+        && status.get_details_resource_info().is_some_and(|resource| resource.resource_type == ROUTING_POLICY)
 }
 
 fn rejections(candidates: &[Candidate]) -> Vec<(String, String)> {

@@ -18,13 +18,14 @@ use mar_runtime::violations::Violations;
 use crate::alias;
 use crate::decisions;
 use crate::error::Error;
+use crate::missing::Missing;
 use crate::models::{self, Wish};
 use crate::order::{Brief, Order};
 use crate::peers::{Call, Router, ToolRegistry};
 use crate::prompt::{self, OfferedTool, Prompt};
 use crate::recipe::{Catalogue, Pick, TemplateError};
 use crate::store::{Store, Stored};
-use crate::tools::{self, Toolbox};
+use crate::tools::{self, Found, Toolbox};
 
 /// The components of synthesis.
 pub struct Synthesis {
@@ -74,16 +75,15 @@ impl Synthesis {
     /// # Errors
     /// Every variant of [`Error`].
     pub async fn generate(&self, call: &Call, order: &Order) -> Result<Agent, Error> {
-        let pick = self.pick(&order.brief)?;
+        let (pick, found) = self.known(call, order).await?;
         let stack = Stack::new([Some(self.platform.clone()), order.policy.clone()].into_iter().flatten());
         let caller = &call.identity.caller;
         let agent = policy_agent(caller, order, &pick);
-        let found = tools::find(&*self.registry, call, &order.selectors).await?;
         let toolbox = found.choose(&order.selectors, &stack, &agent, self.max_tools)?;
         let prompt = render(&order.brief, &pick, &toolbox.offered())?;
         decisions::prompt(prompt.bytes(), order, &stack, &agent)?;
         let wish = Wish::new(order, pick.recipe().sampling(), !toolbox.is_empty(), prompt.output_schema.is_some());
-        let mut answer = self.admitted(call, &wish).await?;
+        let mut answer = self.admitted(call, order, &wish).await?;
         decisions::narrow(&mut answer.candidates, &stack, &agent)?;
         let price = models::dearest(&answer.candidates);
         let sealing = Sealing { caller, order, pick: &pick, stack: &stack, prompt: &prompt };
@@ -93,11 +93,36 @@ impl Synthesis {
         Ok(Agent { descriptor, prompt: prompt.messages, tools, price })
     }
 
-    async fn admitted(&self, call: &Call, wish: &Wish<'_>) -> Result<SelectModelResponse, Error> {
-        self.router
-            .select_model(call, wish.request())
-            .await
-            .map_err(|status| Error::Peer { peer: ServiceName::Router, status: Box::new(status) })
+    /// The recipe, and what the catalogue has of the tools. When one of them lacks something, the refusal names all
+    /// that the order names in vain. What a peer fails to tell does not hide what is missing for certain.
+    async fn known(&self, call: &Call, order: &Order) -> Result<(Pick, Found), Error> {
+        let (pick, mut missing) = match self.pick(&order.brief) {
+            Ok(pick) => (Some(pick), Missing::default()),
+            Err(Error::NotFound(recipe)) => (None, recipe),
+            Err(error) => return Err(error),
+        };
+        let found = tools::find(&*self.registry, call, &order.selectors).await;
+        let unpicked = found.as_ref().map(|found| found.missing(&order.selectors)).unwrap_or_default();
+        if let (Some(pick), true) = (pick, unpicked.is_empty()) {
+            return Ok((pick, found?));
+        }
+        missing.extend(models::unknown(&*self.router, call, &order.model).await);
+        missing.add(tools::KIND, unpicked);
+        Err(Error::NotFound(missing))
+    }
+
+    async fn admitted(&self, call: &Call, order: &Order, wish: &Wish<'_>) -> Result<SelectModelResponse, Error> {
+        let status = match self.router.select_model(call, wish.request()).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        if models::is_unknown_policy(&status) {
+            let missing = models::unknown(&*self.router, call, &order.model).await;
+            if missing.count() > 1 {
+                return Err(Error::NotFound(missing));
+            }
+        }
+        Err(Error::Peer { peer: ServiceName::Router, status: Box::new(status) })
     }
 
     /// Renders a prompt as if the agent had the tools that its recipe speaks of. Asks nobody.
@@ -120,14 +145,14 @@ impl Synthesis {
     /// [`Error::NotFound`], [`Error::Store`].
     pub async fn stored(&self, tenant: &str, hash: mar_descriptor::Hash, name: &str) -> Result<Stored, Error> {
         let stored = self.store.descriptor_get(tenant, hash).await?;
-        stored.ok_or_else(|| Error::NotFound { kind: "agentruntime.agent.v1.Agent", names: vec![name.to_owned()] })
+        stored.ok_or_else(|| Error::NotFound(Missing::one("agentruntime.agent.v1.Agent", name)))
     }
 
     fn pick(&self, brief: &Brief) -> Result<Pick, Error> {
         let name = brief.recipe.as_deref();
-        let pick = self.recipes.pick(name, &brief.task_type).ok_or_else(|| Error::NotFound {
-            kind: "agentruntime.agent.v1.Recipe",
-            names: vec![format!("recipes/{}", name.unwrap_or_default())],
+        let pick = self.recipes.pick(name, &brief.task_type).ok_or_else(|| {
+            let name = format!("recipes/{}", name.unwrap_or_default());
+            Error::NotFound(Missing::one("agentruntime.agent.v1.Recipe", name))
         })?;
         let mut found = Violations::new();
         for name in brief.parameters.keys().filter(|name| !pick.recipe().parameters().contains_key(*name)) {

@@ -12,9 +12,13 @@ use mar_runtime::violations::Violations;
 use crate::alias;
 use crate::decisions;
 use crate::error::{Denied, Error};
+use crate::missing::Missing;
 use crate::peers::{Call, ToolRegistry};
 use crate::prompt::OfferedTool;
 use crate::selector::Selector;
+
+/// The type of tools as resources.
+pub const KIND: &str = "agentruntime.tool.v1.Tool";
 
 const PREFIX: &str = "tools/";
 const PAGE_SIZE: i32 = 500;
@@ -74,7 +78,7 @@ impl Found {
     /// What the policies let the agent have. A tool or an upstream that a selector names is not silently left out.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for every selector but `*` that picks nothing, [`Error::Upstream`] for named tools that may be
+    /// [`Error::NotFound`] for what is [missing](Self::missing), [`Error::Upstream`] for named tools that may be
     /// missing because their upstream is down, [`Error::PolicyDenied`] for named tools that are denied, [`Error::Invalid`] for more than `max` tools, [`Error::PeerBroken`] for a broken entry.
     pub fn choose(
         mut self,
@@ -83,7 +87,16 @@ impl Found {
         agent: &Agent,
         max: usize,
     ) -> Result<Toolbox, Error> {
-        self.require(selectors)?;
+        let (missing, down) = self.absent(selectors);
+        // Waiting for an upstream does not bring what is not there.
+        if !missing.is_empty() {
+            let mut all = Missing::default();
+            all.add(KIND, missing);
+            return Err(Error::NotFound(all));
+        }
+        if !down.is_empty() {
+            return Err(Error::Upstream { upstreams: down.into_iter().collect() });
+        }
         let named: BTreeSet<&str> = selectors.iter().filter_map(Selector::named).collect();
         let mut denied = Vec::new();
         self.tools.retain(|name, tool| {
@@ -107,9 +120,16 @@ impl Found {
         Toolbox::try_new(self.tools)
     }
 
-    /// Looks at the whole catalogue, before any policy does: what a policy leaves out of `upstream.*` is there. Of an
+    /// Every selector but `*` that picks nothing, as `tools/{selector}`, unless its upstream is down.
+    #[must_use]
+    pub fn missing(&self, selectors: &[Selector]) -> BTreeSet<String> {
+        self.absent(selectors).0
+    }
+
+    /// The selectors that pick nothing, and the upstreams of those that may pick something again. Looks at the whole
+    /// catalogue, before any policy does: what a policy leaves out of `upstream.*` is there. Of an
     /// upstream that is down nobody knows what it has, so that `upstream.*` takes what was seen of it, if anything.
-    fn require(&self, selectors: &[Selector]) -> Result<(), Error> {
+    fn absent(&self, selectors: &[Selector]) -> (BTreeSet<String>, BTreeSet<String>) {
         let (mut missing, mut down) = (BTreeSet::new(), BTreeSet::new());
         for selector in selectors {
             let upstream = match selector {
@@ -126,11 +146,7 @@ impl Found {
                 down.insert(upstream.to_owned());
             }
         }
-        // Waiting for an upstream does not bring what is not there.
-        if !missing.is_empty() {
-            return Err(Error::NotFound { kind: "agentruntime.tool.v1.Tool", names: missing.into_iter().collect() });
-        }
-        if down.is_empty() { Ok(()) } else { Err(Error::Upstream { upstreams: down.into_iter().collect() }) }
+        (missing, down)
     }
 }
 

@@ -16,6 +16,7 @@ use mar_proto::tool::{
     UpstreamState,
 };
 use mar_proto::types::{ToolDefinition, TrustTier};
+use mar_runtime::status::Fault;
 use tonic::{Request, Response, Status};
 
 /// What a fake was asked: the message, the credential, and whether a deadline came along.
@@ -43,6 +44,8 @@ pub struct RouterState {
     pub candidates: Vec<Candidate>,
     /// Trust tiers of the catalogue; others are ALIGNED.
     pub tiers: BTreeMap<&'static str, TrustTier>,
+    /// Routing policies beside the unnamed; with none every name is one.
+    pub policies: Vec<&'static str>,
     pub fail: Option<Status>,
     pub asked: Vec<Asked<SelectModelRequest>>,
 }
@@ -128,9 +131,14 @@ impl RouterService for FakeRouter {
 
     async fn select_model(&self, request: Request<SelectModelRequest>) -> Answer<SelectModelResponse> {
         let mut state = self.state();
-        state.asked.push(Asked::of(request));
+        let asked = Asked::of(request);
+        let policy = asked.message.routing_policy.clone();
+        state.asked.push(asked);
         if let Some(status) = &state.fail {
             return Err(status.clone());
+        }
+        if !policy.is_empty() && !state.policies.is_empty() && !state.policies.contains(&policy.as_str()) {
+            return Err(Fault::not_found("agentruntime.router.v1.RoutingPolicy", &policy).into());
         }
         Ok(Response::new(SelectModelResponse {
             candidates: state.candidates.iter().map(|one| known(one, &state.tiers)).collect(),

@@ -219,6 +219,69 @@ async fn recipes_and_parameters_that_are_not_there() {
     assert_eq!(fields(&status), BTreeSet::from(["task.parameters[\"colour\"]".to_owned()]));
 }
 
+fn wanting(models: &[&str], task: Task) -> Task {
+    let models = models.iter().map(|name| (*name).to_owned()).collect();
+    Task { model: Some(ModelConstraints { models, ..ModelConstraints::default() }), ..task }
+}
+
+#[tokio::test]
+async fn all_that_is_not_there_is_named_at_once() {
+    let mut harness = Harness::start().await;
+    let gone = |tools: &[&str]| Task { recipe: "recipes/gone".into(), ..task(tools) };
+    let wanted = wanting(&["models/small", "models/nope"], gone(&["docs.search", "docs.gone", "nobody.*"]));
+    let status = refused(&mut harness, request(wanted)).await;
+    assert_eq!((status.code(), Reason::of(&status)), (Code::NotFound, Some(ErrorReason::NotFound)));
+    let said = "recipes/gone, models/nope, tools/docs.gone, tools/nobody.* not found";
+    assert_eq!(status.message(), said);
+    assert_eq!(status.get_details_resource_info().unwrap().resource_name, "recipes/gone");
+    let told = metadata(&status);
+    assert_eq!((told["recipes"].as_str(), told["models"].as_str()), ("recipes/gone", "models/nope"));
+    assert_eq!(told["tools"], "tools/docs.gone,tools/nobody.*");
+    assert_eq!(told["missing"], "recipes/gone,models/nope,tools/docs.gone,tools/nobody.*");
+
+    // One fault is told as ever, whatever else is wanted and there.
+    let status = refused(&mut harness, request(wanting(&["models/small"], gone(&["docs.search"])))).await;
+    assert_eq!(status.message(), "agentruntime.agent.v1.Recipe recipes/gone not found");
+    assert!(!metadata(&status).contains_key("missing"), "{status:?}");
+    let status = refused(&mut harness, request(wanting(&["models/nope"], task(&["docs.gone"])))).await;
+    assert_eq!(status.message(), "models/nope, tools/docs.gone not found");
+    // An unknown model that is not alone does no harm.
+    let wanted = wanting(&["models/small", "models/nope"], task(&["docs.search"]));
+    harness.client.generate_agent(request(wanted)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_routing_policy_that_is_not_there() {
+    let mut harness = Harness::start().await;
+    harness.router.state().policies = vec!["routingPolicies/cheap"];
+    let with = |policy: &str, task: Task| {
+        let mut task = wanting(&["models/nope"], task);
+        task.model.as_mut().unwrap().routing_policy = policy.into();
+        request(task)
+    };
+    let status = refused(&mut harness, with("routingPolicies/gone", task(&[]))).await;
+    assert_eq!(status.message(), "routingPolicies/gone, models/nope not found");
+    let status = refused(&mut harness, with("routingPolicies/gone", task(&["docs.gone"]))).await;
+    assert_eq!(status.message(), "routingPolicies/gone, models/nope, tools/docs.gone not found");
+    assert_eq!(metadata(&status)["routingPolicies"], "routingPolicies/gone");
+    let status = refused(&mut harness, with("routingPolicies/cheap", task(&["docs.gone"]))).await;
+    assert_eq!(status.message(), "models/nope, tools/docs.gone not found");
+    // Alone, it is what the router says of it.
+    let mut alone = with("routingPolicies/gone", task(&[]));
+    alone.task.as_mut().unwrap().model.as_mut().unwrap().models.clear();
+    let status = refused(&mut harness, alone).await;
+    assert_eq!(status.message(), "agentruntime.router.v1.RoutingPolicy routingPolicies/gone not found");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_told_while_peers_are_down() {
+    let mut harness = Harness::with(|setup| setup.peers_listen = false).await;
+    let gone = Task { recipe: "recipes/gone".into(), ..wanting(&["models/nope"], task(&["docs.gone"])) };
+    let status = refused(&mut harness, request(gone)).await;
+    assert_eq!(Reason::of(&status), Some(ErrorReason::NotFound), "{status:?}");
+    assert_eq!(status.message(), "agentruntime.agent.v1.Recipe recipes/gone not found");
+}
+
 #[tokio::test]
 async fn a_template_that_takes_too_much_work() {
     let mut harness = Harness::with(|setup| {
