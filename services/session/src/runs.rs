@@ -244,8 +244,10 @@ impl Runs {
         let events = self.events(&row.tenant, row.id).await?;
         let (state, _) = log::replay(row.id, row.session, salt_key(&session)?, &events)?;
         if state.ended() {
-            // Its seal is about to be stored.
-            return self.whole_run(row).await;
+            // Nobody sees an ended run without its seal, which is about to be stored; what came before its end can be read.
+            let mut run = self.whole_run(row).await?;
+            run.next_seq = state.next_seq - 1;
+            return Ok(run);
         }
         Ok(view::run(&state, self.clock().now(), None))
     }

@@ -358,8 +358,9 @@ pub trait Store: Send + Sync + 'static {
     async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
     /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
     /// runs whose log version is at most `log_version`, and none that `owner` holds already: parked ones whose wake time has
-    /// come, and those of an owner whose last [`Store::beat`] is older than `patience`. (One that shares nothing with other
-    /// processes knows that any other owner is gone.)
+    /// come, and those of an owner whose last [`Store::beat`] is older than `patience`, unless `owner`'s own beats have a gap
+    /// in that time: after a stall of the store all look dead. (One that shares nothing with other processes knows that any
+    /// other owner is gone.)
     async fn run_claim(
         &self,
         owner: &str,
@@ -367,8 +368,8 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
         patience: Duration,
     ) -> Result<Vec<(RunRow, i64)>, Error>;
-    /// Says that `owner` is alive, by the store's clock.
-    async fn beat(&self, owner: &str) -> Result<(), Error>;
+    /// Says that `owner` is alive, by the store's clock. One that was not heard of for `patience` begins anew.
+    async fn beat(&self, owner: &str, patience: Duration) -> Result<(), Error>;
     /// Lets go of everything that `owner` holds: others may claim it at once.
     async fn leave(&self, owner: &str) -> Result<(), Error>;
     /// Lets go of a run that waits, until `wake` or its next command. Answers whether it did: not when a command is on its way,

@@ -101,8 +101,11 @@ CREATE POLICY ages ON session.runs FOR SELECT TO mar_retention USING (true);
 
 -- A replica's sign of life, by the clock of the database. Ids only.
 CREATE TABLE session.heartbeats (
-    owner     text        PRIMARY KEY,
-    beat_time timestamptz NOT NULL
+    owner      text        PRIMARY KEY,
+    beat_time  timestamptz NOT NULL,
+    -- Since when it has beaten without a gap. After a stall of the database everybody looks dead: who has just come back
+    -- itself cannot tell.
+    since_time timestamptz NOT NULL
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON session.heartbeats TO mar_scheduler;
 

@@ -3,11 +3,14 @@
 use super::{Executor, Halt, STORE_BACKOFF};
 use crate::store::Hold;
 
+/// Refusals with nothing to read in between: more than commands that were taken before could cause one after another.
+const REFUSALS: usize = 5;
+
 impl Executor {
     /// Parks the run if it waits for people and nothing is on its way; whether it did.
     pub(super) async fn park(&mut self) -> Result<bool, Halt> {
         let mut pause = STORE_BACKOFF.0;
-        let mut refused = false;
+        let mut refused = 0;
         while self.state.is_parked() && self.pending.is_empty() && self.receiver.is_empty() {
             if !self.fetch_commands().await {
                 // The next turn waits for the store with an eye on time.
@@ -19,9 +22,9 @@ impl Executor {
             match self.try_park().await {
                 Ok(true) => return Ok(true),
                 // A command came, or the run has another owner: then nothing is read, and the next try says the same.
-                Ok(false) if refused => return Err(Halt::Fenced),
+                Ok(false) if refused == REFUSALS => return Err(Halt::Fenced),
                 Ok(false) => {
-                    refused = true;
+                    refused += 1;
                     self.commands.due();
                 }
                 Err(error) => self.rest(&mut pause, &error).await?,

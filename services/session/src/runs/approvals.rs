@@ -7,6 +7,7 @@ use mar_runtime::auth::Caller;
 use prost::Message as _;
 use uuid::Uuid;
 
+use super::command::Posted;
 use super::{Runs, stored_caller};
 use crate::error::Error;
 use crate::run::{Command, Resolution};
@@ -60,7 +61,8 @@ impl Runs {
             principal: caller.principal.clone(),
             comment: wish.comment.clone(),
         };
-        if !self.post(&caller.tenant, wish.run, Some(&wish.key), &Command::Resolve(resolution)).await? {
+        let command = Command::Resolve(resolution);
+        if self.post(&caller.tenant, wish.run, Some(&wish.key), &command).await? == Posted::Closed {
             return Err(self.closed(caller, &wish, &name).await?);
         }
         let taken = async {

@@ -62,7 +62,7 @@ impl Runs {
 
     /// A sign of life. One that fails may cost this replica its runs; the log keeps them whole.
     pub async fn beat(&self) {
-        if let Err(error) = self.store().beat(&self.0.owner).await {
+        if let Err(error) = self.store().beat(&self.0.owner, self.0.replicas.patience).await {
             tracing::debug!(error = %mar_runtime::status::chain(&error), "no sign of life");
         }
     }

@@ -30,26 +30,38 @@ pub struct Wish {
     pub command: Command,
 }
 
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Posted {
+    /// It is durable now.
+    New,
+    /// The same request made it durable before.
+    Before,
+    /// The run has ended.
+    Closed,
+}
+
 impl Runs {
-    /// Makes a command durable and wakes its run; whether the run is open.
+    /// Makes a command durable and wakes its run.
     pub(super) async fn post(
         &self,
         tenant: &str,
         run: Uuid,
         key: Option<&RequestKey>,
         wanted: &Command,
-    ) -> Result<bool, Error> {
+    ) -> Result<Posted, Error> {
         let row = CommandRow { id: self.ids().uuid_v7(), body: command::encode(wanted) };
-        let open = match self.store().command_put(tenant, run, key, &row).await? {
-            Some(Outcome::Done(_) | Outcome::Repeated(_)) => true,
+        let posted = match self.store().command_put(tenant, run, key, &row).await? {
+            Some(Outcome::Done(_)) => Posted::New,
+            Some(Outcome::Repeated(_)) => Posted::Before,
             Some(Outcome::Reused) => return Err(Error::RequestIdReused),
-            None => false,
+            None => Posted::Closed,
         };
         match self.live(tenant, run) {
             Some(live) => live.inbox.mail(),
             None => self.0.claim.notify_one(),
         }
-        Ok(open)
+        Ok(posted)
     }
 
     /// Tells a run of a tenant what is wanted, if it is in a state in which that makes sense; answers the run, when it has
@@ -75,9 +87,14 @@ impl Runs {
                 None => Err(Error::RunState { name, state: before.state() }),
             };
         }
-        if !self.post(&tenant, run, key.as_ref(), &command).await? {
-            let now = self.get(&tenant, session, run, &name).await?;
-            return Err(Error::RunState { name, state: now.state() });
+        match self.post(&tenant, run, key.as_ref(), &command).await? {
+            Posted::New => {}
+            // The run has moved on since: it is answered as it is.
+            Posted::Before => return self.get(&tenant, session, run, &name).await,
+            Posted::Closed => {
+                let now = self.get(&tenant, session, run, &name).await?;
+                return Err(Error::RunState { name, state: now.state() });
+            }
         }
         let taking = self.until(&tenant, session, run, &name, done);
         match mar_runtime::clock::within(self.clock(), TAKING, taking).await {

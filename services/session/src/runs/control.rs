@@ -58,6 +58,11 @@ impl Runs {
     pub async fn pause(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
         let name = view::run_name(target.session, target.run);
         let now = self.get(&caller.tenant, target.session, target.run, &name).await?;
+        if let Some(key) = &target.key
+            && self.store().request_seen(&caller.tenant, key).await? == Some(false)
+        {
+            return Err(Error::RequestIdReused);
+        }
         if is_paused(&now) {
             return Ok(now);
         }

@@ -210,8 +210,8 @@ impl Store for PostgresStore {
         self.db.call(|_| claims::claim(&self.db, who, limit, &self.doubtful)).await
     }
 
-    async fn beat(&self, owner: &str) -> Result<(), Error> {
-        self.db.call(|_| replicas::beat(&self.db, owner)).await
+    async fn beat(&self, owner: &str, patience: Duration) -> Result<(), Error> {
+        self.db.call(|_| replicas::beat(&self.db, owner, patience)).await
     }
 
     async fn leave(&self, owner: &str) -> Result<(), Error> {

@@ -221,7 +221,7 @@ impl Store for SqliteStore {
         answer(claims::claim(&self.writer, owner, log_version, limit).await)
     }
 
-    async fn beat(&self, _: &str) -> Result<(), Error> {
+    async fn beat(&self, _: &str, _: Duration) -> Result<(), Error> {
         Ok(())
     }
 

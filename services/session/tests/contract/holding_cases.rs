@@ -151,12 +151,42 @@ pub async fn commands_and_parking_at_a_time_lose_nothing(subject: Subject) {
 pub async fn what_a_replica_leaves_is_claimed(subject: Subject) {
     let (run, _) = subject.admitted().await;
     let (other, _) = subject.admitted().await;
-    subject.store.beat("replica-2").await.unwrap();
-    subject.store.beat("replica-2").await.unwrap();
+    subject.store.beat("replica-2", PATIENCE).await.unwrap();
+    subject.store.beat("replica-2", PATIENCE).await.unwrap();
     assert!(subject.store.run_park(TENANT, other.id, HELD, later()).await.unwrap());
     subject.store.leave(OWNER).await.unwrap();
     assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 2)]);
     assert_eq!(claimed(&subject, "replica-2").await, [], "what was parked sleeps on");
+}
+
+/// Only Postgres has replicas that share a store.
+pub async fn who_has_just_come_back_takes_nothing_over(subject: Subject) {
+    if !matches!(subject.behind, crate::rows::Behind::Postgres(_)) {
+        return;
+    }
+    let (run, _) = subject.admitted().await;
+    let patience = std::time::Duration::from_millis(400);
+    let claim = || async {
+        let claimed = subject.store.run_claim("replica-2", 1, 10, patience).await.unwrap();
+        claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect::<Vec<_>>()
+    };
+    let beat = |owner: &'static str| subject.store.beat(owner, patience);
+    // Both are there, and then the store stands still for everybody.
+    for _ in 0..6 {
+        beat(OWNER).await.unwrap();
+        beat("replica-2").await.unwrap();
+        tokio::time::sleep(patience / 4).await;
+    }
+    tokio::time::sleep(patience * 2).await;
+    assert_eq!(claim().await, [], "its own beats are too old to judge");
+    beat("replica-2").await.unwrap();
+    assert_eq!(claim().await, [], "nor does one beat make it wiser");
+    for _ in 0..6 {
+        beat("replica-2").await.unwrap();
+        tokio::time::sleep(patience / 4).await;
+    }
+    beat("replica-2").await.unwrap();
+    assert_eq!(claim().await, [(run.id, 2)], "the other one is really gone");
 }
 
 fn approval(run: &RunRow, id: &str, state: i16) -> ApprovalRow {

@@ -72,13 +72,15 @@ async fn claim_in_tx(tx: &mut Tx, who: Claimant<'_>, limit: i64) -> Result<Vec<C
         "WITH picked AS ( \
            SELECT run FROM session.leases l WHERE log_version <= $2 AND CASE WHEN owner IS NULL THEN wake_time <= now() \
              ELSE owner <> $1 AND NOT EXISTS (SELECT FROM session.heartbeats h \
-               WHERE h.owner = l.owner AND h.beat_time > now() - $4 * interval '1 millisecond') END \
+               WHERE h.owner = l.owner AND h.beat_time > now() - $4 * interval '1 millisecond') \
+             AND NOT EXISTS (SELECT FROM session.heartbeats me WHERE me.owner = $1 AND ( \
+               me.since_time > now() - $4 * interval '1 millisecond' OR \
+               me.beat_time < now() - $4 * interval '1 millisecond')) END \
            ORDER BY run LIMIT $3 FOR UPDATE SKIP LOCKED) \
          UPDATE session.leases l SET owner = $1, epoch = l.epoch + 1, wake_time = NULL FROM picked WHERE l.run = picked.run \
          RETURNING l.tenant, l.run, l.epoch",
     );
-    let patience = i64::try_from(who.patience.as_millis()).unwrap_or(i64::MAX / 2);
-    let query = query.bind(who.owner).bind(who.log_version).bind(limit).bind(patience);
+    let query = query.bind(who.owner).bind(who.log_version).bind(limit).bind(millis(who.patience));
     let rows = query.fetch_all(&mut **tx).await?;
     rows.iter().map(claim_of).collect()
 }
@@ -106,6 +108,11 @@ async fn runs_in_tx(tx: &mut Tx, claims: &[Claim]) -> Result<Vec<(RunRow, i64)>,
         }
     }
     Ok(found)
+}
+
+/// As statements take it.
+pub(super) fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 fn claim_of(row: &PgRow) -> Result<Claim, Fault> {

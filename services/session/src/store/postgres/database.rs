@@ -12,7 +12,8 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
     query::{Query, QueryScalar},
 };
@@ -124,8 +125,10 @@ impl Database {
         let begin = format!(
             "BEGIN; SELECT set_config('mar.tenant', convert_from(decode('{tenant}', 'hex'), 'UTF8'), true){settings}"
         );
-        let tx = self.pool.begin_with(AssertSqlSafe(begin)).await?;
-        Ok(Tx { tx, persistent: self.pooler == Pooler::None })
+        let connection = Some(self.pool.acquire().await?);
+        let mut tx = Tx { connection, persistent: self.pooler == Pooler::None };
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     /// Runs a call, and once more (told so) when its connection died or it lost a race that passes by itself.
@@ -172,11 +175,22 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, OpenError>
     Ok(PgConnectOptions::from_str(url).map_err(OpenError::Address)?.application_name("mar-session"))
 }
 
-/// A transaction under a role and a tenant; both end with it. Dropped, it is rolled back.
+/// A transaction under a role and a tenant; both end with it. Dropped before its end, its connection is closed: one that
+/// was given up in the middle of a statement, of the first above all, may be in a transaction that nobody knows of, and
+/// what comes next on it would run under another's role and tenant and be rolled back with it.
 #[derive(Debug)]
 pub(super) struct Tx {
-    tx: Transaction<'static, Postgres>,
+    /// None once the transaction has ended.
+    connection: Option<PoolConnection<Postgres>>,
     persistent: bool,
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
 }
 
 impl Tx {
@@ -200,13 +214,19 @@ impl Tx {
         Ok(())
     }
 
-    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
-        self.tx.commit().await
+    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.end("COMMIT").await
     }
 
     /// Ends a transaction that only read.
-    pub(super) async fn done(self) -> Result<(), sqlx::Error> {
-        self.tx.rollback().await
+    pub(super) async fn done(mut self) -> Result<(), sqlx::Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(&mut self, how: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(how).execute(&mut **self).await?;
+        self.connection = None;
+        Ok(())
     }
 }
 
@@ -214,13 +234,19 @@ impl Deref for Tx {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.tx
+        match &self.connection {
+            Some(connection) => connection,
+            None => unreachable!("what ends a transaction takes it"),
+        }
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        match &mut self.connection {
+            Some(connection) => connection,
+            None => unreachable!("what ends a transaction takes it"),
+        }
     }
 }
 

@@ -1,21 +1,25 @@
 //! Replicas: signs of life, parking and letting go.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::store::{Hold, fault::Fault};
 
+use super::claims::millis;
 use super::database::Database;
 
 /// A replica that has not been heard of for a day is forgotten.
-pub(super) async fn beat(db: &Database, owner: &str) -> Result<(), Fault> {
+pub(super) async fn beat(db: &Database, owner: &str, patience: Duration) -> Result<(), Fault> {
     let mut tx = db.begin_as_scheduler().await?;
     let query = tx.query(
         "WITH gone AS (DELETE FROM session.heartbeats WHERE beat_time < now() - interval '1 day' AND owner <> $1) \
-         INSERT INTO session.heartbeats (owner, beat_time) VALUES ($1, now()) \
-         ON CONFLICT (owner) DO UPDATE SET beat_time = now()",
+         INSERT INTO session.heartbeats AS h (owner, beat_time, since_time) VALUES ($1, now(), now()) \
+         ON CONFLICT (owner) DO UPDATE SET beat_time = now(), since_time = \
+           CASE WHEN h.beat_time < now() - $2 * interval '1 millisecond' THEN now() ELSE h.since_time END",
     );
-    query.bind(owner).execute(&mut *tx).await?;
+    query.bind(owner).bind(millis(patience)).execute(&mut *tx).await?;
     Ok(tx.commit().await?)
 }
 
