@@ -146,6 +146,46 @@ async fn a_hanging_postgres_is_unavailable_and_comes_back() {
     assert_eq!(subject.read(&run).await.len(), 2);
 }
 
+/// What was given up while the server hung had begun transactions under other roles, which the server learns of later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_was_given_up_is_nobody_elses() {
+    let (proxy, subject) = relayed().await;
+    let (run, mut log) = subject.admitted().await;
+    proxy.hold(true);
+    let mut given_up = JoinSet::new();
+    for number in 0..12 {
+        let store = Arc::clone(&subject.store);
+        given_up.spawn(async move {
+            let id = run.id;
+            match number % 3 {
+                0 => store.run_get("globex", id).await.map(|_| ()),
+                1 => store.command_runs("replica-9").await.map(|_| ()),
+                _ => store.run_claim("replica-9", 1, 0, Duration::from_secs(600)).await.map(|_| ()),
+            }
+        });
+    }
+    for answer in given_up.join_all().await {
+        assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+    }
+    proxy.hold(false);
+    let back = || async { subject.store.ping().await.is_ok() };
+    wait::until(Duration::from_secs(10), back).await.unwrap();
+    let Behind::Postgres(behind) = &subject.behind else { unreachable!("a store on Postgres") };
+    for expected in 2..42_i64 {
+        assert_eq!(subject.append(&run, &[log.next(b"acknowledged")]).await, Append::Done);
+        let stored = sqlx::query_scalar("SELECT count(*) FROM session.events WHERE run_id = $1").bind(run.id);
+        let stored: i64 = stored.fetch_one(behind).await.unwrap();
+        assert_eq!(stored, expected, "acknowledged and not committed");
+        assert_eq!(subject.store.run_get(TENANT, run.id).await.unwrap().map(|row| row.id), Some(run.id));
+    }
+    let idle = || async {
+        let open = "SELECT count(*) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+        sqlx::query_scalar::<_, i64>(open).fetch_one(behind).await.unwrap() == 0
+    };
+    wait::until(Duration::from_secs(3), idle).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_statement_is_given_up() {
     let url = Postgres::shared().unwrap().database().unwrap();
