@@ -233,6 +233,8 @@ impl Executor {
                 self.log.advance(row, self.state.epoch);
             }
             self.context.epoch = self.state.epoch;
+            // Who sees the run wait for a decision finds what to decide.
+            self.note_approvals().await;
             if self.state.ended() {
                 // Shown when it is sealed: nobody sees an ended run without its seal.
                 self.last_rows = rows;
@@ -241,7 +243,6 @@ impl Executor {
             }
             self.shared.crash.pass("commit.done");
             self.note_state().await;
-            self.note_approvals().await;
         }
         self.commands.taken(&self.pending);
         self.pending.clear();
