@@ -50,7 +50,8 @@ async fn drains(stores: Stores) -> anyhow::Result<()> {
 /// Restarts in good order, however many, are no deaths: a turn that they interrupt is tried again.
 async fn drains_again_and_again(stores: Stores) -> anyhow::Result<()> {
     const TIMES: usize = 4;
-    let mut scene = Scene::start(stores, "60ms").await?;
+    // Each turn takes seconds, so that the signal meets one however slow the machine.
+    let mut scene = Scene::start(stores, "200ms").await?;
     let mut caller = scene.caller().await?;
     let mark = request_id();
     let session = caller.session().await?;

@@ -321,7 +321,8 @@ impl Executor {
             }
             Err(counters::Error::Stale(..)) => Err(Halt::Fenced),
             Err(error) => {
-                // Limits and reservations are bounded at admission, and no pool is drawn from: a fault of ours must not let the call through.
+                // Limits and reservations are bounded at admission, and no pool is drawn from: a fault of ours must not
+                // let the call through.
                 tracing::error!(run.id = %self.state.run, error = %error, "counters refuse the change");
                 self.counters_after = Some(self.shared.clock.now() + COUNTERS_BACKOFF);
                 Ok(Counted::Unavailable)

@@ -165,28 +165,30 @@ pub async fn who_has_just_come_back_takes_nothing_over(subject: Subject) {
         return;
     }
     let (run, _) = subject.admitted().await;
-    let patience = std::time::Duration::from_millis(400);
+    let patience = std::time::Duration::from_millis(1_500);
     let claim = || async {
         let claimed = subject.store.run_claim("replica-2", 1, 10, patience).await.unwrap();
         claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect::<Vec<_>>()
     };
     let beat = |owner: &'static str| subject.store.beat(owner, patience);
     // Both are there, and then the store stands still for everybody.
-    for _ in 0..6 {
-        beat(OWNER).await.unwrap();
-        beat("replica-2").await.unwrap();
-        tokio::time::sleep(patience / 4).await;
-    }
+    beat(OWNER).await.unwrap();
+    beat("replica-2").await.unwrap();
     tokio::time::sleep(patience * 2).await;
     assert_eq!(claim().await, [], "its own beats are too old to judge");
     beat("replica-2").await.unwrap();
     assert_eq!(claim().await, [], "nor does one beat make it wiser");
-    for _ in 0..6 {
+    // The other one is really gone. However slow the machine, beats without a gap come about in the end.
+    let mut claimed = claim().await;
+    for _ in 0..200 {
+        if !claimed.is_empty() {
+            break;
+        }
         beat("replica-2").await.unwrap();
-        tokio::time::sleep(patience / 4).await;
+        tokio::time::sleep(patience / 10).await;
+        claimed = claim().await;
     }
-    beat("replica-2").await.unwrap();
-    assert_eq!(claim().await, [(run.id, 2)], "the other one is really gone");
+    assert_eq!(claimed, [(run.id, 2)]);
 }
 
 fn approval(run: &RunRow, id: &str, state: i16) -> ApprovalRow {
