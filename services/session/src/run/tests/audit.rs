@@ -21,6 +21,8 @@ pub struct CallRecord {
     /// A human or the caller has it.
     pub held: bool,
     pub approved: bool,
+    /// Its last intent was neither answered nor handed to anybody.
+    pub in_flight: bool,
 }
 
 /// A reader of a run's events.
@@ -232,13 +234,15 @@ impl Audit {
                 assert_eq!(call.keys.len(), 1, "another key for the same call");
                 let most = if call.idempotent { MAX_CALL_ATTEMPTS } else { 1 } + i64::from(call.approved);
                 assert!(call.attempts <= most && !call.held, "{intent:?} of {call:?}");
-                assert!(!self.paused || intent.attempt > 1 && !call.approved, "a call of a paused run");
+                // What a takeover finds in flight is repeated: a pause lets it come to its end.
+                let repeated = std::mem::replace(&mut call.in_flight, true);
+                assert!(!self.paused || repeated, "a call of a paused run");
                 self.used.tool_calls += i64::from(intent.attempt == 1);
             }
             Body::ToolReturned(back) => {
                 assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
                 let call = self.calls.entry(back.call_id.clone()).or_default();
-                (call.returned, call.held) = (true, false);
+                (call.returned, call.held, call.in_flight) = (true, false, false);
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
             }

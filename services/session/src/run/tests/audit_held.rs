@@ -33,6 +33,7 @@ impl Audit {
             Body::ApprovalRequested(asked) => {
                 let call = self.calls.get_mut(&asked.call_id).expect("a call that was intended");
                 assert!(!call.returned && !std::mem::replace(&mut call.held, true));
+                call.in_flight = false;
                 let lapses = asked.expire_time.as_ref().and_then(timestamp).unwrap();
                 assert!(lapses <= state.expires_at && asked.needed > 0);
                 let asked_about = Asked {
@@ -67,6 +68,7 @@ impl Audit {
             Body::CallHandedOver(handed) => {
                 let call = self.calls.get_mut(&handed.call_id).expect("a call that was intended");
                 assert!(!call.returned && !std::mem::replace(&mut call.held, true));
+                call.in_flight = false;
             }
             _ => unreachable!("no event about what people hold"),
         }
