@@ -31,6 +31,7 @@ use mar_session::runs::{Admit, Follow, Limits, Replicas, Runs};
 use mar_session::sessions::Sessions;
 use mar_session::store::RequestKey;
 use mar_session::store::postgres::{PostgresConfig, PostgresStore};
+use mar_session::tenants::Tenants;
 use mar_testkit::postgres::Postgres;
 use mar_testkit::redis::Redis;
 
@@ -228,6 +229,7 @@ async fn main() -> anyhow::Result<()> {
         clock: Arc::new(SystemClock::new()),
         seal_key: SigningKey::from_seed(&[7; 32]),
         crash: CrashPoints::default(),
+        tenants: Tenants::default(),
     };
     let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;

@@ -15,7 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::runs::{Limits, Replicas};
 use crate::store::postgres::{Pooler, PostgresConfig};
+use crate::tenants::Tenants;
 use crate::verify::Keys;
+
+mod tenant;
+
+pub use tenant::{TenantConfig, TenantConfigs};
 
 /// `[session]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +45,8 @@ pub struct Config {
     pub halting: HaltingConfig,
     /// How replicas know of each other.
     pub replicas: ReplicasConfig,
+    /// What holds for a tenant, by its name.
+    pub tenants: TenantConfigs,
 }
 
 /// `[session.replicas]`.
@@ -136,6 +143,7 @@ impl Default for Config {
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
             replicas: ReplicasConfig::default(),
+            tenants: TenantConfigs::new(),
         }
     }
 }
@@ -272,6 +280,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What holds for each tenant.
+    pub fn tenants(&self) -> Tenants {
+        tenant::tenants(&self.tenants)
+    }
+}
+
 fn read_keys(files: &[PathBuf]) -> Result<VerifyingKeys, String> {
     let mut keys = VerifyingKeys::new();
     for path in files {
@@ -301,6 +316,7 @@ impl Validate for Config {
         violations.within("halting", |found| {
             self.halting.limits().complete(None, found);
         });
+        violations.within("tenants", |found| tenant::validate(&self.tenants, found));
     }
 }
 

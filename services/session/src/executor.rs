@@ -28,6 +28,7 @@ use crate::feed::{Feed, View};
 use crate::log::{Log, commitment};
 use crate::run::{self, Counted, Effect, Input, State, Timed};
 use crate::store::{Append, EventRow, RunChange, Store};
+use crate::tenants::Tenants;
 use crate::view;
 
 use approvals::Approvals;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub seal_key: SigningKey,
     /// Where a test build dies.
     pub crash: CrashPoints,
+    /// What holds for each tenant.
+    pub tenants: Tenants,
 }
 
 /// What an executor begins with.

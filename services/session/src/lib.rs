@@ -55,6 +55,7 @@ pub mod run;
 pub mod runs;
 pub mod sessions;
 pub mod store;
+pub mod tenants;
 pub mod verify;
 pub mod view;
 
@@ -160,6 +161,7 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         clock,
         seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
         crash: crash::CrashPoints::from_env(),
+        tenants: config.tenants(),
     };
     let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;

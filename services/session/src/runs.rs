@@ -24,6 +24,7 @@ use crate::feed::Feed;
 use crate::log;
 use crate::run::Input;
 use crate::store::{self, EventRow, RunRow, SessionRow, Store};
+use crate::tenants::Tenants;
 use crate::view;
 
 mod admit;
@@ -149,6 +150,11 @@ impl Runs {
     /// Signs run seals and session seals.
     pub fn seal_key(&self) -> &SigningKey {
         &self.0.shared.seal_key
+    }
+
+    /// What holds for each tenant.
+    pub fn tenants(&self) -> &Tenants {
+        &self.0.shared.tenants
     }
 
     /// Ids.
