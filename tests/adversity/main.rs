@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod fallback;
+#[cfg(test)]
 mod input;
 #[cfg(test)]
 mod limits;

@@ -41,6 +41,8 @@ pub struct Wish {
     pub prompt: Arc<Prompt>,
     /// What it may use.
     pub budget: Budget,
+    /// Models that failed in earlier tries of the same turn: tried after all others.
+    pub try_last: Vec<String>,
     /// When it has to be there, in the clock's monotonic time.
     pub deadline: Option<Duration>,
     /// How it comes.
@@ -120,7 +122,7 @@ pub struct Dispatcher {
     pub retry: attempts::RetryConfig,
 }
 
-pub use attempts::RetryConfig;
+pub use attempts::{Failed, RetryConfig};
 pub use spend::Spend;
 
 /// An admitted model and what a try of it takes.
@@ -173,7 +175,7 @@ impl Dispatcher {
         if options.is_empty() {
             return Err(refusal(role, &candidates));
         }
-        let options: Vec<_> =
+        let mut options: Vec<_> =
             options.into_iter().filter(|option| option.input_tokens <= wish.budget.max_input_tokens).collect();
         if options.is_empty() {
             let least = input.values().min().copied().unwrap_or(0);
@@ -183,6 +185,7 @@ impl Dispatcher {
                 detail: format!("the input has {least} tokens, the budget covers {have}"),
             });
         }
+        options.sort_by_key(|option| wish.try_last.contains(&option.model.name));
         Ok(Prepared { dispatcher: self.clone(), sampling: role.sampling.clone(), wish, policy, options })
     }
 

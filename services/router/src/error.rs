@@ -9,7 +9,7 @@ use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
 use crate::admission::Rejection;
-use crate::dispatch::Spend;
+use crate::dispatch::Failed;
 use crate::provider::{Failure, FailureClass};
 
 /// Why a call fails.
@@ -57,10 +57,8 @@ pub enum Error {
     Provider {
         /// The failure that says most about what to do.
         failure: Failure,
-        /// Every attempt: model and what happened.
-        attempts: Vec<String>,
-        /// What all attempts used.
-        spend: Spend,
+        /// What was tried.
+        failed: Box<Failed>,
     },
 }
 
@@ -95,7 +93,7 @@ impl From<Error> for Status {
                 Fault::new(Code::ResourceExhausted, ErrorReason::BudgetExceeded, text).quota(field, detail).into()
             }
             Error::Locked(providers) => locked(providers),
-            Error::Provider { failure, attempts, spend } => provider(&failure, &attempts, &spend),
+            Error::Provider { failure, failed } => provider(&failure, &failed),
         }
     }
 }
@@ -117,7 +115,7 @@ fn locked(providers: BTreeMap<String, String>) -> Status {
     providers.into_iter().fold(fault, |fault, (provider, problem)| fault.metadata(provider, problem)).into()
 }
 
-fn provider(failure: &Failure, attempts: &[String], spend: &Spend) -> Status {
+fn provider(failure: &Failure, failed: &Failed) -> Status {
     let (code, reason, text) = match failure.class {
         FailureClass::Credential => {
             (Code::FailedPrecondition, ErrorReason::ProviderCredential, "the provider refuses the credential")
@@ -133,11 +131,18 @@ fn provider(failure: &Failure, attempts: &[String], spend: &Spend) -> Status {
         }
         FailureClass::Broken => (Code::Unavailable, ErrorReason::ProviderBroken, "the provider broke its answer"),
     };
+    let text = match failed.untried {
+        0 => text.to_owned(),
+        // Budget, attempts or the failure itself forbid to go on; who has more of them may.
+        left => format!("{text}; {left} further admitted models were not asked"),
+    };
+    let spend = &failed.spend;
     let fault = Fault::new(code, reason, text)
         .metadata("spent_input_tokens", spend.tokens.all_input().to_string())
         .metadata("spent_output_tokens", spend.tokens.all_output().to_string())
         .metadata("spent_cost_nano_usd", spend.cost_nano_usd.to_string())
-        .metadata("attempts", attempts.join("; "));
+        .metadata("attempts", failed.attempts.join("; "))
+        .metadata("failed_models", failed.models.join(","));
     match failure.class {
         FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => {
             fault.retry_after(failure.retry_after.unwrap_or(DEFAULT_RETRY).max(Duration::from_millis(1))).into()

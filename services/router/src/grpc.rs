@@ -30,6 +30,8 @@ type Frames = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, Statu
 
 /// The kind of resource that a model is.
 const MODEL: &str = "agentruntime.router.v1.Model";
+/// Models that a request may put last.
+const MOST_FAILED: usize = 256;
 const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 #[tonic::async_trait]
@@ -100,6 +102,7 @@ impl RouterService for Router {
             prompt: body.prompt,
             budget: body.budget,
             descriptor: body.descriptor,
+            try_last: body.try_last,
         });
         let mut frames = self.prepare(request, Delivery::Whole).await?.run();
         while let Some(frame) = frames.next().await {
@@ -159,6 +162,7 @@ impl Router {
         let offered = convert::sealed(request.descriptor, &mut found);
         let prompt = convert::prompt(request.prompt, Emptiness::Refused, &mut found);
         let budget = convert::budget(request.budget, &mut found);
+        found.require(request.try_last.len() <= MOST_FAILED, "try_last", format!("has more than {MOST_FAILED} models"));
         convert::generation_id(&request.generation_id, &mut found);
         let tenant = identity.caller.tenant;
         found.into_result(())?;
@@ -171,6 +175,7 @@ impl Router {
             role: request.model_role,
             prompt: Arc::new(prompt),
             budget,
+            try_last: request.try_last,
             deadline,
             delivery,
             span: tracing::Span::current(),

@@ -55,6 +55,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// What the call used all the same, where the peer says so.
     pub spent: Option<Box<Usage>>,
+    /// `models/{model}` that failed, where the peer is the router and says so.
+    pub failed_models: Vec<String>,
 }
 
 impl fmt::Display for Refusal {

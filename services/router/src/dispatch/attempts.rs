@@ -30,11 +30,13 @@ pub struct RetryConfig {
     /// The longest pause, 5 s by default. A provider that asks for a longer one is not waited for.
     #[serde(with = "mar_runtime::config::duration")]
     pub max: Duration,
+    /// How often a model is tried in one call, 3 by default; 1 to 10. The call's budget may allow less.
+    pub rounds: u32,
 }
 
 impl Default for RetryConfig {
     fn default() -> Self {
-        Self { base: Duration::from_millis(200), max: Duration::from_secs(5) }
+        Self { base: Duration::from_millis(200), max: Duration::from_secs(5), rounds: 3 }
     }
 }
 
@@ -43,6 +45,7 @@ impl RetryConfig {
     pub fn validate(&self, found: &mut Violations) {
         found.require(!self.base.is_zero() && self.base <= self.max, "base", "must be above 0 and at most max");
         found.require(self.max <= Duration::from_secs(60), "max", "must be at most 1m");
+        found.require((1..=10).contains(&self.rounds), "rounds", "must be 1 to 10");
     }
 }
 
@@ -147,7 +150,8 @@ impl Prepared {
 
     /// The pause before the next round over `live`; none when there is to be no further round.
     fn before_next(&self, rounds: u32, live: &[Choice], tried: &Tried) -> Option<Duration> {
-        if live.is_empty() || tried.number >= self.wish.budget.max_attempts {
+        let over = rounds + 1 >= self.dispatcher.retry.rounds || tried.number >= self.wish.budget.max_attempts;
+        if live.is_empty() || over {
             return None;
         }
         self.pause(rounds, tried.worst.as_ref()?)
@@ -167,18 +171,35 @@ impl Prepared {
     }
 }
 
+/// What became of a call that no model answered.
+#[derive(Debug)]
+pub struct Failed {
+    /// Every attempt: model and what happened.
+    pub attempts: Vec<String>,
+    /// `models/{model}` that were tried, each once.
+    pub models: Vec<String>,
+    /// How many admitted models were not.
+    pub untried: usize,
+    /// What all attempts used.
+    pub spend: Spend,
+}
+
 /// What has been tried.
 #[derive(Debug, Default)]
 struct Tried {
     spend: Spend,
     number: u32,
     failed: Vec<String>,
+    models: Vec<String>,
     worst: Option<Failure>,
 }
 
 impl Tried {
     fn failed(&mut self, choice: &Choice, failure: Failure, output: Tokens) {
         self.spend.add_failed(choice, &failure, output);
+        if !self.models.contains(&choice.model.name) {
+            self.models.push(choice.model.name.clone());
+        }
         self.failed.push(format!("{}: {} ({failure})", choice.model.name, failure.class.as_str()));
         tracing::warn!(
             model = %choice.model.name,
@@ -196,18 +217,21 @@ impl Tried {
 
     /// The error of a call that its last failure ends: an answer that had begun cannot begin again with another model, and
     /// what one provider refuses is not taken to the next.
-    fn end(&mut self, last: Failure, began: bool) -> Option<Error> {
+    fn end(&mut self, last: Failure, began: bool, admitted: usize) -> Option<Error> {
         if began {
             self.worst = Some(Failure { class: FailureClass::Broken, ..last });
-            return Some(std::mem::take(self).into_error());
+            return Some(std::mem::take(self).into_error(admitted));
         }
-        matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error())
+        matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error(admitted))
     }
 
-    fn into_error(self) -> Error {
+    /// Of `admitted` models those that failed are named, and the others counted.
+    fn into_error(self, admitted: usize) -> Error {
         // Models whose provider has no credential are not tried; the last of them died since they were chosen.
         let none = || Failure::new(FailureClass::Credential, "has no usable credential");
-        Error::Provider { failure: self.worst.unwrap_or_else(none), attempts: self.failed, spend: self.spend }
+        let untried = admitted.saturating_sub(self.models.len());
+        let failed = Failed { attempts: self.failed, models: self.models, untried, spend: self.spend };
+        Error::Provider { failure: self.worst.unwrap_or_else(none), failed: Box::new(failed) }
     }
 }
 
@@ -287,14 +311,14 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 if may_pass(failure.class) {
                     live.push(choice);
                 }
-                if let Some(end) = tried.end(failure, began) {
+                if let Some(end) = tried.end(failure, began, prepared.options.len()) {
                     yield Err(end);
                     return;
                 }
             }
             live.retain(|choice| prepared.has_credential(choice));
             let Some(pause) = prepared.before_next(rounds, &live, &tried) else {
-                yield Err(tried.into_error());
+                yield Err(tried.into_error(prepared.options.len()));
                 return;
             };
             prepared.dispatcher.clock.sleep(pause).await;

@@ -147,6 +147,45 @@ async fn a_model_that_breaks_its_answer_says_nothing_of_its_provider() {
 }
 
 #[tokio::test]
+async fn what_failed_before_is_tried_after_all_others() {
+    let script = "[[rule]]\ntimes = 1\nreply = { garbage = 'nonsense' }\n".to_owned() + FINE;
+    let harness = Harness::configured(&script, FINE, crowded).await;
+    let ask = Ask::new("hi").last(&["alpha", "alpha-2", "alpha-3", "alpha-4", "gone"]);
+    let streamed = harness.stream(&CROWD, ask).await.unwrap();
+    assert_eq!(streamed.attempts, ["models/beta"], "the one that has not failed");
+    let ask = Ask::new("hi").last(&["beta", "alpha"]);
+    let streamed = harness.stream(&CROWD, ask).await.unwrap();
+    assert_eq!(streamed.attempts, ["models/alpha-2", "models/alpha-3"]);
+    let many: Vec<String> = (0..257).map(|at| format!("m{at}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let error = harness.stream(&CROWD, Ask::new("hi").last(&many)).await.unwrap_err();
+    assert_eq!((error.code(), reason(&error)), (Code::InvalidArgument, ErrorReason::InvalidRequest));
+}
+
+#[tokio::test]
+async fn what_failed_is_named_and_what_was_not_asked_is_counted() {
+    let broken = failing("{ garbage = 'nonsense' }");
+    let harness = Harness::configured(&broken, &broken, crowded).await;
+    let error = harness.stream(&CROWD, Ask::new("hi").attempts(2)).await.unwrap().error.unwrap();
+    assert_eq!(metadata(&error)["failed_models"], "models/alpha,models/alpha-2");
+    assert!(error.message().contains("3 further admitted models were not asked"), "{error:?}");
+    // Each of five in the first round, and three of them again.
+    let streamed = harness.stream(&CROWD, Ask::new("hi").attempts(8)).await.unwrap();
+    assert_eq!(streamed.attempts.len(), 8);
+    assert!(!streamed.error.unwrap().message().contains("not asked"));
+}
+
+#[tokio::test]
+async fn a_model_is_tried_as_often_as_rounds_say() {
+    let broken = failing("{ error = { status = 500 } }");
+    for rounds in [1, 2, 4] {
+        let harness = Harness::configured(&broken, FINE, |config| config.retry.rounds = rounds).await;
+        let streamed = harness.stream(&["alpha"], Ask::new("hi").attempts(8)).await.unwrap();
+        assert_eq!(streamed.attempts.len(), rounds as usize);
+    }
+}
+
+#[tokio::test]
 async fn models_behind_a_dead_credential_are_passed_over_without_an_attempt() {
     let harness = Harness::configured(&failing("{ error = { status = 401 } }"), FINE, crowded).await;
     let streamed = harness.stream(&CROWD[..4], Ask::new("hi").attempts(8)).await.unwrap();

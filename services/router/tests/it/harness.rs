@@ -118,7 +118,7 @@ impl Harness {
         let mut config = RouterConfig {
             catalogue: Some(path),
             providers: [("first".to_owned(), provider(&first)), ("second".to_owned(), provider(&second))].into(),
-            retry: RetryConfig { base: Duration::from_millis(10), max: Duration::from_millis(1_500) },
+            retry: RetryConfig { base: Duration::from_millis(10), max: Duration::from_millis(1_500), rounds: 3 },
             ..RouterConfig::default()
         };
         change(&mut config);
@@ -246,6 +246,7 @@ pub struct Ask {
     pub budget: Budget,
     pub role: String,
     pub descriptor: Option<SealedDescriptor>,
+    pub try_last: Vec<String>,
 }
 
 impl Ask {
@@ -261,6 +262,7 @@ impl Ask {
             },
             role: String::new(),
             descriptor: None,
+            try_last: Vec::new(),
         }
     }
 
@@ -271,6 +273,11 @@ impl Ask {
 
     pub fn with_schema(mut self, schema: &str) -> Self {
         self.prompt.output_schema_json = schema.into();
+        self
+    }
+
+    pub fn last(mut self, models: &[&str]) -> Self {
+        self.try_last = models.iter().map(|name| format!("models/{name}")).collect();
         self
     }
 
@@ -288,6 +295,7 @@ impl From<Ask> for GenerateRequest {
             prompt: Some(ask.prompt),
             budget: Some(ask.budget),
             descriptor: ask.descriptor,
+            try_last: ask.try_last,
         }
     }
 }
@@ -300,6 +308,7 @@ impl From<Ask> for StreamGenerateRequest {
             prompt: Some(ask.prompt),
             budget: Some(ask.budget),
             descriptor: ask.descriptor,
+            try_last: ask.try_last,
         }
     }
 }

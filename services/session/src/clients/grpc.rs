@@ -68,6 +68,7 @@ impl GrpcPeers {
             never_sent: false,
             retry_after: None,
             spent: None,
+            failed_models: Vec::new(),
         })?;
         Ok(request)
     }
@@ -111,6 +112,7 @@ fn refusal(status: &Status) -> Refusal {
         never_sent: reason == "DRAINING" || mar_runtime::peer::never_sent(status),
         retry_after: status::retry_after(status),
         spent: spent(status).map(Box::new),
+        failed_models: failed_models(status),
     }
 }
 
@@ -122,6 +124,13 @@ fn spent(status: &Status) -> Option<Usage> {
     let cost_nano_usd = amount("spent_cost_nano_usd")?;
     let estimated = input_tokens > 0 || output_tokens > 0 || cost_nano_usd > 0;
     Some(Usage { input_tokens, output_tokens, cost_nano_usd, estimated, ..Usage::default() })
+}
+
+/// The models that the router has tried.
+fn failed_models(status: &Status) -> Vec<String> {
+    let found = status::metadata(status);
+    let named = found.get("failed_models").map_or("", String::as_str);
+    named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// The reason of a status without details: only a proxy between the services makes one.

@@ -19,10 +19,12 @@ use crate::run::{FinishedTurn, Input, Retry};
 
 /// The longest that one generation may take.
 const MAX_TIME: Duration = Duration::from_secs(600);
-/// Tries that the router may make within one of ours.
-const ROUTER_ATTEMPTS: i32 = 3;
-/// Our tries and the router's are numbered together; the router makes at most so many.
-const ATTEMPT_STRIDE: i64 = 8;
+/// Tries that the router may make within one of ours: enough to go past several dead models.
+const ROUTER_ATTEMPTS: i32 = 8;
+/// Failed models that the router is told of at most.
+const MOST_FAILED: usize = 256;
+/// Our tries and the router's are numbered together.
+const ATTEMPT_STRIDE: i64 = ROUTER_ATTEMPTS as i64;
 
 /// Reason of a generation that was given up because the service stops.
 pub(super) const DRAINING: &str = "DRAINING";
@@ -72,6 +74,7 @@ impl Executor {
                 retry,
                 usage,
                 message: String::new(),
+                models: Vec::new(),
             })
         });
     }
@@ -93,6 +96,7 @@ impl Executor {
                 max_attempts: ROUTER_ATTEMPTS,
             }),
             descriptor: None,
+            try_last: self.state.failed_models.iter().take(MOST_FAILED).cloned().collect(),
         }
     }
 
@@ -139,6 +143,7 @@ async fn follow(
         never_sent: false,
         retry_after: None,
         spent: None,
+        failed_models: Vec::new(),
     })
 }
 
@@ -215,5 +220,6 @@ fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
         retry,
         usage: Some(refusal.spent.as_deref().copied().unwrap_or(usage)),
         message: refusal.message.clone(),
+        models: refusal.failed_models.clone(),
     }
 }

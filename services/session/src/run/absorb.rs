@@ -111,9 +111,9 @@ impl Plan {
                 }
             }
             Input::Turn(turn) => self.turn(turn, timed.at),
-            Input::GenerationFailed { step, attempt, reason, retry, usage, message } => {
+            Input::GenerationFailed { step, attempt, reason, retry, usage, message, models } => {
                 if self.is_open(*step, *attempt) {
-                    self.fail_generation((reason, message), *retry, *usage, timed.at);
+                    self.fail_generation((reason, message, models), *retry, *usage, timed.at);
                 }
             }
             Input::Returned(back) => self.call_returned(back, timed.at),
@@ -149,7 +149,7 @@ impl Plan {
         self.emit(at, bare(Body::RunClaimed(RunClaimed { owner: owner.to_owned(), epoch })));
         self.synthesise();
         if self.state.generation.is_some() {
-            self.fail_generation((LOST, ""), Retry::Bounded, None, at);
+            self.fail_generation((LOST, "", &[]), Retry::Bounded, None, at);
         }
         let open: Vec<(Call, i64)> = self.open_calls();
         for (call, attempt) in open {
@@ -211,7 +211,7 @@ impl Plan {
 
     fn fail_generation(
         &mut self,
-        (reason, message): (&str, &str),
+        (reason, message, models): (&str, &str, &[String]),
         retry: Retry,
         usage: Option<Usage>,
         at: OffsetDateTime,
@@ -219,14 +219,14 @@ impl Plan {
         let Some(generation) = self.state.generation.clone() else { return };
         let usage = usage.unwrap_or_else(|| generation.reservation.to_usage(true));
         self.settle(&usage);
-        let reached = self.state.retry.map_or(0, |due| due.reached);
+        let reached = self.state.reached_with(models);
         let again = match retry {
             Retry::Never => false,
             Retry::Bounded => reached + 1 < MAX_ATTEMPTS,
             Retry::WhenBack => true,
         };
         let retried = again && self.state.stop.is_none();
-        self.emit(at, generation_failed(&generation, reason, usage, retried));
+        self.emit(at, generation_failed(&generation, reason, models, usage, retried));
         if !retried && self.state.stop.is_none() {
             let mut text = format!("step {} got no turn from any model", generation.step);
             if !message.is_empty() {
@@ -289,7 +289,7 @@ impl Plan {
                 return;
             }
             if self.state.generation.is_some() {
-                self.fail_generation((CANCELLED, ""), Retry::Never, None, self.now);
+                self.fail_generation((CANCELLED, "", &[]), Retry::Never, None, self.now);
             }
             for (call, _) in self.open_calls() {
                 let draft = tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);

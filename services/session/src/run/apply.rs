@@ -59,6 +59,7 @@ impl State {
             repaired: false,
             repairing: false,
             retry: None,
+            failed_models: Vec::new(),
             loops: LoopDetector::new(Rule::default()),
             looping: false,
             stop: None,
@@ -185,6 +186,7 @@ impl State {
         let usage = turn.usage.unwrap_or_default();
         self.settle(&usage, counted_seq);
         self.retry = None;
+        self.failed_models.clear();
         self.repairing = false;
         let message = Arc::new(content.turn.clone().unwrap_or_default());
         if says_something(&message) {
@@ -223,11 +225,27 @@ impl State {
             self.retry = None;
             return;
         }
-        let before = self.retry.map_or(0, |retry| retry.reached);
-        let reached = before + i64::from(super::absorb::reaches_provider(&failed.reason));
+        // Another model need not wait for one that may recover.
+        let tries = if self.finds_another(&failed.models) { 1 } else { failed.attempt };
+        let reached = self.reached_with(&failed.models) + i64::from(super::absorb::reaches_provider(&failed.reason));
+        for model in &failed.models {
+            if !self.failed_models.contains(model) {
+                self.failed_models.push(model.clone());
+            }
+        }
         let lost = failed.reason == super::absorb::LOST;
-        let delay = if lost { Duration::ZERO } else { backoff(failed.attempt) };
+        let delay = if lost { Duration::ZERO } else { backoff(tries) };
         self.retry = Some(RetryDue { reached, attempt: failed.attempt, at: at + delay });
+    }
+
+    /// Tries that count when one more fails with these models. As long as each try finds other models dead than the ones
+    /// before, there may be a live one behind them: the count begins anew.
+    pub(super) fn reached_with(&self, models: &[String]) -> i64 {
+        if self.finds_another(models) { 0 } else { self.retry.map_or(0, |retry| retry.reached) }
+    }
+
+    fn finds_another(&self, models: &[String]) -> bool {
+        models.iter().any(|model| !self.failed_models.contains(model))
     }
 
     fn set_call(&mut self, call_id: &str, state: CallState) {

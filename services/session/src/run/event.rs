@@ -47,8 +47,15 @@ pub(super) fn turn_committed(state: &State, turn: &FinishedTurn) -> Draft {
 }
 
 /// A generation that yielded nothing.
-pub(super) fn generation_failed(generation: &Generation, reason: &str, usage: Usage, retried: bool) -> Draft {
+pub(super) fn generation_failed(
+    generation: &Generation,
+    reason: &str,
+    models: &[String],
+    usage: Usage,
+    retried: bool,
+) -> Draft {
     bare(Body::GenerationFailed(GenerationFailed {
+        models: models.to_vec(),
         step: generation.step,
         attempt: generation.attempt,
         reason: reason.to_owned(),

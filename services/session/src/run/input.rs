@@ -57,6 +57,8 @@ pub enum Input {
         usage: Option<Usage>,
         /// One sentence of who refused it, without payloads; may be empty.
         message: String,
+        /// `models/{model}` that were tried in vain.
+        models: Vec<String>,
     },
     /// A tool call came back.
     Returned(Box<CallReturn>),
@@ -161,7 +163,8 @@ pub struct ApprovalWanted {
 pub enum Retry {
     /// The same request will fail again.
     Never,
-    /// It reached a provider and may succeed next time; counts towards [`super::MAX_ATTEMPTS`].
+    /// It reached a provider and may succeed next time; counts towards [`super::MAX_ATTEMPTS`], unless a model failed that
+    /// had not failed in the step before.
     Bounded,
     /// It reached nobody: a part of the runtime is down. Repeated until the run expires.
     WhenBack,

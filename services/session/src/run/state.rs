@@ -78,6 +78,8 @@ pub struct State {
     pub repairing: bool,
     /// The last failed generation of the step, while another try is due.
     pub retry: Option<RetryDue>,
+    /// `models/{model}` that failed in the step in hand, each once, in order.
+    pub failed_models: Vec<String>,
     /// Remembers the last calls and what came of them.
     pub loops: LoopDetector,
     /// Whether the agent goes round in circles.
@@ -223,7 +225,7 @@ pub enum CallState {
 /// Another try of a generation that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryDue {
-    /// Tries that reached a provider.
+    /// Tries that reached a provider, from the last one on in which a model failed for the first time in the step.
     pub reached: i64,
     /// Number of the last try.
     pub attempt: i64,

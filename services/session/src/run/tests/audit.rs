@@ -39,7 +39,7 @@ pub struct Audit {
     pub turns: BTreeSet<i64>,
     pub last_step: i64,
     pub last_attempt: i64,
-    pub reached: BTreeMap<i64, i64>,
+    pub reached: BTreeMap<i64, (i64, BTreeSet<String>)>,
     pub rejections: i64,
     pub repairs: i64,
     pub passages: BTreeSet<String>,
@@ -215,8 +215,13 @@ impl Audit {
             }
             Body::GenerationFailed(failed) => {
                 self.settles(failed.step, failed.attempt, &failed.usage.unwrap());
+                let (reached, dead) = self.reached.entry(failed.step).or_default();
+                for model in &failed.models {
+                    if dead.insert(model.clone()) {
+                        *reached = 0;
+                    }
+                }
                 if !matches!(failed.reason.as_str(), "PEER_UNAVAILABLE" | "CANCELLED") {
-                    let reached = self.reached.entry(failed.step).or_default();
                     *reached += 1;
                     assert!(*reached <= MAX_ATTEMPTS, "too many tries");
                     assert!(!(failed.retried && *reached == MAX_ATTEMPTS));

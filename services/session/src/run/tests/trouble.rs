@@ -21,6 +21,7 @@ fn failed(attempt: i64, retry: Retry) -> Input {
         retry,
         usage: Some(Usage::default()),
         message: "the key is gone".to_owned(),
+        models: vec!["models/one".to_owned()],
     }
 }
 
@@ -42,6 +43,27 @@ fn a_failed_generation_is_tried_again_after_a_pause() {
     assert_eq!(story.tell(vec![Input::Timer]), ["Started(1.3)"]);
     let words = story.tell(vec![failed(MAX_ATTEMPTS, Retry::Bounded)]);
     assert_eq!(words, ["Failed(1.3 PROVIDER_FAILED)", "Ended(FAILED PROVIDER_FAILED)"]);
+}
+
+#[test]
+fn tries_that_find_other_models_dead_do_not_count() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let failed_by = |attempt: i64, names: &[&str]| {
+        let Input::GenerationFailed { step, reason, retry, usage, message, .. } = failed(attempt, Retry::Bounded)
+        else {
+            unreachable!()
+        };
+        let models = names.iter().map(|name| format!("models/{name}")).collect();
+        Input::GenerationFailed { step, attempt, reason, retry, usage, message, models }
+    };
+    for (attempt, names) in [(1, &["a"][..]), (2, &["b", "a"]), (3, &["c"]), (4, &["d"]), (5, &["a"])] {
+        assert_eq!(story.tell(vec![failed_by(attempt, names)]), [format!("Failed(1.{attempt} PROVIDER_FAILED)")]);
+        story.at += Duration::seconds(if attempt == 5 { 10 } else { 0 });
+        assert_eq!(story.tell(vec![Input::Timer]), [format!("Started(1.{})", attempt + 1)]);
+    }
+    assert_eq!(story.driver.state.failed_models, ["models/a", "models/b", "models/c", "models/d"]);
+    let words = story.tell(vec![failed_by(6, &["b"])]);
+    assert_eq!(words, ["Failed(1.6 PROVIDER_FAILED)", "Ended(FAILED PROVIDER_FAILED)"], "all of them twice");
 }
 
 #[test]

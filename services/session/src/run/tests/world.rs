@@ -315,7 +315,19 @@ impl World {
             1 => Some(Usage::default()),
             _ => Some(self.usage()),
         };
-        Input::GenerationFailed { step, attempt, reason: reason.to_owned(), retry, usage, message: "no".to_owned() }
+        let models = match self.dice.below(4) {
+            0 => Vec::new(),
+            count => (0..count).map(|_| format!("models/{}", self.dice.below(5))).collect(),
+        };
+        Input::GenerationFailed {
+            step,
+            attempt,
+            reason: reason.to_owned(),
+            retry,
+            usage,
+            message: "no".to_owned(),
+            models,
+        }
     }
 
     fn call(&mut self, call_id: &str, attempt: i64) -> Input {
