@@ -2,17 +2,19 @@
 //!
 //! The checks, in this order: the tool is sealed, its definition is the sealed one, the arguments fit its schema, the
 //! sealed policies and the platform's current one allow it. Then the call is made, within its time and its upstream's
-//! bounds, the answer is cut to size, and the policies say whether the agent may receive it. What a check refuses is an
+//! bounds, or handed to who makes it instead ([`elsewhere`]); the answer is cut to size, and the policies say whether the agent may receive it. What a check refuses is an
 //! [`Outcome`] with its record, never an error.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mar_alignment::{
-    Agent, Approval, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, Verdict, decide_both,
+    Agent, Approval, Arguments, Caller, Decision, Question, Request, RunFacts, Stack, Tool, TrustTier, Verdict,
+    decide_both,
 };
 use mar_descriptor::{Hash, domain};
 use mar_proto::tool::Dispatch;
+use mar_proto::types::{Executor, ToolDefinition};
 use mar_runtime::auth;
 use mar_runtime::clock::within;
 use serde_json::Value;
@@ -26,6 +28,7 @@ use crate::upstream::{State, Upstream};
 
 mod approval;
 pub mod arguments;
+pub mod elsewhere;
 mod record;
 mod result;
 pub mod trace;
@@ -55,6 +58,8 @@ pub struct Invocation {
     pub facts: RunFacts,
     /// What people have approved, where they were asked.
     pub approval: Option<Approved>,
+    /// The tool as session sealed it, where it says so.
+    pub definition: Option<ToolDefinition>,
     /// What is left of the caller's deadline.
     pub remaining: Option<Duration>,
 }
@@ -86,6 +91,8 @@ pub enum Kind {
         /// By whom, by how many and until when.
         terms: Box<Approval>,
     },
+    /// Everybody lets the call through, and somebody else makes it.
+    HandedOver(Executor),
     /// No answer came.
     Failed(Failure),
 }
@@ -105,6 +112,15 @@ impl Denial {
     }
 }
 
+/// Who makes a call.
+#[derive(Clone, Copy)]
+enum Maker<'a> {
+    /// The gateway, at this upstream.
+    Upstream(&'a Arc<Upstream>),
+    /// Somebody else.
+    Other(Executor),
+}
+
 /// Makes calls.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -116,7 +132,7 @@ pub struct Dispatcher {
 
 /// A call that every check has let through.
 struct Cleared<'a> {
-    upstream: &'a Arc<Upstream>,
+    maker: Maker<'a>,
     definition: Arc<Definition>,
     /// As policies know it.
     declared: Tool,
@@ -129,14 +145,13 @@ impl Dispatcher {
         let mut record = Record::new(call);
         let (kind, tainted) = match self.clear(call, &mut record).await {
             Err(kind) => (kind, false),
-            Ok(cleared) => {
-                let tainted = !cleared.upstream.config.is_trusted();
-                let declared = cleared.declared.clone();
-                let kind = match dispatch(call, cleared).await {
+            Ok(Cleared { maker: Maker::Other(executor), .. }) => (Kind::HandedOver(executor), false),
+            Ok(Cleared { maker: Maker::Upstream(upstream), definition, declared, arguments }) => {
+                let kind = match dispatch(call, upstream, &definition, arguments).await {
                     Kind::Answered(answer) => Kind::Answered(self.receive(call, declared, answer, &mut record)),
                     other => other,
                 };
-                (kind, tainted)
+                (kind, !upstream.config.is_trusted())
             }
         };
         record.conclude(&kind);
@@ -149,11 +164,7 @@ impl Dispatcher {
             return Err(Denial::told("TOOL_NOT_SEALED", "this agent does not have this tool"));
         };
         record.sealed_definition(sealed.definition_hash);
-        let Some((upstream, tool)) = self.registry.find(&call.tool) else {
-            return Err(unavailable("the upstream of this tool is not configured"));
-        };
-        let state = upstream.ready(limit(upstream, call)).await;
-        let definition = pinned(&state, tool, sealed.definition_hash, record)?;
+        let (maker, definition) = self.locate(call, sealed.definition_hash, record).await?;
         let arguments = arguments::parse(&call.arguments_json).map_err(invalid)?;
         let digest = Hash::of_foreign(domain::TOOL_ARGUMENTS, &arguments)
             .map_err(|_| invalid("the arguments are nested too deeply or too large"))?;
@@ -161,11 +172,11 @@ impl Dispatcher {
         definition.check(&arguments).map_err(|found| invalid(found.join("; ")))?;
         let declared = Tool {
             name: call.tool.clone(),
-            upstream: upstream.name.clone(),
+            upstream: upstream_of(&call.tool).to_owned(),
             // What the operator has taken back since it was sealed binds at once.
             read_only: sealed.read_only && definition.read_only,
             idempotent: sealed.idempotent && definition.idempotent,
-            trust_tier: upstream.config.trust_tier(),
+            trust_tier: maker.trust_tier(&call.tool),
         };
         let arguments = Arc::new(arguments);
         let decision = self.decide(call, declared.clone(), &arguments, digest);
@@ -173,7 +184,24 @@ impl Dispatcher {
         record.decision(decision);
         allowed?;
         let arguments = Arc::unwrap_or_clone(arguments);
-        Ok(Cleared { upstream, definition, declared, arguments })
+        Ok(Cleared { maker, definition, declared, arguments })
+    }
+
+    /// Who makes the call, and the tool's definition if it is the sealed one.
+    async fn locate(
+        &self,
+        call: &Invocation,
+        pin: Hash,
+        record: &mut Record,
+    ) -> Result<(Maker<'_>, Arc<Definition>), Kind> {
+        if let Some(executor) = elsewhere::executor(upstream_of(&call.tool)) {
+            return Ok((Maker::Other(executor), elsewhere::pinned(call, pin, record)?));
+        }
+        let Some((upstream, tool)) = self.registry.find(&call.tool) else {
+            return Err(unavailable("the upstream of this tool is not configured"));
+        };
+        let state = upstream.ready(limit(upstream, call)).await;
+        Ok((Maker::Upstream(upstream), pinned(&state, tool, pin, record)?))
     }
 
     fn decide(&self, call: &Invocation, tool: Tool, arguments: &Arc<Value>, digest: Hash) -> Decision {
@@ -197,6 +225,19 @@ impl Dispatcher {
         record.received(decision);
         answer
     }
+}
+
+impl Maker<'_> {
+    fn trust_tier(&self, tool: &str) -> TrustTier {
+        match self {
+            Self::Upstream(upstream) => upstream.config.trust_tier(),
+            Self::Other(_) => elsewhere::trust_tier(tool),
+        }
+    }
+}
+
+fn upstream_of(tool: &str) -> &str {
+    tool.split_once('.').map_or(tool, |(upstream, _)| upstream)
 }
 
 fn agent(call: &Invocation) -> Agent {
@@ -259,8 +300,7 @@ fn judge(
     }
 }
 
-async fn dispatch(call: &Invocation, cleared: Cleared<'_>) -> Kind {
-    let Cleared { upstream, definition, arguments, .. } = cleared;
+async fn dispatch(call: &Invocation, upstream: &Upstream, definition: &Definition, arguments: Value) -> Kind {
     let sent = Sent::default();
     let limit = limit(upstream, call);
     let Value::Object(arguments) = arguments else { return invalid("the arguments are no JSON object") };

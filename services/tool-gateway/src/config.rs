@@ -9,6 +9,8 @@ use mar_runtime::config::{ServiceConfig, Validate};
 use mar_runtime::violations::Violations;
 use serde::{Deserialize, Serialize};
 
+use crate::call::elsewhere;
+
 mod upstream;
 
 pub use upstream::{Kind, Restart, Setting, ToolConfig, UpstreamConfig};
@@ -25,7 +27,7 @@ pub struct Config {
     /// Public keys (Ed25519, SPKI PEM) whose signatures on descriptors count; several at once while they rotate.
     /// Without any, no descriptor verifies and every call is refused.
     pub descriptor_key_files: Vec<PathBuf>,
-    /// Sources of tools by name, `[a-z][a-z0-9-]{0,31}`.
+    /// Sources of tools by name, `[a-z][a-z0-9-]{0,31}`; not `caller` or `runtime`.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
 }
 
@@ -45,6 +47,8 @@ impl Validate for Config {
         violations.within("upstreams", |found| {
             for (name, upstream) in &self.upstreams {
                 found.require(is_upstream_name(name), name, "must match [a-z][a-z0-9-]{0,31}");
+                let own = elsewhere::executor(name).is_none();
+                found.require(own, name, "is the name of tools that no upstream of the gateway has");
                 found.within(name, |found| upstream.validate(found));
             }
         });

@@ -2,7 +2,7 @@
 
 use jsonschema::Validator;
 use mar_descriptor::{Hash, canonical, domain};
-use mar_proto::types::ToolDefinition;
+use mar_proto::types::{Executor, ToolDefinition};
 use serde_json::{Map, Value, json};
 
 /// The longest description, in bytes.
@@ -111,6 +111,7 @@ impl Definition {
             definition_hash: self.hash.to_string(),
             idempotent: self.idempotent,
             read_only: self.read_only,
+            executor: Executor::Unspecified.into(),
         }
     }
 

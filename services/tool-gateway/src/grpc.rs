@@ -93,6 +93,7 @@ impl Gateway {
             idempotency_key: request.idempotency_key,
             facts,
             approval,
+            definition: request.definition,
             remaining,
         })
     }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_proto::session::{ApprovalState, ToolOutcome};
+use mar_proto::session::{ApprovalState, ToolOutcome, WaitReason};
 use mar_proto::tool::invoke_tool_response::Outcome;
 use mar_proto::tool::{ApprovalGiven, ApprovalRequired, CallFacts, Dispatch, InvokeToolRequest, InvokeToolResponse};
-use mar_proto::types::ToolResult;
+use mar_proto::types::{self, ToolResult};
 
 use super::Executor;
 use crate::clients::Refusal;
 use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result, idempotency_key};
 
+/// The tool with which an agent asks its caller: what it waits for is input, not a result.
+const ASK: &str = "tools/caller.ask";
 /// The longest that one call may take; upstreams have their own, shorter limits.
 const MAX_TIME: Duration = Duration::from_secs(600);
 /// Pause before an idempotent call is repeated, doubled with each try.
@@ -46,11 +48,13 @@ impl Executor {
             }),
             descriptor: None,
             approval,
+            definition: call.definition.clone().filter(|_| call.is_made_elsewhere()),
         };
         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
         let deadline = self.time_left().min(MAX_TIME);
         let pause = REPEAT_PAUSE * 2_u32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0)) / 2;
         let id = call.call_id.clone();
+        let asks = call.tool == ASK;
         let effect = async move {
             if repeated {
                 shared.clock.sleep(pause).await;
@@ -67,6 +71,12 @@ impl Executor {
                     policy_hashes,
                     ..
                 }) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
+                Ok(InvokeToolResponse {
+                    outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, ..
+                }) if to.executor() == types::Executor::Caller => {
+                    let reason = if asks { WaitReason::Input } else { WaitReason::ToolResult };
+                    return Input::HandedOver { call_id: id, attempt, reason, decision_json, policy_hashes };
+                }
                 Ok(response) => answered(response),
                 Err(refusal) => {
                     tracing::warn!(run.id = %context.run, call.id = %id, error = %refusal, "tool call got no answer");
@@ -138,6 +148,10 @@ fn answered(response: InvokeToolResponse) -> CallReturn {
             let outcome = if known { ToolOutcome::Error } else { ToolOutcome::Unknown };
             let text = format!("{}: {}", failed.reason, failed.message);
             returned(outcome, &failed.reason, error_result(&text))
+        }
+        Some(Outcome::HandedOver(_)) => {
+            let text = "NOT_IMPLEMENTED: nobody here makes calls of this tool";
+            returned(ToolOutcome::NotSent, "NOT_IMPLEMENTED", error_result(text))
         }
         Some(Outcome::ApprovalRequired(_)) | None => {
             returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result("the gateway gave no outcome"))

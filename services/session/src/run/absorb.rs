@@ -166,16 +166,22 @@ impl Plan {
     }
 
     /// A call was issued and nobody knows what it did: repeated with its key where it is declared idempotent, else told to the
-    /// model.
+    /// model. One that the gateway only decides on has done nothing before it is handed over.
     fn doubt(&mut self, call: &Call, attempt: i64, back: Option<&CallReturn>, at: OffsetDateTime) {
-        let idempotent = call.definition.as_ref().is_some_and(|tool| tool.idempotent);
-        if idempotent && attempt < MAX_CALL_ATTEMPTS && self.state.stop.is_none() {
+        let decided_only = call.is_made_elsewhere();
+        let repeatable = decided_only || call.definition.as_ref().is_some_and(|tool| tool.idempotent);
+        if repeatable && attempt < MAX_CALL_ATTEMPTS && self.state.stop.is_none() {
             let intent = tool_intent(&self.state, call, attempt + 1);
             self.emit(at, intent);
             self.effects.push(Effect::Invoke { call_id: call.call_id.clone(), attempt: attempt + 1 });
             return;
         }
-        let mut draft = tool_unanswered(call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
+        let mut draft = if decided_only {
+            let text = "UPSTREAM_UNAVAILABLE: nobody could decide on this call; it was not made";
+            tool_unanswered(call, ToolOutcome::NotSent, "UPSTREAM_UNAVAILABLE", text)
+        } else {
+            tool_unanswered(call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT)
+        };
         if let (Some(back), Body::ToolReturned(returned)) = (back, &mut draft.0) {
             returned.duration_ms = back.duration_ms;
             returned.policy_hashes.clone_from(&back.policy_hashes);
@@ -291,9 +297,8 @@ impl Plan {
             if self.state.generation.is_some() {
                 self.fail_generation((CANCELLED, "", &[]), Retry::Never, None, self.now);
             }
-            for (call, _) in self.open_calls() {
-                let draft = tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT);
-                self.emit(self.now, draft);
+            for (call, attempt) in self.open_calls() {
+                self.doubt(&call, attempt, None, self.now);
             }
         }
         self.drop_held();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mar_proto::session::{Agent, Answer, ApprovalState, RunFailure, RunState, Task, Totals, WaitReason};
-use mar_proto::types::{HaltReason, HaltingPolicy, Message, ToolDefinition, ToolResult, Usage};
+use mar_proto::types::{Executor, HaltReason, HaltingPolicy, Message, ToolDefinition, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -147,6 +147,13 @@ pub struct Call {
     pub approval: Option<String>,
     /// How far it is.
     pub state: CallState,
+}
+
+impl Call {
+    /// Whether the gateway only decides on it: the caller, or the runtime, makes it once it is handed over.
+    pub fn is_made_elsewhere(&self) -> bool {
+        self.definition.as_ref().is_some_and(|tool| tool.executor() != Executor::Unspecified)
+    }
 }
 
 /// A human decision on one exact call.

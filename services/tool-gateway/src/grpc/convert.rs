@@ -124,6 +124,7 @@ pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResp
             needed: i32::try_from(terms.needed).unwrap_or(i32::MAX),
             expires_after: prost_types::Duration::try_from(terms.expires_after).ok(),
         }),
+        Kind::HandedOver(executor) => Told::HandedOver(pb::HandedOver { executor: executor.into() }),
         Kind::Failed(failure) => Told::Failed(pb::Failed {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message,

@@ -198,6 +198,7 @@ impl Agent<'_> {
             facts: Some(pb::CallFacts { step: 1, tool_calls: 0, tainted: self.tainted }),
             descriptor: Some(sealed),
             approval: None,
+            definition: None,
         });
         let grant = RunGrant {
             session: "session-1".into(),

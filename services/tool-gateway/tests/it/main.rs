@@ -7,6 +7,8 @@ mod approvals;
 #[cfg(test)]
 mod decisions;
 #[cfg(test)]
+mod elsewhere;
+#[cfg(test)]
 mod foreign;
 #[cfg(test)]
 mod harness;

@@ -7,8 +7,8 @@ use mar_proto::session::{
     Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{
-    HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult,
-    Usage, part::Content,
+    Executor, HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition,
+    ToolResult, Usage, part::Content,
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -23,6 +23,8 @@ pub const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 pub const SEARCH: &str = "tools/docs.search";
 /// May not.
 pub const SEND: &str = "tools/mail.send";
+/// The caller makes it, and may not make it twice.
+pub const PICK: &str = "tools/caller.pick";
 /// Output tokens of one generation.
 pub const MAX_OUTPUT: i64 = 100;
 
@@ -88,7 +90,7 @@ fn synthesised(form: Form) -> Agent {
     Agent {
         descriptor: Some(sealed),
         prompt: vec![message(Role::System, [text("be brief")]), message(Role::User, [text("what is it?")])],
-        tools: vec![tool(SEARCH, true), tool(SEND, false)],
+        tools: vec![tool(SEARCH, true), tool(SEND, false), tool(PICK, false)],
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
     }
 }
@@ -101,6 +103,7 @@ fn tool(name: &str, idempotent: bool) -> ToolDefinition {
         input_schema_json: r#"{"type":"object"}"#.to_owned(),
         definition_hash: format!("sha256:{name}"),
         idempotent,
+        executor: if name == PICK { Executor::Caller } else { Executor::Unspecified }.into(),
         ..ToolDefinition::default()
     }
 }

@@ -149,6 +149,28 @@ fn a_doubtful_call_is_repeated_so_often_and_then_told_to_be_unknown() {
 }
 
 #[test]
+fn a_call_that_is_only_decided_on_is_decided_on_again() {
+    let asked = || {
+        let mut story = Story::running(roomy(), Form::Prose);
+        story.tell(vec![turn(1, 1, vec![ask(PICK, "p0")])]);
+        story
+    };
+    let mut story = asked();
+    assert_eq!(story.tell(vec![claimed(2)]), ["Claimed(2)", "Intent(1/0.2)"]);
+    assert_eq!(story.effects, [Effect::Invoke { call_id: call_id(1, 0), attempt: 2 }]);
+    let doubt = |attempt| returned(&call_id(1, 0), attempt, ToolOutcome::Unknown, "");
+    assert_eq!(story.tell(vec![doubt(2)]), ["Intent(1/0.3)"]);
+    assert_eq!(story.tell(vec![doubt(3)]), ["Returned(1/0 NOT_SENT)", "Started(2.1)"]);
+    // Once handed over it may have been made, and nobody repeats it.
+    let mut story = asked();
+    story.tell(vec![handed(&call_id(1, 0), 1, WaitReason::ToolResult)]);
+    assert_eq!(story.tell(vec![claimed(2)]), ["Claimed(2)"]);
+    let cancel = Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: "user:ada".to_owned() };
+    let words = story.tell(vec![cancel]);
+    assert_eq!(words, ["Stop", "Returned(1/0 UNKNOWN)", "Ended(CANCELLED CANCELLED_BY_CALLER)"]);
+}
+
+#[test]
 fn errors_and_denials_are_for_the_model_to_read() {
     for outcome in [ToolOutcome::Error, ToolOutcome::Denied] {
         let mut story = Story::running(roomy(), Form::Prose);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
-use super::fixture::{self, Form, MAX_OUTPUT, SEARCH, SEND, START, ask, text};
+use super::fixture::{self, Form, MAX_OUTPUT, PICK, SEARCH, SEND, START, ask, text};
 use crate::run::{CallState, Command, Effect, Input, Phase, Resolution, Retry, Timed, ripe};
 
 /// No history takes more transitions.
@@ -286,7 +286,7 @@ impl World {
         }
         let step = self.driver.state.step;
         let asked = (0..count).map(|i| {
-            let tool = self.dice.of(&[SEARCH, SEARCH, SEND, "frobnicate"]);
+            let tool = self.dice.of(&[SEARCH, SEARCH, SEND, PICK, "frobnicate"]);
             ask(tool, &format!("p{step}-{i}"))
         });
         let mut parts: Vec<Part> = asked.collect();
@@ -337,6 +337,11 @@ impl World {
             7 => return fixture::handed(call_id, attempt, WaitReason::ToolResult),
             8 => return fixture::handed(call_id, attempt, WaitReason::Input),
             _ => {}
+        }
+        let calls = &self.driver.state.calls;
+        if calls.iter().any(|call| call.call_id == call_id && call.is_made_elsewhere()) {
+            let outcome = self.dice.of(&[Error, Denied, Unknown]);
+            return fixture::returned(call_id, attempt, outcome, "");
         }
         let outcome = self.dice.of(&[Ok, Ok, Ok, Ok, Error, Denied, Unknown, NotSent]);
         let passage = self.dice.of(&["a#1", "b#2", ""]);
