@@ -1,16 +1,23 @@
 //! Runs that people hold up: paused, resumed, and asleep meanwhile.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use mar_proto::session::{CancelRunRequest, PauseRunRequest, Run, RunState, WaitReason};
+use mar_runtime::clock::{Clock as _, SystemClock};
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 use tokio::task::JoinSet;
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use crate::verifying::rows::Rows;
 
 both_ways! {
     a_paused_run_sleeps_over_a_restart_and_goes_on
     a_pause_lets_what_is_in_flight_come_back
     a_paused_run_can_be_cancelled
+    a_run_whose_log_is_broken_goes_on_when_it_is_mended
 }
 
 /// Slow enough to be paused in the middle of a turn.
@@ -105,5 +112,38 @@ async fn a_paused_run_can_be_cancelled(options: Options) -> anyhow::Result<()> {
     client.grpc.cancel_run(CancelRunRequest { name: name.clone(), ..Default::default() }).await?;
     let run = client.until(&name, |run| run.seal.is_some()).await?;
     assert_eq!(run.state(), RunState::Cancelled, "{run:?}");
+    Ok(())
+}
+
+/// A log that somebody broke stands still and harms no other; once it is mended the run goes on by itself.
+async fn a_run_whose_log_is_broken_goes_on_when_it_is_mended(options: Options) -> anyhow::Result<()> {
+    let mut system = Deployment::start(options.script(SCRIPT)).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let name = client.start(&session, task::question("When?")).await?.name;
+    client.until(&name, |run| run.next_seq > 2).await?;
+    system.kill(0).await?;
+    let id: Uuid = name.rsplit('/').next().context("no id")?.parse()?;
+    let rows = Rows::open(&system.store_url()).await?;
+    let whole = rows.event(id, 1, "leaf").await?;
+    rows.set_event(id, 1, "leaf", b"no leaf").await?;
+
+    system.restart(0).await?;
+    system.wait_for_tools(&["docs"]).await?;
+    let mut client = system.client().await?;
+    let told = || system.log().iter().any(|line| line.contains("its log does not replay"));
+    for _ in 0..300 {
+        if told() {
+            break;
+        }
+        SystemClock::new().sleep(Duration::from_millis(100)).await;
+    }
+    assert!(told(), "{}", system.log().join("\n"));
+    let other = client.run(task::question("And you?")).await?;
+    assert_eq!(other.run.state(), RunState::Succeeded, "{:?}", other.run);
+
+    rows.set_event(id, 1, "leaf", &whole).await?;
+    let run = client.until(&name, |run| run.seal.is_some()).await?;
+    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use rows::Rows;
 
-mod rows;
+pub mod rows;
 
 both_ways! {
     an_untouched_run_verifies

@@ -27,7 +27,7 @@ const MOST_FAILED: usize = 256;
 const ATTEMPT_STRIDE: i64 = ROUTER_ATTEMPTS as i64;
 
 /// Reason of a generation that was given up because the service stops.
-pub(super) const DRAINING: &str = "DRAINING";
+const DRAINING: &str = "DRAINING";
 
 /// Numbers of a generation, for what is shown of it.
 #[derive(Debug, Clone, Copy)]

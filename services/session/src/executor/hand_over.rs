@@ -1,6 +1,7 @@
 //! Leaving a run to the next owner when the service stops.
 
-use super::generation::DRAINING;
+use mar_proto::session::ToolOutcome;
+
 use super::{Executor, Halt};
 use crate::run::{Input, Timed};
 
@@ -8,30 +9,36 @@ use crate::run::{Input, Timed};
 const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Executor {
-    /// Closes the generation in flight at what it used, so that it is not taken for one that died: the next owner tries it
-    /// again at once. Calls stay open; what became of them is for the next owner to find out. What cannot be committed at
-    /// the first try is left as a crash would leave it.
+    /// Records what has come back and what was given up, so that neither is taken for something that died: a turn or a
+    /// result that arrives as the service stops counts, a generation in flight is closed at what it used, and the next owner
+    /// tries it again at once. Calls without a result stay open; what became of them is for the next owner to find out. What
+    /// cannot be committed at the first try is left as a crash would leave it.
     pub(super) async fn hand_over(&mut self) {
-        if self.state.ended() || self.state.generation.is_none() {
+        if self.state.ended() {
             return;
         }
-        self.effects.close();
-        let _ = mar_runtime::clock::within(&*self.shared.clock, GRACE, self.effects.wait()).await;
-        self.pending.clear();
-        while let Ok(timed) = self.receiver.try_recv() {
-            if is_given_up(&timed) {
-                self.pending.push(timed);
-            }
+        if self.state.generation.is_some() {
+            self.effects.close();
+            let _ = mar_runtime::clock::within(&*self.shared.clock, GRACE, self.effects.wait()).await;
         }
+        while let Ok(timed) = self.receiver.try_recv() {
+            self.pending.push(timed);
+        }
+        self.pending.retain(closes_something);
         if self.pending.is_empty() {
             return;
         }
+        self.pending.push(Timed { at: self.shared.clock.now(), input: Input::Draining });
         if let Err(Halt::Fenced) = self.transition().await {
             tracing::warn!(run.id = %self.state.run, "run has another owner");
         }
     }
 }
 
-fn is_given_up(timed: &Timed) -> bool {
-    matches!(&timed.input, Input::GenerationFailed { reason, .. } if reason == DRAINING)
+fn closes_something(timed: &Timed) -> bool {
+    match &timed.input {
+        Input::Turn(_) | Input::GenerationFailed { .. } => true,
+        Input::Returned(back) => back.outcome != ToolOutcome::Unknown,
+        _ => false,
+    }
 }

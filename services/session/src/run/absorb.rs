@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub now: OffsetDateTime,
     /// The command that is being taken.
     pub command: Option<Uuid>,
+    /// Whether nothing may begin.
+    pub draining: bool,
 }
 
 impl Plan {
@@ -51,6 +53,7 @@ impl Plan {
             settle: Amounts::default(),
             now,
             command: None,
+            draining: inputs.iter().any(|timed| timed.input == Input::Draining),
         };
         for timed in inputs {
             if plan.state.ended() {
@@ -123,7 +126,7 @@ impl Plan {
             }
             Input::Commanded { id, command } => self.take(*id, command, timed.at),
             Input::Cancel { reason, principal } => self.cancel(reason, principal, timed.at),
-            Input::Timer => {}
+            Input::Draining | Input::Timer => {}
         }
     }
 
@@ -249,7 +252,9 @@ impl Plan {
         if call.state != (CallState::Open { attempt: back.attempt }) {
             return;
         }
-        if back.outcome == ToolOutcome::Unknown {
+        if back.outcome == ToolOutcome::Unknown && self.draining {
+            // The next owner finds it open.
+        } else if back.outcome == ToolOutcome::Unknown {
             self.doubt(&call, back.attempt, Some(back), at);
         } else {
             let draft = tool_returned(&call, back);

@@ -91,6 +91,8 @@ pub enum Input {
         /// Who.
         principal: String,
     },
+    /// The service stops: what came with it is closed, and nothing begins.
+    Draining,
     /// Nothing but the time.
     Timer,
 }

@@ -36,7 +36,7 @@ impl Next {
 impl Plan {
     /// What comes next. Judges a final answer, which may end the run here.
     pub fn next(&mut self) -> Next {
-        if self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() {
+        if self.draining || self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() {
             return Next::Nothing;
         }
         self.issue_approved();

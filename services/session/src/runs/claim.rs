@@ -1,5 +1,7 @@
 //! Taking over what nobody executes: at start, and by timer for claims that failed.
 
+use std::time::Duration;
+
 use tracing::Instrument as _;
 
 use super::{CLAIM_BATCH, READ_BYTES, READ_EVENTS, Runs, STORE_PAUSE, stored_caller};
@@ -7,6 +9,10 @@ use crate::error::Error;
 use crate::log;
 use crate::run::Input;
 use crate::store::{EventRow, RunRow};
+
+/// Pause before a run whose log did not replay is tried again, doubling between these: somebody may have restored what was
+/// broken.
+const BROKEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 /// Number of `SessionState::Open`.
 const OPEN: i16 = 1;
@@ -53,7 +59,7 @@ impl Runs {
     }
 
     /// Whether the time has passed rather than the service been stopped.
-    pub(super) async fn pause_or_stop(&self, span: std::time::Duration) -> bool {
+    pub(super) async fn pause_or_stop(&self, span: Duration) -> bool {
         tokio::select! {
             () = self.0.shutdown.cancelled() => false,
             () = self.clock().sleep(span) => true,
@@ -82,16 +88,19 @@ impl Runs {
     fn take_over(&self, row: RunRow, epoch: i64) {
         let runs = self.clone();
         let task = async move {
+            let mut broken = BROKEN_PAUSE.0;
             loop {
-                match runs.resume(&row, epoch).await {
+                let pause = match runs.resume(&row, epoch).await {
                     Ok(()) => return,
-                    Err(Error::Store(source)) if source.is_unavailable() => {}
+                    Err(Error::Store(source)) if source.is_unavailable() => STORE_PAUSE,
                     Err(error) => {
-                        tracing::error!(run.id = %row.id, error = %mar_runtime::status::chain(&error), "claimed run cannot go on");
-                        return;
+                        let error = mar_runtime::status::chain(&error);
+                        tracing::error!(run.id = %row.id, error = %error, "claimed run cannot go on: its log does not replay");
+                        let longer = (broken * 2).min(BROKEN_PAUSE.1);
+                        std::mem::replace(&mut broken, longer)
                     }
-                }
-                if !runs.pause_or_stop(STORE_PAUSE).await {
+                };
+                if !runs.pause_or_stop(pause).await {
                     return;
                 }
             }

@@ -361,7 +361,7 @@ fn closed(state: &State, input: &Input) -> bool {
             // Whether a command fits is not said again here, only that it counts once.
             Input::Commanded { id, .. } => !state.commands.contains(id),
             Input::Cancel { .. } => state.stop.is_none(),
-            Input::Timer => false,
+            Input::Draining | Input::Timer => false,
         }
 }
 

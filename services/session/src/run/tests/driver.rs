@@ -8,7 +8,7 @@ use super::audit::Audit;
 use super::fixture::{RUN, SESSION, admitted};
 use crate::counters::{Advance, Counters, memory::MemoryCounters};
 use crate::log::{Log, replay};
-use crate::run::{Charge, Counted, Effect, Event, State, Timed, charge, decide};
+use crate::run::{Charge, Counted, Effect, Event, Input, State, Timed, charge, decide};
 use crate::store::EventRow;
 use mar_proto::types::HaltingPolicy;
 
@@ -64,7 +64,10 @@ impl Driver {
         if let Counted::Answer(answer) = counted {
             assert_eq!(answer.used, self.state.used, "counters and log differ");
         }
-        self.audit.state(&self.state);
+        // What a drained run has to do is for its next owner.
+        if !inputs.iter().any(|timed| timed.input == Input::Draining) {
+            self.audit.state(&self.state);
+        }
         Some(decision.effects)
     }
 

@@ -46,6 +46,17 @@ fn a_failed_generation_is_tried_again_after_a_pause() {
 }
 
 #[test]
+fn a_turn_that_comes_as_the_service_stops_counts_and_nothing_begins() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let turn = turn(1, 1, vec![ask(SEARCH, "one"), ask(SEND, "two")]);
+    let words = story.tell(vec![turn, Input::Draining]);
+    assert_eq!(words, ["Turn(1.1)"], "no intent that nobody follows");
+    let words = story.tell(vec![claimed(2)]);
+    assert_eq!(words.iter().filter(|word| word.starts_with("Intent(")).count(), 2, "{words:?}");
+    assert!(!words.iter().any(|word| word.contains("UNKNOWN")), "nobody doubts: {words:?}");
+}
+
+#[test]
 fn tries_that_find_other_models_dead_do_not_count() {
     let mut story = Story::running(roomy(), Form::Prose);
     let failed_by = |attempt: i64, names: &[&str]| {

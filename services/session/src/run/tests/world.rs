@@ -83,7 +83,8 @@ impl World {
                 self.hand(Input::Timer);
             }
             32 => self.hand(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: "user:ada".to_owned() }),
-            33 | 34 | 46 => self.crash(),
+            33 | 34 => self.crash(),
+            46 => self.drain(),
             35 => self.driver.counters_up = false,
             36 => self.driver.counters_up = true,
             37 => {
@@ -208,6 +209,20 @@ impl World {
             }
         }
         self.now += Duration::milliseconds(1);
+    }
+
+    /// The replica stops in good order, with or without something that has just come back.
+    fn drain(&mut self) {
+        if self.dice.once_in(2) {
+            let answered = self.answer();
+            self.inbox.extend(answered.map(|input| Timed { at: self.now, input }));
+        }
+        let mut inputs = std::mem::take(&mut self.inbox);
+        inputs.push(Timed { at: self.now, input: Input::Draining });
+        let mishap = std::mem::replace(&mut self.mishap, Mishap::None);
+        let effects = self.driver.transition(&inputs, mishap).unwrap_or_default();
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Stop | Effect::Seal)), "{effects:?} at the end");
+        self.crash();
     }
 
     /// The replica dies; another one finds what was committed. What was in flight may still be heard of.
