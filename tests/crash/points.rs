@@ -1,7 +1,7 @@
 //! Death at every named point, each time that a run passes it.
 
 use anyhow::{Context as _, ensure};
-use mar_session::crash::POINTS;
+use mar_session::crash::Point;
 use mar_tests::Stores;
 use mar_tests::client::request_id;
 
@@ -12,6 +12,23 @@ use crate::scene::{ONCE, SURE, Scene, ask};
 /// A point that is passed oftener, as one in a stream is, is died at so often.
 const MOST_DEATHS: usize = 5;
 
+/// The points that a run passes which nobody commands, parks or claims, and after which it is there.
+const POINTS: [Point; 13] = [
+    Point::AdmitCommitted,
+    Point::AdvanceBefore,
+    Point::AdvanceDone,
+    Point::CommitBefore,
+    Point::CommitDone,
+    Point::GenerationSent,
+    Point::GenerationStreaming,
+    Point::TurnInHand,
+    Point::CallSent,
+    Point::ResultInHand,
+    Point::EndCommitted,
+    Point::EndSealed,
+    Point::AdmitOffered,
+];
+
 /// A run that is over, whose seal has to stay as it is.
 struct Sealed {
     name: String,
@@ -19,7 +36,7 @@ struct Sealed {
 }
 
 /// Dies at `point` for the `nth` time during a run and lets it go on; `None` when the run came to its end before.
-async fn die_at(scene: &mut Scene, point: &str, nth: usize) -> anyhow::Result<Option<(Seen, Scars)>> {
+async fn die_at(scene: &mut Scene, point: Point, nth: usize) -> anyhow::Result<Option<(Seen, Scars)>> {
     let wish = format!("{point}@{nth}");
     scene.arm(&wish).await?;
     let mut caller = scene.caller().await?;
@@ -41,8 +58,10 @@ async fn die_at(scene: &mut Scene, point: &str, nth: usize) -> anyhow::Result<Op
     // A run that had ended is sealed by the next owner under the epoch of its end.
     let had_ended = seen.events.last().and_then(|end| end.body.as_ref()).is_some_and(|leaf| leaf.epoch == 1);
     match point {
-        "end.committed" => ensure!(had_ended, "the run ended again"),
-        "commit.done" => {}
+        Point::EndCommitted | Point::EndSealed => ensure!(had_ended, "the run ended again"),
+        Point::CommitDone => {}
+        // Offered again by who asks again.
+        Point::AdmitOffered => return Ok(Some((seen, scars))),
         _ => ensure!(!had_ended, "the run had ended before its death"),
     }
     ensure!(scars.claims == usize::from(!had_ended), "{} claims", scars.claims);

@@ -82,6 +82,7 @@ fn cut_to_micros(time: OffsetDateTime) -> OffsetDateTime {
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     start: tokio::time::Instant,
+    skew: time::Duration,
 }
 
 impl SystemClock {
@@ -89,7 +90,12 @@ impl SystemClock {
     pub fn new() -> Self {
         #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's clock")]
         let start = tokio::time::Instant::now();
-        Self { start }
+        Self { start, skew: time::Duration::ZERO }
+    }
+
+    /// A clock whose time of day is off by `skew`, for tests of machines that do not agree.
+    pub fn skewed(skew: time::Duration) -> Self {
+        Self { skew, ..Self::new() }
     }
 }
 
@@ -103,7 +109,7 @@ impl Clock for SystemClock {
     fn now(&self) -> OffsetDateTime {
         #[expect(clippy::disallowed_methods, reason = "this is the adapter of the system's clock")]
         let now = OffsetDateTime::now_utc();
-        cut_to_micros(now)
+        cut_to_micros(now + self.skew)
     }
 
     fn monotonic(&self) -> Duration {

@@ -27,6 +27,7 @@ use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
 use mar_session::counters::redis::{RedisConfig, RedisCounters};
 use mar_session::crash::CrashPoints;
 use mar_session::executor::Shared;
+use mar_session::sabotage::Sabotage;
 use mar_session::runs::{Admit, Follow, Limits, Replicas, Runs};
 use mar_session::sessions::Sessions;
 use mar_session::store::RequestKey;
@@ -230,6 +231,7 @@ async fn main() -> anyhow::Result<()> {
         seal_key: SigningKey::from_seed(&[7; 32]),
         crash: CrashPoints::default(),
         tenants: Tenants::default(),
+        sabotage: Sabotage::default(),
     };
     let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;

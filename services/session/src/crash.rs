@@ -1,50 +1,176 @@
-//! Named points at which a test build may be made to die as if by SIGKILL.
+//! The registry of crash points: named moments at which a test build may be made to die.
 //!
-//! `MAR_CRASH_AT=<point>[@<n>]` aborts the process at the n-th time that the point is passed, 1 by default. Release
-//! builds do not look at it.
+//! `MAR_CRASH_AT=<point>[@<n>]` aborts the process, as SIGKILL would, at the n-th time that the point is passed, 1 by
+//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the point's name before that. A simulation decides for itself
+//! at each passing. A release build passes points without looking: nothing of this is compiled into it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every point, in the order in which a run passes them.
-pub const POINTS: [&str; 10] = [
-    "admit.committed",
-    "advance.before",
-    "advance.done",
-    "commit.done",
-    "generation.sent",
-    "generation.streaming",
-    "turn.in_hand",
-    "call.sent",
-    "result.in_hand",
-    "end.committed",
-];
+macro_rules! points {
+    ($($variant:ident = $name:literal, $meaning:literal;)+) => {
+        /// A moment at which a process may die.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Point {
+            $(#[doc = $meaning] $variant,)+
+        }
 
-/// Where to die, if anywhere.
-#[derive(Debug, Default)]
+        impl Point {
+            /// Every point, in the order in which a run passes them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Its name, as `MAR_CRASH_AT` takes it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What is durable there, and what is not.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning),+ }
+            }
+        }
+    };
+}
+
+points! {
+    AdmitOffered = "admit.offered", "a run is about to be offered to the store; nothing of it is durable";
+    AdmitCommitted = "admit.committed", "the run is durable; nobody was told and nothing executes it";
+    ClaimTaken = "claim.taken", "the lease of a run is taken over; its log does not say so yet";
+    CommandStored = "command.stored", "a command is durable; its run has not heard of it";
+    AdvanceBefore = "advance.before", "a change of the counters is about to be asked for";
+    AdvanceDone = "advance.done", "the counters have changed; the commit that says so has not happened";
+    CommitBefore = "commit.before", "events are decided and counted; they are about to be appended";
+    CommitDone = "commit.done", "events are durable; their effects have not begun";
+    GenerationSent = "generation.sent", "a generation is about to be sent to the router";
+    GenerationStreaming = "generation.streaming", "a delta of a generation has come";
+    TurnInHand = "turn.in_hand", "a generation is over; its turn is not durable";
+    CallSent = "call.sent", "a tool call is about to be sent to the gateway";
+    ResultInHand = "result.in_hand", "a tool call is over; its result is not durable";
+    ParkDone = "park.done", "a run that waits has been let go of";
+    EndCommitted = "end.committed", "the end of a run is durable; it is not sealed";
+    EndSealed = "end.sealed", "the seal of a run is durable; nobody has seen it";
+}
+
+impl Point {
+    /// The point of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|point| point.name() == name)
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// Decides at a point, which is passed for the n-th time, whether who passes it goes on. It never does after a `true`.
+pub type Trap = Box<dyn Fn(Point, u64) -> bool + Send + Sync>;
+
+/// Counts how often each point is passed, and knows where to die, if anywhere.
+#[derive(Default)]
 pub struct CrashPoints {
-    at: Option<(String, u64)>,
-    passed: AtomicU64,
+    trap: Option<Trap>,
+    passed: [AtomicU64; Point::ALL.len()],
+}
+
+impl fmt::Debug for CrashPoints {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("CrashPoints").field("passed", &self.passed).finish_non_exhaustive()
+    }
 }
 
 impl CrashPoints {
     /// As the environment of a test build says.
+    #[must_use]
     pub fn from_env() -> Self {
-        let wish = if cfg!(debug_assertions) { std::env::var("MAR_CRASH_AT").ok() } else { None };
-        let at = wish.map(|wish| match wish.split_once('@') {
-            Some((point, nth)) => (point.to_owned(), nth.parse().unwrap_or(1)),
-            None => (wish, 1),
-        });
-        Self { at, passed: AtomicU64::new(0) }
+        #[cfg(debug_assertions)]
+        let trap = armed::from_env();
+        #[cfg(not(debug_assertions))]
+        let trap = None;
+        Self { trap, ..Self::default() }
+    }
+
+    /// With a trap of the caller's at each point.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn trapped(trap: Trap) -> Self {
+        Self { trap: Some(trap), ..Self::default() }
+    }
+
+    /// How often a point was passed. Always 0 in a release build.
+    #[must_use]
+    pub fn passed(&self, point: Point) -> u64 {
+        self.passed[point as usize].load(Ordering::Relaxed)
     }
 
     /// Passes a point.
-    pub fn pass(&self, point: &'static str) {
-        debug_assert!(POINTS.contains(&point), "{point} is not in the registry");
-        if let Some((at, nth)) = &self.at
-            && at == point
-            && self.passed.fetch_add(1, Ordering::SeqCst) + 1 == *nth
+    #[cfg_attr(not(debug_assertions), expect(clippy::unused_async, reason = "a test build may wait here for ever"))]
+    pub async fn pass(&self, point: Point) {
+        #[cfg(debug_assertions)]
         {
-            std::process::abort();
+            let nth = self.passed[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
+            if self.trap.as_ref().is_some_and(|trap| trap(point, nth)) {
+                std::future::pending::<()>().await;
+            }
         }
+        #[cfg(not(debug_assertions))]
+        let _ = (point, &self.trap);
+    }
+}
+
+/// Death of a whole process, in test builds only.
+#[cfg(debug_assertions)]
+mod armed {
+    use std::io::Write as _;
+
+    use super::{Point, Trap};
+
+    /// The trap that the environment asks for. A name that is no point's is one that nobody passes.
+    pub(super) fn from_env() -> Option<Trap> {
+        let wish = std::env::var("MAR_CRASH_AT").ok()?;
+        let journal = std::env::var_os("MAR_CRASH_JOURNAL");
+        let (name, at) = wish.split_once('@').unwrap_or((&wish, "1"));
+        let (at, wanted) = (at.parse().unwrap_or(1), Point::named(name));
+        Some(Box::new(move |point, nth| {
+            if wanted != Some(point) || nth != at {
+                return false;
+            }
+            if let Some(file) = &journal
+                && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
+            {
+                let _ = writeln!(file, "{point}");
+            }
+            std::process::abort()
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn points_are_found_by_their_names() {
+        for point in Point::ALL {
+            assert_eq!(Point::named(point.name()), Some(*point));
+            assert!(!point.meaning().is_empty());
+        }
+        assert_eq!(Point::named("nowhere"), None);
+    }
+
+    #[test]
+    fn passings_are_counted_and_a_trap_holds_who_steps_in_it() {
+        let points = CrashPoints::trapped(Box::new(|point, nth| point == Point::CommitDone && nth == 2));
+        assert!(points.pass(Point::CommitDone).now_or_never().is_some());
+        assert!(points.pass(Point::EndCommitted).now_or_never().is_some());
+        assert!(points.pass(Point::CommitDone).now_or_never().is_none());
+        assert!(points.pass(Point::CommitDone).now_or_never().is_some());
+        assert_eq!((points.passed(Point::CommitDone), points.passed(Point::EndCommitted)), (3, 1));
     }
 }

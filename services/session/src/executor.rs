@@ -23,10 +23,11 @@ use tracing::Span;
 
 use crate::clients::{Peers, RunContext};
 use crate::counters::{self, Advance, Counters};
-use crate::crash::CrashPoints;
+use crate::crash::{CrashPoints, Point};
 use crate::feed::{Feed, View};
 use crate::log::{Log, commitment};
-use crate::run::{self, Counted, Effect, Input, State, Timed};
+use crate::run::{self, Counted, Effect, Event, Input, State, Timed};
+use crate::sabotage::Sabotage;
 use crate::store::{Append, EventRow, RunChange, Store};
 use crate::tenants::Tenants;
 use crate::view;
@@ -41,6 +42,7 @@ mod effects;
 mod generation;
 mod hand_over;
 mod park;
+mod sabotaged;
 mod seal;
 
 /// Pause before a commit, or a state change, is tried again: doubling between these.
@@ -67,6 +69,8 @@ pub struct Shared {
     pub crash: CrashPoints,
     /// What holds for each tenant.
     pub tenants: Tenants,
+    /// What a test build leaves out.
+    pub sabotage: Sabotage,
 }
 
 /// What an executor begins with.
@@ -229,22 +233,24 @@ impl Executor {
         let counted = self.count().await?;
         let decision = run::decide(&self.state, &self.pending, counted);
         if !decision.events.is_empty() {
-            let rows = self.log.encode(&decision.events);
+            let (events, unwritten) = self.written(decision.events);
+            let rows = self.log.encode(&events);
+            self.shared.crash.pass(Point::CommitBefore).await;
+            let acknowledged = self.acknowledged(&events, &rows).await;
             self.commit(&rows).await?;
-            for (event, row) in decision.events.iter().zip(&rows) {
-                self.state.apply(event);
-                self.log.advance(row, self.state.epoch);
+            if !acknowledged {
+                self.accept(&events, &rows);
             }
-            self.context.epoch = self.state.epoch;
+            self.remember(&unwritten);
             // Who sees the run wait for a decision finds what to decide.
             self.note_approvals().await;
             if self.state.ended() {
                 // Shown when it is sealed: nobody sees an ended run without its seal.
                 self.last_rows = rows;
-            } else {
+            } else if !acknowledged {
                 self.show(&rows);
             }
-            self.shared.crash.pass("commit.done");
+            self.shared.crash.pass(Point::CommitDone).await;
             self.note_state().await;
         }
         self.commands.taken(&self.pending);
@@ -253,6 +259,15 @@ impl Executor {
             self.perform(effect);
         }
         Ok(())
+    }
+
+    /// Takes in what is durable.
+    fn accept(&mut self, events: &[Event], rows: &[EventRow]) {
+        for (event, row) in events.iter().zip(rows) {
+            self.state.apply(event);
+            self.log.advance(row, self.state.epoch);
+        }
+        self.context.epoch = self.state.epoch;
     }
 
     /// Waits until there is something worth a commit.
@@ -297,7 +312,7 @@ impl Executor {
         if charge.is_zero() {
             return Ok(Counted::Nothing);
         }
-        self.shared.crash.pass("advance.before");
+        self.shared.crash.pass(Point::AdvanceBefore).await;
         let advance = Advance {
             root: self.state.run,
             run: self.state.run,
@@ -311,10 +326,10 @@ impl Executor {
             carve: None,
             draw: None,
         };
-        match self.shared.counters.advance(advance).await {
+        match self.advance(advance).await {
             Ok(answer) => {
                 self.counters_after = None;
-                self.shared.crash.pass("advance.done");
+                self.shared.crash.pass(Point::AdvanceDone).await;
                 Ok(Counted::Answer(answer))
             }
             Err(counters::Error::Unavailable(source)) => {
@@ -340,7 +355,7 @@ impl Executor {
             let tenant = &self.context.caller.tenant;
             match self.shared.store.event_append(tenant, self.state.session, self.state.run, rows).await {
                 Ok(Append::Done) => return Ok(()),
-                Ok(Append::Fenced) => return Err(Halt::Fenced),
+                Ok(Append::Fenced) => return self.fenced(),
                 Err(error) => self.rest(&mut pause, &error).await?,
             }
         }

@@ -53,6 +53,7 @@ pub mod log;
 pub mod migrate;
 pub mod run;
 pub mod runs;
+pub mod sabotage;
 pub mod sessions;
 pub mod store;
 pub mod tenants;
@@ -66,6 +67,7 @@ use counters::Counters;
 use counters::memory::MemoryCounters;
 use counters::redis::{RedisConfig, RedisCounters};
 use runs::{Replicas, Runs};
+use sabotage::Sabotage;
 use store::Store;
 use store::postgres::PostgresStore;
 use store::sqlite::SqliteStore;
@@ -129,6 +131,14 @@ impl Service {
 /// # Errors
 /// The configuration is wrong, or the store cannot be reached.
 pub async fn start(start: Start<Config>) -> Result<(), Failure> {
+    start_with(start, Sabotage::default()).await
+}
+
+/// Like [`start`], with a fault in a test build.
+///
+/// # Errors
+/// Like [`start`].
+pub async fn start_with(start: Start<Config>, sabotage: Sabotage) -> Result<(), Failure> {
     let limits = &start.runtime.limits;
     let peer = |name| Peer::configured(name, &start.runtime.peers, limits);
     let peers = Peers {
@@ -136,7 +146,7 @@ pub async fn start(start: Start<Config>) -> Result<(), Failure> {
         router: peer(ServiceName::Router)?,
         tool_gateway: peer(ServiceName::ToolGateway)?,
     };
-    let service = server(&start.config, &start.runtime, peers).await?;
+    let service = assemble(&start.config, &start.runtime, peers, sabotage).await?;
     service.serve(start.listener, start.shutdown).await.map_err(Failure::internal)
 }
 
@@ -145,13 +155,22 @@ pub async fn start(start: Start<Config>) -> Result<(), Failure> {
 /// # Errors
 /// Like [`start`].
 pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> Result<Service, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    assemble(config, runtime, peers, Sabotage::default()).await
+}
+
+async fn assemble(
+    config: &Config,
+    runtime: &RuntimeConfig,
+    peers: Peers,
+    sabotage: Sabotage,
+) -> Result<Service, Failure> {
+    let clock = clock();
     let pem = config.key_pem().map_err(|line| wrong("signing_key", line))?;
     let signer = RunTokenSigner::try_new(pem.expose_secret(), clock.clone())
         .map_err(|error| wrong("signing_key", error.to_string()))?;
     let shared = executor::Shared {
         store: open_store(config).await?,
-        counters: open_counters(config).await?,
+        counters: open_counters(config, sabotage).await?,
         peers: Arc::new(clients::grpc::GrpcPeers::new(
             peers.agent_generator,
             peers.router,
@@ -162,6 +181,7 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
         seal_key: config.seal_key().map_err(|line| wrong("signing_key", line))?,
         crash: crash::CrashPoints::from_env(),
         tenants: config.tenants(),
+        sabotage,
     };
     let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
@@ -185,20 +205,38 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     }
 }
 
-async fn open_counters(config: &Config) -> Result<Arc<dyn Counters>, Failure> {
+async fn open_counters(config: &Config, sabotage: Sabotage) -> Result<Arc<dyn Counters>, Failure> {
     match config.counters.kind() {
         Some(CountersKind::Redis(url)) => {
             let read =
                 |path: &PathBuf| std::fs::read(path).map_err(|error| wrong("counters.ca_file", error.to_string()));
             let ca_pem = config.counters.ca_file.as_ref().map(read).transpose()?;
-            let counters = RedisCounters::new(&RedisConfig { ca_pem, ..RedisConfig::new(url) })
-                .map_err(|error| wrong("counters.url", chain(&error)))?;
+            let config = RedisConfig { ca_pem, ..RedisConfig::new(url) };
+            let counters = connect(&config, sabotage).map_err(|error| wrong("counters.url", chain(&error)))?;
             warn_of_eviction(&counters).await;
             Ok(Arc::new(counters))
         }
-        Some(CountersKind::Memory) => Ok(Arc::new(MemoryCounters::new())),
+        Some(CountersKind::Memory) => Ok(Arc::new(MemoryCounters::of(sabotage))),
         None => Err(wrong("counters.url", "names no counters".to_owned())),
     }
+}
+
+fn connect(config: &RedisConfig, sabotage: Sabotage) -> Result<RedisCounters, counters::Error> {
+    #[cfg(debug_assertions)]
+    if sabotage.is(sabotage::Fault::StaleCounter) {
+        return RedisCounters::believed(config);
+    }
+    let _ = sabotage;
+    RedisCounters::new(config)
+}
+
+/// The system's clock; that of a test build is off by `MAR_CLOCK_SKEW_MS`, which may be negative.
+fn clock() -> Arc<dyn Clock> {
+    #[cfg(debug_assertions)]
+    if let Some(skew) = std::env::var("MAR_CLOCK_SKEW_MS").ok().and_then(|skew| skew.parse().ok()) {
+        return Arc::new(SystemClock::skewed(time::Duration::milliseconds(skew)));
+    }
+    Arc::new(SystemClock::new())
 }
 
 /// Counters that are evicted are rebuilt, each time at the cost of a read of the log.

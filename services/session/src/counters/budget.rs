@@ -273,7 +273,7 @@ pub(super) fn check_rebuild(rebuild: &BudgetRebuild) -> Result<Spend, Error> {
 }
 
 /// What is remembered of a budget's window.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Kept {
     generation: i64,
     used: Spend,

@@ -14,6 +14,13 @@ pub(super) struct Kept {
     answer: Answer,
 }
 
+impl Kept {
+    /// The position of the last change.
+    pub(super) const fn seq(&self) -> i64 {
+        self.seq
+    }
+}
+
 impl Amounts {
     /// In the order in which limits are checked.
     pub(crate) const fn in_order(self) -> [i64; 5] {

@@ -8,6 +8,8 @@ use std::{
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::sabotage::{Fault, Sabotage};
+
 use super::{
     Advance, Amounts, Answer, Carve, Counters, Error, Held, Pool, PoolRebuild,
     budget::{self, Budget, BudgetRebuild, Budgets, GRACE_DAYS, GiveBack, Grant, Slice, Window},
@@ -19,9 +21,15 @@ use super::{
 #[derive(Debug, Default)]
 pub struct MemoryCounters {
     tables: Mutex<Tables>,
+    sabotage: Sabotage,
 }
 
-#[derive(Debug, Default)]
+/// What counters held at one moment: what a copy of theirs knows that lags behind.
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone)]
+pub struct Copied(Tables);
+
+#[derive(Debug, Clone, Default)]
 struct Tables {
     runs: HashMap<(Uuid, Uuid), Kept>,
     /// By root, parent and `seq`.
@@ -36,6 +44,26 @@ impl MemoryCounters {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Empty counters with a test build's fault.
+    #[must_use]
+    pub fn of(sabotage: Sabotage) -> Self {
+        Self { sabotage, ..Self::default() }
+    }
+
+    /// What they hold now.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn copy(&self) -> Copied {
+        Copied(self.tables().clone())
+    }
+
+    /// Falls back to what was held before, as a promoted copy that had not heard the last.
+    #[cfg(debug_assertions)]
+    pub fn fall_back(&self, copied: &Copied) {
+        let mut tables = self.tables();
+        *tables = Tables { minted: tables.minted, ..copied.0.clone() };
     }
 
     /// Forgets everything, as a restart does.
@@ -114,9 +142,16 @@ impl Tables {
 
 #[async_trait]
 impl Counters for MemoryCounters {
-    async fn advance(&self, change: Advance) -> Result<Answer, Error> {
+    async fn advance(&self, mut change: Advance) -> Result<Answer, Error> {
         ledger::check(&change)?;
-        self.tables().advance(&change)
+        let mut tables = self.tables();
+        if self.sabotage.is(Fault::StaleCounter) {
+            match tables.runs.get(&(change.root, change.run)) {
+                Some(kept) => change.last_seq = kept.seq(),
+                None => (change.last_seq, change.totals) = (-1, Amounts::default()),
+            }
+        }
+        tables.advance(&change)
     }
 
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error> {

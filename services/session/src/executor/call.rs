@@ -10,6 +10,7 @@ use mar_proto::types::{self, ToolResult};
 
 use super::Executor;
 use crate::clients::Refusal;
+use crate::crash::Point;
 use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result, idempotency_key};
 
 /// The tool with which an agent asks its caller: what it waits for is input, not a result.
@@ -60,9 +61,9 @@ impl Executor {
                 shared.clock.sleep(pause).await;
             }
             let began = shared.clock.monotonic();
-            shared.crash.pass("call.sent");
+            shared.crash.pass(Point::CallSent).await;
             let response = shared.peers.invoke_tool(&context, request, deadline).await;
-            shared.crash.pass("result.in_hand");
+            shared.crash.pass(Point::ResultInHand).await;
             let took = shared.clock.monotonic().saturating_sub(began);
             let mut back = match response {
                 Ok(InvokeToolResponse {

@@ -14,6 +14,7 @@ use mar_proto::types::Usage;
 use super::{Executor, Shared};
 use crate::clients::{Refusal, RunContext};
 use crate::counters::Amounts;
+use crate::crash::Point;
 use crate::feed::Feed;
 use crate::run::{FinishedTurn, Input, Retry};
 
@@ -52,7 +53,7 @@ impl Executor {
         let counting = Arc::clone(&written);
         let effect = async move {
             let turn = follow(&shared, &context, &feed, request, place, deadline, &counting).await;
-            shared.crash.pass("turn.in_hand");
+            shared.crash.pass(Point::TurnInHand).await;
             match turn {
                 Ok(turn) => Input::Turn(Box::new(finished(place, turn))),
                 Err(refusal) => {
@@ -119,7 +120,7 @@ async fn follow(
     written: &AtomicI64,
 ) -> Result<Turn, Refusal> {
     let first = (place.attempt - 1) * ATTEMPT_STRIDE;
-    shared.crash.pass("generation.sent");
+    shared.crash.pass(Point::GenerationSent).await;
     let mut frames = shared.peers.stream_generate(context, request, deadline).await?;
     while let Some(frame) = frames.next().await {
         match frame?.frame {
@@ -128,7 +129,7 @@ async fn follow(
                 feed.delta(shown_attempt(place, attempt.model));
             }
             Some(Frame::Delta(delta)) => {
-                shared.crash.pass("generation.streaming");
+                shared.crash.pass(Point::GenerationStreaming).await;
                 written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
                 feed.delta(shown_delta(place, delta));
             }

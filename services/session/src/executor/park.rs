@@ -1,6 +1,7 @@
 //! Letting go of a run that waits for somebody: no task, no lease, until a command or its time wakes it.
 
 use super::{Executor, Halt, STORE_BACKOFF};
+use crate::crash::Point;
 use crate::store::Hold;
 
 /// Refusals with nothing to read in between: more than commands that were taken before could cause one after another.
@@ -20,7 +21,10 @@ impl Executor {
                 return Ok(false);
             }
             match self.try_park().await {
-                Ok(true) => return Ok(true),
+                Ok(true) => {
+                    self.shared.crash.pass(Point::ParkDone).await;
+                    return Ok(true);
+                }
                 // A command came, or the run has another owner: then nothing is read, and the next try says the same.
                 Ok(false) if refused == REFUSALS => return Err(Halt::Fenced),
                 Ok(false) => {

@@ -8,6 +8,7 @@ use mar_proto::session::{RunSeal, RunState};
 use mar_proto::types::Signature;
 
 use super::{Executor, Halt, STORE_BACKOFF};
+use crate::crash::Point;
 use crate::feed::View;
 use crate::view;
 
@@ -15,7 +16,7 @@ impl Executor {
     /// Seals the run, notes its end beside the log, and lets go of what was kept for it. Repeating it after a crash gives
     /// the same seal.
     pub(super) async fn seal(&mut self) -> Result<(), Halt> {
-        self.shared.crash.pass("end.committed");
+        self.shared.crash.pass(Point::EndCommitted).await;
         let seal = match self.run_seal() {
             Ok(seal) => seal,
             Err(error) => {
@@ -33,6 +34,7 @@ impl Executor {
                 Err(error) => self.rest(&mut pause, &error).await?,
             }
         }
+        self.shared.crash.pass(Point::EndSealed).await;
         let run = Arc::new(view::run(&self.state, self.shared.clock.now(), Some(seal)));
         self.feed.publish(&self.last_rows, View { run, attempt: None, stopping: true, over: true, left: false });
         self.shared.peers.forget(&self.context);

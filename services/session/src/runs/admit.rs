@@ -9,9 +9,11 @@ use uuid::Uuid;
 
 use super::{Runs, has_ended, session_body};
 use crate::caller;
+use crate::crash::Point;
 use crate::error::Error;
 use crate::log::{self, Log, stamp};
 use crate::run::{Event, Input, State};
+use crate::sabotage::Fault;
 use crate::store::{self, Admission, EventRow, RequestKey, RunRow, SessionRow};
 use crate::view;
 
@@ -44,10 +46,15 @@ impl Runs {
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
         let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
         let (row, first, run) = self.prepare(caller, &session, &admit)?;
+        self.0.shared.crash.pass(Point::AdmitOffered).await;
+        if self.0.shared.sabotage.is(Fault::AckBeforeCommit) {
+            self.admit_later(caller, session, admit.key, row, first);
+            return Ok(run);
+        }
         let admission = self.settle_admission(caller, &session, &admit.key, &row, &first).await?;
         match admission {
             Admission::Admitted => {
-                self.0.shared.crash.pass("admit.committed");
+                self.0.shared.crash.pass(Point::AdmitCommitted).await;
                 self.execute(&session, caller.clone(), &[first], row.id, Input::Begin)?;
                 Ok(run)
             }
@@ -64,6 +71,19 @@ impl Runs {
             Admission::NotOpen(Some(_)) => Err(Error::SessionEnded(name)),
             Admission::NotOpen(None) => Err(Error::NotFound { kind: "session", name }),
         }
+    }
+
+    /// Admits a run after it was answered for, as [`crate::sabotage`] has it.
+    fn admit_later(&self, caller: &Caller, session: SessionRow, key: RequestKey, row: RunRow, first: EventRow) {
+        let (runs, caller) = (self.clone(), caller.clone());
+        let task = async move {
+            #[cfg(debug_assertions)]
+            runs.clock().sleep(crate::sabotage::Sabotage::LAG).await;
+            if let Ok(Admission::Admitted) = runs.settle_admission(&caller, &session, &key, &row, &first).await {
+                let _ = runs.execute(&session, caller, &[first], row.id, Input::Begin);
+            }
+        };
+        self.0.tasks.spawn(task.in_current_span());
     }
 
     /// Row, first event and view of a new run.

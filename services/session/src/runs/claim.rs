@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::Instrument as _;
 
 use super::{CLAIM_BATCH, READ_BYTES, READ_EVENTS, Runs, STORE_PAUSE, stored_caller};
+use crate::crash::Point;
 use crate::error::Error;
 use crate::log;
 use crate::run::Input;
@@ -113,6 +114,7 @@ impl Runs {
         let session = self.store().session_get(&row.tenant, row.session).await?;
         let session = session.ok_or(Error::NotFound { kind: "session", name })?;
         let events = self.events(&row.tenant, row.id).await?;
+        self.0.shared.crash.pass(Point::ClaimTaken).await;
         tracing::info!(run.id = %row.id, run.epoch = epoch, run.events = events.len(), "run claimed");
         let claimed = Input::Claimed { epoch, owner: self.0.owner.to_string() };
         self.execute(&session, stored_caller(row)?, &events, row.id, claimed)?;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Runs, has_ended};
 use crate::command;
+use crate::crash::Point;
 use crate::error::Error;
 use crate::run::Command;
 use crate::store::{CommandRow, Outcome, RequestKey};
@@ -57,6 +58,7 @@ impl Runs {
             Some(Outcome::Reused) => return Err(Error::RequestIdReused),
             None => Posted::Closed,
         };
+        self.0.shared.crash.pass(Point::CommandStored).await;
         match self.live(tenant, run) {
             Some(live) => live.inbox.mail(),
             None => self.0.claim.notify_one(),

@@ -14,6 +14,7 @@ use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended, stored_run};
 use crate::error::Error;
 use crate::feed::{Feed, View};
 use crate::log;
+use crate::sabotage::Fault;
 use crate::view;
 
 /// Frames of a followed run.
@@ -86,6 +87,9 @@ impl Runs {
                         let feed = live.as_ref().map(|live| &live.feed);
                         for event in self.read(&follow, feed, cursor, view.run.next_seq).await? {
                             cursor = event.seq + 1;
+                            if event.seq % 5 == 4 && self.0.shared.sabotage.is(Fault::DropEvent) {
+                                continue;
+                            }
                             yield frame(Frame::Event(event));
                         }
                     }

@@ -1,5 +1,6 @@
 //! The connection: one server or a cluster, plain or TLS, and what an error of it means.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -23,12 +24,18 @@ const CLUSTER_RETRIES: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Code {
     hash: String,
-    text: &'static str,
+    text: Cow<'static, str>,
 }
 
 impl Code {
-    pub(super) fn new(text: &'static str) -> Self {
-        Self { hash: Script::new(text).get_hash().to_owned(), text }
+    pub(super) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
+        Self { hash: Script::new(&text).get_hash().to_owned(), text }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Begins a call with these keys; arguments follow.
@@ -67,7 +74,7 @@ impl Call<'_> {
     async fn run<T: FromRedisValue>(&self, connection: &mut impl ConnectionLike) -> Result<T, RedisError> {
         match self.command("EVALSHA", &self.code.hash).query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.command("EVAL", self.code.text).query_async(connection).await
+                self.command("EVAL", &self.code.text).query_async(connection).await
             }
             answer => answer,
         }
