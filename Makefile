@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test tools demo bench up docs-check questions
+.PHONY: help build fmt lint test test-chaos tools demo bench up docs-check questions
 
 CARGO ?= cargo
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
@@ -32,6 +32,11 @@ test: tools lint ## everything that must hold, on Postgres, Redis and the embedd
 	@echo "test: 15 to 25 minutes from a clean clone, 3 to 6 afterwards"
 	$(CARGO) build --workspace --bins --examples --quiet
 	MAR_REQUIRE_TOOLS=1 $(CARGO) test --workspace --no-fail-fast
+
+test-chaos: tools ## a storm of 1,000 runs and more, and that it finds each fault that a build can be told to have (25 to 35 min)
+	@echo "test-chaos: 25 to 35 minutes; MAR_CHAOS_SEED=n repeats a storm's choices"
+	$(CARGO) build --workspace --bins --examples --quiet
+	$(CARGO) test -p mar-tests --test chaos --no-fail-fast -- --ignored --nocapture --test-threads 1
 
 demo: ## asks a real model about this project: make demo QUESTION="…" MODEL=small (first time 5 to 8 min, then under 1)
 	@echo "demo: 5 to 8 minutes the first time (build, 1.1 GB of model), then under a minute"

@@ -3,9 +3,9 @@
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{Event, ToolOutcome, event_leaf::Body};
 use mar_tests::Stores;
+use mar_tests::caller::{Seen, names, request};
 use mar_tests::client::request_id;
 
-use crate::caller::{Seen, names, request};
 use crate::scene::{ONCE, SURE, Scene, ask};
 
 /// Where the call is cut, and how often its tool had been reached by then.

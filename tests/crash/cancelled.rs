@@ -3,9 +3,9 @@
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{CancelRunRequest, RunState};
 use mar_tests::Stores;
+use mar_tests::caller::request;
 use mar_tests::client::request_id;
 
-use crate::caller::request;
 use crate::scene::{Scene, ask};
 
 /// Deaths right after the answer.

@@ -5,9 +5,9 @@ use mar_proto::session::RunState;
 use mar_proto::types::HaltReason;
 use mar_testkit::redis::Redis;
 use mar_tests::Stores;
+use mar_tests::caller::{Seen, request};
 use mar_tests::client::request_id;
 
-use crate::caller::{Seen, request};
 use crate::scene::{Scene, ask_within};
 
 /// How far a run may go, and how it ends by that.

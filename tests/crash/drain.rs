@@ -7,9 +7,9 @@ use mar_proto::session::event_leaf::Body;
 use mar_proto::types::ErrorReason;
 use mar_testkit::process::Signal;
 use mar_tests::Stores;
+use mar_tests::caller::request;
 use mar_tests::client::request_id;
 
-use crate::caller::request;
 use crate::scene::{Scene, ask};
 
 /// Events that a run has when the signal comes: while it is synthesised, in its first generation, in its second. The

@@ -7,9 +7,9 @@ use mar_proto::session::{RunState, SessionState, VerifyRunRequest};
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::Reason;
 use mar_tests::Stores;
+use mar_tests::caller::request;
 use mar_tests::client::request_id;
 
-use crate::caller::request;
 use crate::scene::{Scene, ask};
 
 /// Moments of death after the request, in milliseconds, and points of it: the run's end is what it waits for.

@@ -2,13 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
-mod caller;
 mod calls;
 mod cancelled;
 mod counters;
 mod drain;
 mod ending;
-mod oracle;
 mod points;
 mod random;
 mod scene;

@@ -3,10 +3,10 @@
 use anyhow::{Context as _, ensure};
 use mar_session::crash::Point;
 use mar_tests::Stores;
+use mar_tests::caller::{Seen, request};
 use mar_tests::client::request_id;
+use mar_tests::oracle::Scars;
 
-use crate::caller::{Seen, request};
-use crate::oracle::Scars;
 use crate::scene::{ONCE, SURE, Scene, ask};
 
 /// A point that is passed oftener, as one in a stream is, is died at so often.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mar_tests::Stores;
+use mar_tests::caller::{Caller, Seen, request};
 use mar_tests::client::request_id;
+use mar_tests::oracle::Scars;
 use tokio::task::JoinSet;
 
-use crate::caller::{Caller, Seen, request};
-use crate::oracle::Scars;
 use crate::scene::{ONCE, SURE, Scene, ask};
 
 /// Deaths on each pair of stores.

@@ -6,10 +6,9 @@ use anyhow::{Context as _, ensure};
 use mar_proto::session::Task;
 use mar_proto::types::HaltingPolicy;
 use mar_testkit::process::built_binary;
+use mar_tests::caller::Caller;
+use mar_tests::oracle::Scars;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
-
-use crate::caller::Caller;
-use crate::oracle::Scars;
 
 /// Upstream whose calls are declared idempotent.
 pub const SURE: &str = "sure";

@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, ensure};
 use mar_tests::Stores;
+use mar_tests::caller::{Seen, request};
 use mar_tests::client::request_id;
 
-use crate::caller::{Seen, request};
 use crate::scene::{Scene, ask};
 
 /// Where the first process dies.

@@ -127,6 +127,30 @@ impl Replica {
     }
 }
 
+/// Starts replicas of session beside a deployment of processes of their own on servers.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    binary: PathBuf,
+    config: PathBuf,
+    folder: PathBuf,
+}
+
+impl Launcher {
+    /// A replica at this port, with these arguments and this environment.
+    ///
+    /// # Errors
+    /// It does not serve.
+    pub async fn start(&self, port: u16, args: &[String], env: &[(&'static str, String)]) -> anyhow::Result<Replica> {
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(&self.config).current_dir(&self.folder).args(args);
+        command.env("MAR_SESSION__LISTEN", format!("127.0.0.1:{port}"));
+        command.envs(env.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::spawn("session", command)?;
+        process.wait_for_port(SocketAddr::from(([127, 0, 0, 1], port)), START).await?;
+        Ok(Replica { process, endpoint: format!("http://127.0.0.1:{port}") })
+    }
+}
+
 /// A running system. Dropping it ends its processes.
 pub struct Deployment {
     options: Options,
@@ -405,13 +429,19 @@ tool_gateway = "http://127.0.0.1:{p3}"
     /// # Errors
     /// It does not serve.
     pub async fn replica(&self) -> anyhow::Result<Replica> {
-        let port = ports::free()?;
-        let mut command = Command::new(built_binary("session")?);
-        command.arg("--config").arg(self.config_file()).current_dir(self.folder.path());
-        command.env("MAR_SESSION__LISTEN", format!("127.0.0.1:{port}"));
-        let mut process = Process::spawn("session", command)?;
-        process.wait_for_port(SocketAddr::from(([127, 0, 0, 1], port)), START).await?;
-        Ok(Replica { process, endpoint: format!("http://127.0.0.1:{port}") })
+        self.launcher()?.start(ports::free()?, &[], &[]).await
+    }
+
+    /// What starts replicas of session.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn launcher(&self) -> anyhow::Result<Launcher> {
+        Ok(Launcher {
+            binary: built_binary("session")?,
+            config: self.config_file(),
+            folder: self.folder.path().to_owned(),
+        })
     }
 
     async fn start_process(&self, name: &str) -> anyhow::Result<(String, Process)> {

@@ -5,9 +5,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes")]
 
+pub mod caller;
 pub mod client;
 pub mod deployment;
+pub mod oracle;
 pub mod task;
 
 pub use client::{Client, Followed};
-pub use deployment::{Deployment, Options, Replica, Shape, Stores};
+pub use deployment::{Deployment, Launcher, Options, Replica, Shape, Stores};

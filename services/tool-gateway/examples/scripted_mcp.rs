@@ -1,5 +1,6 @@
 //! An MCP server for the gateway's tests: `scripted_mcp stdio <folder>` or `scripted_mcp http <folder>`, which prints its
-//! port. The folder takes its journal (`journal`: a line a call) and may hold `description`, the text of the tool `echo`.
+//! port. The folder takes its journal (`journal`: a line a call; `effects`: a file a key, a line an effect) and may hold
+//! `description`, the text of the tool `echo`.
 
 #![expect(clippy::disallowed_methods, reason = "a slow tool is slow in real time")]
 
@@ -30,6 +31,24 @@ impl Scripted {
         writeln!(file, "{line}")
     }
 
+    /// Leaves a line in `effects/<key>`: `apply` where there is none yet, `append` in any case.
+    fn effect(&self, tool: &str, key: &str) -> std::io::Result<String> {
+        let effects = self.folder.join("effects");
+        std::fs::create_dir_all(&effects)?;
+        let mut options = OpenOptions::new();
+        let opened = match tool {
+            "apply" => options.write(true).create_new(true),
+            _ => options.append(true).create(true),
+        }
+        .open(effects.join(key));
+        match opened {
+            Ok(mut file) => writeln!(file, "{tool}")?,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(key.to_owned())
+    }
+
     fn tools(&self) -> Vec<Tool> {
         let text = |name: &str| json!({"type": "object", "properties": {name: {"type": "string"}}, "required": [name]});
         let number =
@@ -43,6 +62,8 @@ impl Scripted {
             ("fail", "Fails.", json!({"type": "object"})),
             ("refuse", "Refuses by the protocol.", json!({"type": "object"})),
             ("count", "Remembers the keys.", json!({"type": "object"})),
+            ("apply", "Has one effect for each key, however often it is called.", json!({"type": "object"})),
+            ("append", "Has an effect each time.", json!({"type": "object"})),
             ("bad name", "Cannot be offered.", json!({"type": "object"})),
             ("remote", "Cannot be offered either.", json!({"$ref": "https://example.com/schema.json"})),
         ]
@@ -108,6 +129,7 @@ impl ServerHandler for Scripted {
                 .filter(|line| line.starts_with(&format!("count {key} ")))
                 .count()
                 .to_string(),
+            "apply" | "append" => self.effect(&request.name, &key).unwrap_or_else(|error| error.to_string()),
             _ => return Err(ErrorData::invalid_params("no such tool", None)),
         };
         Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_stream::try_stream;
 use futures::Stream;
 use mar_proto::session::run_frame::Frame;
-use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot, RunState};
+use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot, RunState, event_leaf::Body};
 use uuid::Uuid;
 
 use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended, stored_run};
@@ -51,8 +51,10 @@ impl Runs {
     /// Follows a run from a cursor to its end, whoever executes it.
     pub async fn follow(&self, follow: Follow) -> Result<FrameStream, Error> {
         let name = view::run_name(follow.session, follow.run);
-        let opening = match self.live_of(&follow) {
-            Some(live) => live.feed.views().borrow().clone(),
+        // Who has seen more than the executor here knows of has seen it from the run's next owner.
+        let live = self.live_of(&follow).map(|live| live.feed.views().borrow().clone());
+        let opening = match live.filter(|view| follow.from_seq <= view.run.next_seq) {
+            Some(view) => view,
             None => {
                 let row = self.row(&follow.tenant, follow.session, follow.run, &name).await?;
                 elsewhere(self.view_of(&row).await?, has_ended(row.state))
@@ -80,7 +82,7 @@ impl Runs {
                 match (&mut views, view.over) {
                     (Some(views), _) => view = views.borrow_and_update().clone(),
                     (None, true) => {}
-                    (None, false) => view = self.seen_from_here(&follow).await?,
+                    (None, false) => view = self.seen_from_here(&follow, cursor).await?,
                 }
                 loop {
                     while cursor < view.run.next_seq {
@@ -130,15 +132,27 @@ impl Runs {
     }
 
     /// A run that is not executed here, by its stored state; how far its log goes is found by reading it.
-    async fn seen_from_here(&self, follow: &Follow) -> Result<View, Error> {
+    async fn seen_from_here(&self, follow: &Follow, cursor: i64) -> Result<View, Error> {
         let name = view::run_name(follow.session, follow.run);
         let row = self.row(&follow.tenant, follow.session, follow.run, &name).await?;
         let over = has_ended(row.state);
         let mut run = if over { self.whole_run(&row).await? } else { stored_run(&row)? };
         if !over {
-            run.next_seq = self.store().event_next(&follow.tenant, follow.run).await?;
+            run.next_seq = self.shown_up_to(follow, cursor).await?;
         }
         Ok(elsewhere(run, over))
+    }
+
+    /// How far the log of an open run is shown: its end is not before its seal is stored.
+    async fn shown_up_to(&self, follow: &Follow, cursor: i64) -> Result<i64, Error> {
+        let next = self.store().event_next(&follow.tenant, follow.run).await?;
+        if next <= cursor {
+            return Ok(next);
+        }
+        let last = self.store().event_read(&follow.tenant, follow.run, next - 1, 1, READ_BYTES).await?;
+        let ends = last.first().map(log::decode).transpose()?;
+        let ends = ends.is_some_and(|(_, event)| matches!(event.body, Body::RunEnded(_)));
+        Ok(if ends { next - 1 } else { next })
     }
 
     /// Events from `cursor` to below `end`, from the feed or the store.

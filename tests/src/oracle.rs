@@ -28,6 +28,8 @@ pub struct Scars {
     pub rebuilt: usize,
     /// Keys of intents by tool, with the number of times that each was issued.
     pub keys: BTreeMap<(String, String), usize>,
+    /// What came of each key in the end.
+    pub outcomes: BTreeMap<String, ToolOutcome>,
     /// Generations that were reserved.
     pub generations: usize,
 }
@@ -41,6 +43,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.rebuilt += other.rebuilt;
         self.generations += other.generations;
         self.keys.extend(other.keys.clone());
+        self.outcomes.extend(other.outcomes.clone());
     }
 }
 
@@ -77,6 +80,8 @@ fn chain_holds(run: &Run, events: &[Event]) -> anyhow::Result<()> {
             RunState::Succeeded => Outcome::Succeeded,
             RunState::Cancelled => Outcome::Cancelled,
             RunState::Halted => Outcome::Halted,
+            RunState::Failed => Outcome::Failed,
+            RunState::Denied => Outcome::Denied,
             other => anyhow::bail!("the run is {other:?}: {:?}", run.failure),
         },
         head,
@@ -165,15 +170,16 @@ impl Replay {
                     );
                 }
                 self.scars.unknown += usize::from(unknown);
+                self.scars.outcomes.insert(intent.idempotency_key.clone(), returned.outcome());
             }
             Body::CountersRebuilt(_) => self.scars.rebuilt += 1,
             Body::StopRequested(_) => self.stopping = true,
             Body::RunEnded(_) => self.ended = true,
             Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
-            Body::PauseRequested(_)
-            | Body::ApprovalRequested(_)
-            | Body::ApprovalDecided(_)
-            | Body::CallHandedOver(_) => anyhow::bail!("nobody holds these runs"),
+            Body::PauseRequested(_) => {}
+            Body::ApprovalRequested(_) | Body::ApprovalDecided(_) | Body::CallHandedOver(_) => {
+                anyhow::bail!("nobody holds these runs")
+            }
         }
         Ok(())
     }

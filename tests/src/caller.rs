@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Client;
+use crate::client::request_id;
 use anyhow::{Context as _, bail, ensure};
 use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{
@@ -13,8 +15,6 @@ use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_proto::types::ErrorReason;
 use mar_runtime::status::Reason;
 use mar_testkit::wait;
-use mar_tests::Client;
-use mar_tests::client::request_id;
 use prost::bytes::Bytes;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status};
@@ -243,5 +243,5 @@ impl Caller {
 
 /// What happened, by name.
 pub fn names(events: &[Event]) -> Vec<&'static str> {
-    events.iter().map(mar_tests::client::name_of).collect()
+    events.iter().map(crate::client::name_of).collect()
 }

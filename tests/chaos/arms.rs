@@ -1,0 +1,67 @@
+//! At which point a replica dies next: where the fewest have died so far.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use mar_session::crash::Point;
+
+use crate::dice::Dice;
+
+/// Deaths so far are in a file that the dying write.
+#[derive(Debug)]
+pub struct Arms {
+    journal: PathBuf,
+    /// Points that living replicas are armed for.
+    armed: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+impl Arms {
+    pub fn new(folder: &Path) -> Self {
+        Self { journal: folder.join("deaths"), armed: Mutex::default() }
+    }
+
+    /// Where the dying write.
+    pub fn journal(&self) -> String {
+        self.journal.display().to_string()
+    }
+
+    /// Deaths at each point.
+    pub fn deaths(&self) -> BTreeMap<String, usize> {
+        let text = std::fs::read_to_string(&self.journal).unwrap_or_default();
+        text.lines().fold(BTreeMap::new(), |mut deaths, point| {
+            *deaths.entry(point.to_owned()).or_default() += 1;
+            deaths
+        })
+    }
+
+    /// The fewest deaths at any point.
+    pub fn fewest(&self) -> usize {
+        let deaths = self.deaths();
+        Point::ALL.iter().map(|point| deaths.get(point.name()).copied().unwrap_or(0)).min().unwrap_or(0)
+    }
+
+    /// Arms for a point, to be given back by [`Arms::disarm`], and says at which passing.
+    pub fn arm(&self, dice: &mut Dice) -> (Point, u64) {
+        let deaths = self.deaths();
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |point: &Point| {
+            let living = armed.get(point.name()).copied().unwrap_or(0);
+            deaths.get(point.name()).copied().unwrap_or(0) + living
+        };
+        let fewest = Point::ALL.iter().map(count).min().unwrap_or(0);
+        let due: Vec<&Point> = Point::ALL.iter().filter(|point| count(point) == fewest).collect();
+        let point = *due[dice.index(due.len())];
+        *armed.entry(point.name()).or_default() += 1;
+        // Points that a replica seldom passes are died at the first time.
+        let rare = matches!(point, Point::CommandStored | Point::ParkDone | Point::ClaimTaken);
+        (point, if rare { 1 } else { 1 + dice.below(4) })
+    }
+
+    pub fn disarm(&self, point: Point) {
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(living) = armed.get_mut(point.name()) {
+            *living = living.saturating_sub(1);
+        }
+    }
+}

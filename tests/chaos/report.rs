@@ -1,0 +1,100 @@
+//! What a storm was like.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use mar_proto::session::RunState;
+use mar_proto::types::HaltReason;
+use mar_session::crash::Point;
+use mar_tests::oracle::Scars;
+
+use crate::judge::Effects;
+use crate::story::{Kind, Told};
+
+/// What a storm was like.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub seed: u64,
+    pub took: Duration,
+    pub runs: usize,
+    /// Runs with a limit that binds.
+    pub bound: usize,
+    /// Deaths at each crash point.
+    pub deaths: BTreeMap<String, usize>,
+    /// What happened from outside.
+    pub weather: BTreeMap<String, usize>,
+    /// How runs ended, by kind.
+    pub outcomes: BTreeMap<(Kind, String), usize>,
+    /// Runs that ended as they do when nothing is away for long.
+    pub expected: usize,
+    /// Requests and streams.
+    pub tries: usize,
+    pub scars: Scars,
+    pub effects: Effects,
+}
+
+impl Report {
+    /// Adds a run that was judged.
+    pub fn add(&mut self, told: &Told, scars: &Scars) {
+        let run = told.seen.ended.clone().unwrap_or_default();
+        let ended = (run.state(), run.halt_reason());
+        let mut how = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_owned();
+        if run.state() == RunState::Halted && run.halt_reason() != HaltReason::Unspecified {
+            how = format!("{how} {}", run.halt_reason().as_str_name().trim_start_matches("HALT_REASON_"));
+        }
+        if let Some(failure) = &run.failure
+            && run.state() == RunState::Failed
+        {
+            how = format!("{how} {}", failure.reason);
+        }
+        self.runs += 1;
+        self.bound += usize::from(told.kind.is_bound());
+        self.expected += usize::from(ended == told.kind.expected());
+        self.tries += told.tries;
+        *self.outcomes.entry((told.kind, how)).or_default() += 1;
+        self.scars += scars;
+    }
+
+    /// Prints it.
+    pub fn print(&self) -> anyhow::Result<()> {
+        let mut text = String::new();
+        let seconds = self.took.as_secs_f64();
+        writeln!(
+            text,
+            "storm {}: {} runs in {seconds:.0} s, {} with a limit that binds",
+            self.seed, self.runs, self.bound
+        )?;
+        writeln!(text, "  {:<24} {:>6}", "deaths at", "")?;
+        for point in Point::ALL {
+            let deaths = self.deaths.get(point.name()).copied().unwrap_or(0);
+            writeln!(text, "    {:<22} {deaths:>6}   {}", point.name(), point.meaning())?;
+        }
+        writeln!(text, "  from outside")?;
+        for (kind, times) in &self.weather {
+            writeln!(text, "    {kind:<22} {times:>6}")?;
+        }
+        writeln!(text, "  runs ended, {} of them as when nothing is away", self.expected)?;
+        for ((kind, how), times) in &self.outcomes {
+            writeln!(text, "    {:<22} {times:>6}   {how}", format!("{kind:?}"))?;
+        }
+        let scars = &self.scars;
+        let marks = [
+            ("takeovers", scars.claims),
+            ("generations lost", scars.lost),
+            ("calls repeated", scars.repeated),
+            ("counters rebuilt", scars.rebuilt),
+            ("requests and streams", self.tries),
+            ("tool intents", self.effects.intents),
+            ("tool calls", self.effects.calls),
+            ("effects", self.effects.effects),
+            ("doubts listed", self.effects.doubts),
+        ];
+        writeln!(text, "  marks")?;
+        for (what, times) in marks {
+            writeln!(text, "    {what:<22} {times:>6}")?;
+        }
+        crate::storm::say(&text);
+        Ok(())
+    }
+}
