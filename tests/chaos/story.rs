@@ -35,7 +35,7 @@ impl Kind {
     /// Every second one has a limit that binds.
     pub fn of(number: usize, dice: &mut Dice) -> Self {
         match dice.below(4) {
-            half if number % 2 == 0 => [Self::Chain, Self::Pairs][usize::from(half < 2)],
+            half if number.is_multiple_of(2) => [Self::Chain, Self::Pairs][usize::from(half < 2)],
             0 => Self::Cancelled,
             1 => Self::Paused,
             _ => Self::Medley,
