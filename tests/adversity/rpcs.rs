@@ -28,6 +28,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         list_runs(ListRunsRequest), watch_run(WatchRunRequest), cancel_run(CancelRunRequest),
         list_events(ListEventsRequest), verify_run(VerifyRunRequest), pause_run(PauseRunRequest),
         resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
+        submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -40,7 +41,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
     let later = refusals!(client;
         erase_session(EraseSessionRequest), fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
         export_run(ExportRunRequest),
-        submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest), read_blob(ReadBlobRequest),
+        read_blob(ReadBlobRequest),
     );
     for (rpc, answer) in later {
         check(rpc, answer, Code::Unimplemented, "NOT_IMPLEMENTED");

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use mar_proto::session::session_service_client::SessionServiceClient;
 use mar_proto::session::*;
+use mar_proto::types::ToolResult;
 use mar_runtime::auth::api_key;
 use mar_runtime::clock::SystemIds;
 use mar_tests::client::request_id;
@@ -62,6 +63,7 @@ async fn answers(client: &mut Client, session: &str, run: &str) -> Vec<(&'static
         task: start.task.clone(),
         ..Default::default()
     };
+    let start_input = task::question("why?").input;
     let said = vec![
         ("get_session", Refused::by(client.get_session(GetSessionRequest { name: session.clone() }).await)),
         ("update_session", Refused::by(client.update_session(update).await)),
@@ -86,6 +88,31 @@ async fn answers(client: &mut Client, session: &str, run: &str) -> Vec<(&'static
         (
             "cancel_run",
             Refused::by(client.cancel_run(CancelRunRequest { name: run.clone(), ..Default::default() }).await),
+        ),
+        (
+            "submit_tool_result",
+            Refused::by(
+                client
+                    .submit_tool_result(SubmitToolResultRequest {
+                        request_id: request_id(),
+                        run: run.clone(),
+                        result: Some(ToolResult { call_id: "x/1/0".into(), ..ToolResult::default() }),
+                    })
+                    .await,
+            ),
+        ),
+        (
+            "submit_input",
+            Refused::by(
+                client
+                    .submit_input(SubmitInputRequest {
+                        request_id: request_id(),
+                        run: run.clone(),
+                        input: start_input.clone(),
+                        call_id: String::new(),
+                    })
+                    .await,
+            ),
         ),
         (
             "list_events",

@@ -29,6 +29,8 @@ mod answers;
 #[cfg(test)]
 mod approving;
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod following;

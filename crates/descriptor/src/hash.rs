@@ -94,6 +94,22 @@ impl Hash {
         Ok(Self::of(domain, canonical::foreign(value)?.as_bytes()))
     }
 
+    /// The pin of a tool: what a model is told of it, under [`domain::TOOL_DEFINITION`]. `name` is `upstream.tool`.
+    ///
+    /// # Errors
+    /// When a schema is nested too deeply or too large.
+    pub fn of_tool_definition(
+        name: &str,
+        description: &str,
+        input_schema: &Value,
+        output_schema: Option<&Value>,
+    ) -> Result<Self, canonical::Error> {
+        let told = serde_json::json!({
+            "name": name, "description": description, "input_schema": input_schema, "output_schema": output_schema,
+        });
+        Self::of_foreign(domain::TOOL_DEFINITION, &told)
+    }
+
     /// The digest that these bytes are.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -14,6 +14,7 @@ use mar_runtime::violations::Violations;
 use schema::OutputSchema;
 use selector::Selector;
 
+pub mod caller_tool;
 pub mod media;
 pub mod schema;
 pub mod selector;
@@ -46,6 +47,7 @@ pub fn check(task: &Task, found: &mut Violations) {
     for (index, selector) in task.tools.iter().enumerate() {
         found.item("tools", index, |found| found.take("pattern", selector.pattern.parse::<Selector>()).is_some());
     }
+    caller_tool::check(task, found);
     if let Some(model) = &task.model {
         found.within("model", |found| check_model(model, found));
     }
@@ -139,15 +141,20 @@ fn check_input(parts: &[Part], found: &mut Violations) {
     let bytes: usize = parts.iter().map(media::part_bytes).sum();
     found.require(bytes <= MAX_INPUT_BYTES, "input", format!("must be at most {MAX_INPUT_BYTES} bytes together"));
     for (index, part) in parts.iter().take(MAX_PARTS).enumerate() {
-        found.item("input", index, |found| match &part.content {
-            Some(Content::Text(text)) => {
-                found.require(!text.trim().is_empty(), "text", "must not be empty");
-            }
-            Some(Content::Media(media)) => found.within("media", |found| check_media(media, found)),
-            _ => {
-                found.field("", "must be text or media");
-            }
-        });
+        found.item("input", index, |found| check_part(part, found));
+    }
+}
+
+/// Records what is wrong with a part of text or media.
+pub fn check_part(part: &Part, found: &mut Violations) {
+    match &part.content {
+        Some(Content::Text(text)) => {
+            found.require(!text.trim().is_empty(), "text", "must not be empty");
+        }
+        Some(Content::Media(media)) => found.within("media", |found| check_media(media, found)),
+        _ => {
+            found.field("", "must be text or media");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mar_alignment::Policy;
 use mar_descriptor::{HaltingSection, TrustTier};
-use mar_proto::types::Part;
+use mar_proto::types::{Part, ToolDefinition};
 
 use crate::schema::OutputSchema;
 use crate::selector::Selector;
@@ -34,6 +34,8 @@ pub struct Order {
     pub brief: Brief,
     /// Which tools the agent may have.
     pub selectors: Vec<Selector>,
+    /// The tools that the task brings along, for its caller to execute.
+    pub caller_tools: Vec<ToolDefinition>,
     /// What the model has to be.
     pub model: ModelWish,
     /// The run's limits.

@@ -75,7 +75,8 @@ impl Synthesis {
     /// # Errors
     /// Every variant of [`Error`].
     pub async fn generate(&self, call: &Call, order: &Order) -> Result<Agent, Error> {
-        let (pick, found) = self.known(call, order).await?;
+        let (pick, mut found) = self.known(call, order).await?;
+        found.bring(&order.caller_tools);
         let stack = Stack::new([Some(self.platform.clone()), order.policy.clone()].into_iter().flatten());
         let caller = &call.identity.caller;
         let agent = policy_agent(caller, order, &pick);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mar_alignment::{Agent, Decision, Question, Request, Stack, Verdict};
 use mar_descriptor::SealedTool;
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
-use mar_proto::types::ToolDefinition;
+use mar_proto::types::{self, ToolDefinition};
 use mar_runtime::ServiceName;
 use mar_runtime::violations::Violations;
 
@@ -21,6 +21,8 @@ use crate::selector::Selector;
 pub const KIND: &str = "agentruntime.tool.v1.Tool";
 
 const PREFIX: &str = "tools/";
+/// The tool with which an agent asks its caller.
+const ASK: &str = "caller.ask";
 const PAGE_SIZE: i32 = 500;
 /// A catalogue that does not end by then is broken.
 const MAX_PAGES: usize = 100;
@@ -30,6 +32,8 @@ const MAX_PAGES: usize = 100;
 pub struct Found {
     tools: BTreeMap<String, Tool>,
     unavailable: BTreeSet<String>,
+    /// Names of tools that the task brings along.
+    brought: BTreeSet<String>,
 }
 
 /// The tools of one agent, by name.
@@ -75,6 +79,24 @@ impl Found {
         }
     }
 
+    /// Adds the tools that a task brings along.
+    pub fn bring(&mut self, tools: &[ToolDefinition]) {
+        for definition in tools {
+            let name = definition.name.strip_prefix(PREFIX).unwrap_or(&definition.name).to_owned();
+            // As the gateway sees them: what the runtime defines is reviewed with it.
+            let asks = name == ASK;
+            let trust_tier = if asks { types::TrustTier::Aligned } else { types::TrustTier::Unverified };
+            let tool = Tool {
+                name: definition.name.clone(),
+                definition: Some(definition.clone()),
+                trust_tier: trust_tier.into(),
+                ..Tool::default()
+            };
+            self.brought.insert(name.clone());
+            self.tools.insert(name, tool);
+        }
+    }
+
     /// What the policies let the agent have. A tool or an upstream that a selector names is not silently left out.
     ///
     /// # Errors
@@ -97,7 +119,8 @@ impl Found {
         if !down.is_empty() {
             return Err(Error::Upstream { upstreams: down.into_iter().collect() });
         }
-        let named: BTreeSet<&str> = selectors.iter().filter_map(Selector::named).collect();
+        let mut named: BTreeSet<&str> = selectors.iter().filter_map(Selector::named).collect();
+        named.extend(self.brought.iter().map(String::as_str));
         let mut denied = Vec::new();
         self.tools.retain(|name, tool| {
             let decision = decide(policy, agent, name, tool);

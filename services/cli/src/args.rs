@@ -63,6 +63,8 @@ Examples:
   mar runs verify 01935c20                     0: the record is what was written; 1: it is not
   mar runs pause 01935c20                      parks it when nothing of it is in flight
   mar runs resume 01935c20
+  mar runs submit 01935c20 3/0 --result out.json    the result of a call that the caller makes
+  mar runs answer 01935c20 \"The red one.\"    what the agent asked for
   mar runs cancel 01935c20";
 
     pub(super) const APPROVALS: &str = "\
@@ -110,7 +112,7 @@ pub enum Command {
     /// Runs a task and shows its way to the answer
     #[command(after_help = examples::RUN, after_long_help = run_long_help())]
     Run(Box<RunArgs>),
-    /// Lists, shows, follows, verifies, pauses, resumes and cancels runs
+    /// Lists, shows, follows, verifies, pauses, resumes, feeds and cancels runs
     #[command(after_help = examples::RUNS)]
     Runs {
         /// What to do with runs.
@@ -184,6 +186,8 @@ impl Command {
                 | RunsCommand::Pause(args)
                 | RunsCommand::Resume(args)
                 | RunsCommand::Cancel(args) => args.json,
+                RunsCommand::Submit(args) => args.run.json,
+                RunsCommand::Answer(args) => args.run.json,
             },
             Self::Approvals { command } => command.wants_json(),
             Self::Models { command: ModelsCommand::List(args) } => args.json,
@@ -285,6 +289,12 @@ pub struct RunArgs {
     /// Tools the agent may have: upstream.tool, upstream.* or *; separated by commas [default: none]
     #[arg(long, value_delimiter = ',', value_name = "TOOLS")]
     pub tools: Vec<String>,
+    /// JSON file with tools that the caller executes: [{name, description, input_schema, …}]
+    #[arg(long, value_name = "FILE")]
+    pub caller_tools: Option<PathBuf>,
+    /// Lets the agent ask questions, which `mar runs answer` answers
+    #[arg(long)]
+    pub may_ask: bool,
     /// Turns of the model at the most
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     pub max_steps: Option<i64>,
@@ -338,9 +348,46 @@ pub enum RunsCommand {
     /// Lets a paused run go on
     #[command(after_help = examples::RUNS)]
     Resume(RunArg),
+    /// Gives the result of a call that waits for its caller to make it
+    #[command(after_help = examples::RUNS)]
+    Submit(SubmitArgs),
+    /// Answers a question that an agent asks its caller
+    #[command(after_help = examples::RUNS)]
+    Answer(AnswerArgs),
     /// Asks a run to stop
     #[command(after_help = examples::RUNS)]
     Cancel(RunArg),
+}
+
+/// `mar runs submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArg,
+    /// The call: STEP/INDEX, or its whole id
+    #[arg(value_name = "CALL")]
+    pub call: String,
+    /// File with the result, as text or JSON; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub result: PathBuf,
+    /// The call failed, and the result says why
+    #[arg(long)]
+    pub error: bool,
+}
+
+/// `mar runs answer`.
+#[derive(Debug, Args)]
+pub struct AnswerArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArg,
+    /// The answer; `-` reads it from standard input
+    #[arg(value_name = "TEXT")]
+    pub text: String,
+    /// The call that asks: STEP/INDEX, or its whole id [default: the first that waits]
+    #[arg(long, value_name = "CALL")]
+    pub call: Option<String>,
 }
 
 /// `mar runs list`.

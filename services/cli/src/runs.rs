@@ -23,6 +23,7 @@ use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
 
 mod hold;
+mod submit;
 mod verify;
 
 const PAGE: i32 = 200;
@@ -41,6 +42,8 @@ pub async fn runs(command: RunsCommand, out: Out) -> Result<Exit, Failure> {
         RunsCommand::Verify(args) => verify::verify(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Pause(args) => hold::pause(&args, out).await,
         RunsCommand::Resume(args) => hold::resume(&args, out).await,
+        RunsCommand::Submit(args) => submit::submit(&args, out).await,
+        RunsCommand::Answer(args) => submit::answer(&args, out).await,
         RunsCommand::Cancel(args) => cancel(&args.run, &args.endpoint, args.json, out).await,
     }
 }

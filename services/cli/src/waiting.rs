@@ -2,7 +2,8 @@
 
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
-    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, HeldCall, Run, RunState, RunWaiting, WaitReason,
+    ApprovalDecided, ApprovalRequested, ApprovalState, CallHandedOver, EventContent, HeldCall, Run, RunState,
+    RunWaiting, WaitReason,
 };
 use serde_json::{Map, Value, json};
 
@@ -53,7 +54,10 @@ pub fn hints(run: &Run, ink: Ink) -> Vec<String> {
             call.approval
         ),
         None => {
-            format!("{} for {} of call {}", ink.warn("waits"), what(call.wait_reason()), one_line(&call.call_id, SHOWN))
+            let arguments = one_line(&call.arguments_json, SHOWN);
+            let held =
+                CallHandedOver { call_id: call.call_id.clone(), reason: call.wait_reason, ..CallHandedOver::default() };
+            format!("{} {arguments} {}", tool_name(&call.tool), handed(&held, &run.name, ink))
         }
     };
     let mut lines: Vec<_> = run.held_calls.iter().map(held).collect();
@@ -63,6 +67,15 @@ pub fn hints(run: &Run, ink: Ink) -> Vec<String> {
         lines.push(format!("{} when nothing of it is in flight; mar runs resume {}", ink.warn("pauses"), run.name));
     }
     lines
+}
+
+/// A call that is in the caller's hands.
+pub fn handed(held: &CallHandedOver, run: &str, ink: Ink) -> String {
+    let place = held.call_id.split_once('/').map_or(held.call_id.as_str(), |(_, place)| place);
+    match held.reason() {
+        WaitReason::Input => format!("{} for an answer: mar runs answer {run} TEXT", ink.warn("waits")),
+        _ => format!("{} for its result: mar runs submit {run} {place} --result FILE", ink.warn("waits")),
+    }
 }
 
 fn paused(run: &str, ink: Ink) -> String {
@@ -229,6 +242,31 @@ mod tests {
         );
         run.set_wait_reason(WaitReason::Paused);
         assert_eq!((state_text(&run).as_str(), hints(&run, INK).len()), ("WAITING, paused", 2));
+    }
+
+    #[test]
+    fn a_call_of_the_callers_says_how_to_give_its_result() {
+        let call = HeldCall {
+            call_id: "r/3/0".into(),
+            tool: "tools/caller.open".into(),
+            arguments_json: r#"{"path":"a.rs"}"#.into(),
+            wait_reason: WaitReason::ToolResult.into(),
+            ..HeldCall::default()
+        };
+        let asks = HeldCall {
+            tool: "tools/caller.ask".into(),
+            arguments_json: "{}".into(),
+            wait_reason: WaitReason::Input.into(),
+            ..call.clone()
+        };
+        let run = Run { name: "sessions/s/runs/r".into(), held_calls: vec![call, asks], ..Run::default() };
+        assert_eq!(
+            hints(&run, INK),
+            [
+                r#"caller.open {"path":"a.rs"} waits for its result: mar runs submit sessions/s/runs/r 3/0 --result FILE"#,
+                "caller.ask {} waits for an answer: mar runs answer sessions/s/runs/r TEXT",
+            ]
+        );
     }
 
     #[test]

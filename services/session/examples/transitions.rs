@@ -17,7 +17,10 @@ use mar_descriptor::SigningKey;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse, Turn, stream_generate_response::Frame};
 use mar_proto::session::{Agent, RunState, Session, Task};
-use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, invoke_tool_response::Outcome};
+use mar_proto::tool::{
+    InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse, invoke_tool_response::Outcome,
+    receive_result_response,
+};
 use mar_proto::types::{
     HaltingPolicy, Message, Part, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
 };
@@ -107,6 +110,16 @@ impl Peers for Instant {
         let result =
             ToolResult { content: vec![text("a result of middling length, as tools give them")], ..Default::default() };
         Ok(InvokeToolResponse { outcome: Some(Outcome::Result(result)), ..InvokeToolResponse::default() })
+    }
+
+    async fn receive_result(
+        &self,
+        _: &RunContext,
+        request: ReceiveResultRequest,
+        _: Duration,
+    ) -> Result<ReceiveResultResponse, Refusal> {
+        let outcome = request.result.map(receive_result_response::Outcome::Result);
+        Ok(ReceiveResultResponse { outcome, ..ReceiveResultResponse::default() })
     }
 
     fn forget(&self, _: &RunContext) {}

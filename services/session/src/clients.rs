@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
-use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse};
+use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse};
 use mar_proto::types::{SealedDescriptor, Usage};
 use mar_runtime::auth::Caller;
 use uuid::Uuid;
@@ -93,6 +93,14 @@ pub trait Peers: Send + Sync + 'static {
         request: InvokeToolRequest,
         deadline: Duration,
     ) -> Result<InvokeToolResponse, Refusal>;
+
+    /// Has the result of a call that was handed over decided on.
+    async fn receive_result(
+        &self,
+        context: &RunContext,
+        request: ReceiveResultRequest,
+        deadline: Duration,
+    ) -> Result<ReceiveResultResponse, Refusal>;
 
     /// Drops what is kept for a run that has ended.
     fn forget(&self, context: &RunContext);

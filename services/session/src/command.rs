@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mar_proto::types::{Part, ToolResult};
 use prost::Message as _;
 
-use crate::run::{Command, Resolution};
+use crate::run::{Command, Reply, Resolution, Submission};
 use crate::store;
 
 /// Exactly one is set.
@@ -19,7 +19,7 @@ struct Stored {
     #[prost(message, optional, tag = "4")]
     resolve: Option<Resolve>,
     #[prost(message, optional, tag = "5")]
-    tool_result: Option<ToolResult>,
+    submitted: Option<Submitted>,
     #[prost(message, optional, tag = "6")]
     input: Option<Input>,
 }
@@ -55,10 +55,23 @@ struct Resolve {
     comment: String,
 }
 
+/// Before the gateway was asked about it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Submitted {
+    #[prost(message, optional, tag = "1")]
+    result: Option<ToolResult>,
+    #[prost(string, tag = "2")]
+    principal: String,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Input {
     #[prost(message, repeated, tag = "1")]
     parts: Vec<Part>,
+    #[prost(string, tag = "2")]
+    call_id: String,
+    #[prost(string, tag = "3")]
+    principal: String,
 }
 
 /// A command as bytes.
@@ -71,8 +84,12 @@ pub fn encode(command: &Command) -> Bytes {
         Command::Resolve(Resolution { approval, digest, approved, principal, comment }) => {
             stored.resolve = Some(Resolve { approval, digest, approved, principal, comment });
         }
-        Command::ToolResult(result) => stored.tool_result = Some(*result),
-        Command::Input(parts) => stored.input = Some(Input { parts }),
+        Command::ToolResult(given) => {
+            stored.submitted = Some(Submitted { result: Some(given.result), principal: given.principal });
+        }
+        Command::Input(Reply { call_id, parts, principal }) => {
+            stored.input = Some(Input { parts, call_id, principal });
+        }
     }
     stored.encode_to_vec().into()
 }
@@ -90,8 +107,12 @@ pub fn decode(bytes: &Bytes) -> Result<Command, store::Error> {
     let resolve = stored.resolve.map(|Resolve { approval, digest, approved, principal, comment }| {
         Command::Resolve(Resolution { approval, digest, approved, principal, comment })
     });
-    let result = stored.tool_result.map(|result| Command::ToolResult(Box::new(result)));
-    let input = stored.input.map(|Input { parts }| Command::Input(parts));
+    let result = stored.submitted.map(|Submitted { result, principal }| {
+        let result = result.unwrap_or_default();
+        Command::ToolResult(Box::new(Submission { result, principal, ..Submission::default() }))
+    });
+    let input =
+        stored.input.map(|Input { parts, call_id, principal }| Command::Input(Reply { call_id, parts, principal }));
     cancel.or(pause).or(resume).or(resolve).or(result).or(input).ok_or_else(corrupt)
 }
 
@@ -113,8 +134,12 @@ mod tests {
             Command::Pause { principal: String::new() },
             Command::Resume,
             Command::Resolve(resolution),
-            Command::ToolResult(Box::default()),
-            Command::Input(Vec::new()),
+            Command::ToolResult(Box::new(Submission {
+                result: ToolResult { call_id: "r/1/0".into(), ..ToolResult::default() },
+                principal: "user:ada".into(),
+                ..Submission::default()
+            })),
+            Command::Input(Reply { call_id: "r/1/0".into(), parts: Vec::new(), principal: "user:ada".into() }),
         ];
         for command in commands {
             assert_eq!(decode(&encode(&command)).unwrap(), command);

@@ -68,6 +68,14 @@ pub enum Error {
         /// One clause.
         why: &'static str,
     },
+    /// The call is not in the caller's hands.
+    #[error("call {call_id} does not wait for this: {why}")]
+    CallState {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+        /// One clause.
+        why: &'static str,
+    },
     /// The service stops.
     #[error("the service is draining")]
     Draining,
@@ -119,6 +127,9 @@ impl From<Error> for Status {
                     .resource("approval", name)
                     .metadata("state", state.as_str_name().trim_start_matches("APPROVAL_STATE_"))
                     .into()
+            }
+            Error::CallState { call_id, .. } => {
+                Fault::new(Code::FailedPrecondition, ErrorReason::CallState, text).metadata("call_id", call_id).into()
             }
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()

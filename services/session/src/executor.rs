@@ -44,6 +44,7 @@ mod hand_over;
 mod park;
 mod sabotaged;
 mod seal;
+mod submission;
 
 /// Pause before a commit, or a state change, is tried again: doubling between these.
 const STORE_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));

@@ -234,13 +234,22 @@ impl SessionService for Service {
 
     async fn submit_tool_result(
         &self,
-        _: Request<SubmitToolResultRequest>,
+        request: Request<SubmitToolResultRequest>,
     ) -> Result<Response<SubmitToolResultResponse>, Status> {
-        missing("SubmitToolResult")
+        let caller = caller(&request, scope::WRITE)?;
+        let submit = convert::submit_tool_result(&caller, request.into_inner())?;
+        let run = self.runs.submit_result(&caller.tenant, submit).await?;
+        Ok(Response::new(SubmitToolResultResponse { run: Some(run) }))
     }
 
-    async fn submit_input(&self, _: Request<SubmitInputRequest>) -> Result<Response<SubmitInputResponse>, Status> {
-        missing("SubmitInput")
+    async fn submit_input(
+        &self,
+        request: Request<SubmitInputRequest>,
+    ) -> Result<Response<SubmitInputResponse>, Status> {
+        let caller = caller(&request, scope::WRITE)?;
+        let submit = convert::submit_input(&caller, request.into_inner())?;
+        let run = self.runs.submit_input(&caller.tenant, submit).await?;
+        Ok(Response::new(SubmitInputResponse { run: Some(run) }))
     }
 
     async fn create_blob(

@@ -29,7 +29,9 @@ mod tests;
 pub use apply::timestamp;
 pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use event::{error_result, idempotency_key};
-pub use input::{ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Resolution, Retry, Timed};
+pub use input::{
+    ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Reply, Resolution, Retry, Submission, Timed,
+};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
 
 /// Tries of one generation that reach a provider before the run fails.

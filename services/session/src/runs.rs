@@ -33,12 +33,14 @@ mod claim;
 mod command;
 mod control;
 mod follow;
+mod submit;
 
 pub use admit::Admit;
 pub use approvals::Decide;
 pub use command::Wish;
 pub use control::Target;
 pub use follow::{Follow, FrameStream};
+pub use submit::Submit;
 
 /// Runs claimed at a time.
 const CLAIM_BATCH: i64 = 64;

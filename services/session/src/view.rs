@@ -123,6 +123,7 @@ pub fn summary(mut run: Run) -> Run {
     if let Some(task) = &mut run.task {
         task.input.clear();
         task.parameters.clear();
+        task.caller_tools.clear();
     }
     for call in &mut run.held_calls {
         call.arguments_json.clear();

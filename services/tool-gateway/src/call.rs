@@ -158,6 +158,30 @@ impl Dispatcher {
         Outcome { kind, record, tainted }
     }
 
+    /// Decides on the result of a call that somebody else has made. What comes from outside taints, whoever brings it.
+    pub fn take(&self, call: &Invocation, answer: Answer) -> Outcome {
+        let mut record = Record::new(call);
+        let kind = self.taken(call, answer, &mut record).map_or_else(|kind| kind, Kind::Answered);
+        record.conclude(&kind);
+        Outcome { kind, record, tainted: true }
+    }
+
+    fn taken(&self, call: &Invocation, answer: Answer, record: &mut Record) -> Result<Answer, Kind> {
+        let not_here = || Denial::told("TOOL_NOT_SEALED", "this agent has no such tool whose results others bring");
+        let sealed = call.sealed.descriptor().agent.tool(&call.tool);
+        let sealed = sealed.filter(|_| elsewhere::executor(upstream_of(&call.tool)).is_some()).ok_or_else(not_here)?;
+        record.sealed_definition(sealed.definition_hash);
+        elsewhere::pinned(call, sealed.definition_hash, record)?;
+        let declared = Tool {
+            name: call.tool.clone(),
+            upstream: upstream_of(&call.tool).to_owned(),
+            read_only: sealed.read_only,
+            idempotent: sealed.idempotent,
+            trust_tier: elsewhere::trust_tier(&call.tool),
+        };
+        Ok(self.receive(call, declared, cap(answer, elsewhere::MAX_RESULT_BYTES), record))
+    }
+
     async fn clear<'a>(&'a self, call: &Invocation, record: &mut Record) -> Result<Cleared<'a>, Kind> {
         let agent = &call.sealed.descriptor().agent;
         let Some(sealed) = agent.tool(&call.tool) else {

@@ -1,9 +1,9 @@
 //! A tool's definition: what a model is told of it, its pin, and the check of its arguments.
 
 use jsonschema::Validator;
-use mar_descriptor::{Hash, canonical, domain};
+use mar_descriptor::{Hash, canonical};
 use mar_proto::types::{Executor, ToolDefinition};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// The longest description, in bytes.
 pub const MAX_DESCRIPTION_BYTES: usize = 8 * 1024;
@@ -92,10 +92,8 @@ impl Definition {
         let output_schema = output.as_ref().map(|schema| schema_text(schema, "output")).transpose()?;
         let validator =
             jsonschema::options().offline().build(&input).map_err(|error| Refusal::Schema(cut(&error.to_string())))?;
-        let hashed = json!({
-            "name": name, "description": description, "input_schema": input, "output_schema": output,
-        });
-        let hash = Hash::of_foreign(domain::TOOL_DEFINITION, &hashed).map_err(|_| Refusal::SchemaSize("input"))?;
+        let hash = Hash::of_tool_definition(&name, &description, &input, output.as_ref())
+            .map_err(|_| Refusal::SchemaSize("input"))?;
         let Declared { idempotent, read_only } = declared;
         Ok(Self { name, tool, hash, idempotent, read_only, description, input_schema, output_schema, validator })
     }
@@ -157,6 +155,8 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn described(schema: Value) -> Described {

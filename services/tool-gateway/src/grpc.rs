@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use crate::app::Gateway;
 use crate::call::Invocation;
 use crate::error::Error;
+use crate::outcome::Answer;
 
 mod convert;
 
@@ -64,6 +65,15 @@ impl ToolGatewayService for Gateway {
         let outcome = self.app().dispatcher.invoke(&invocation).instrument(span).await;
         Ok(Response::new(convert::outcome(&invocation, outcome)))
     }
+
+    async fn receive_result(
+        &self,
+        request: Request<pb::ReceiveResultRequest>,
+    ) -> Result<Response<pb::ReceiveResultResponse>, Status> {
+        let (call, answer) = self.admit_result(request)?;
+        let outcome = self.app().dispatcher.take(&call, answer);
+        Ok(Response::new(convert::taken(&call, outcome)))
+    }
 }
 
 impl Gateway {
@@ -96,5 +106,35 @@ impl Gateway {
             definition: request.definition,
             remaining,
         })
+    }
+
+    /// The same for a result that somebody else brings.
+    fn admit_result(&self, request: Request<pb::ReceiveResultRequest>) -> Result<(Invocation, Answer), Status> {
+        let app = self.app();
+        let identity = Identity::of(&request)?.clone();
+        let grant = identity.require_run()?;
+        let request = request.into_inner();
+        let mut found = Violations::new();
+        let hash = convert::granted_hash(grant, &mut found);
+        let offered = convert::sealed(request.descriptor, &mut found);
+        let tool = convert::tool_name(&request.tool, "tool", &mut found).to_owned();
+        convert::short(&request.call_id, "call_id", &mut found);
+        let facts = convert::facts(request.facts.unwrap_or_default(), &mut found);
+        let answer = convert::brought(request.result.unwrap_or_default(), &mut found);
+        found.into_result(())?;
+        let sealed = app.descriptors.resolve(&identity.caller.tenant, hash, offered)?;
+        let call = Invocation {
+            caller: identity.caller,
+            sealed,
+            call_id: request.call_id,
+            tool,
+            arguments_json: String::new(),
+            idempotency_key: String::new(),
+            facts,
+            approval: None,
+            definition: request.definition,
+            remaining: None,
+        };
+        Ok((call, answer))
     }
 }

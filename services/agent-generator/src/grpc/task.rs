@@ -17,6 +17,7 @@ pub(super) fn order(task: Task, purpose: String, limits: HaltingSection, found: 
     let selectors: BTreeSet<Selector> = task.tools.iter().filter_map(|tool| tool.pattern.parse().ok()).collect();
     Order {
         brief: read_brief(&task, purpose),
+        caller_tools: mar_task::caller_tool::definitions(&task),
         selectors: selectors.into_iter().collect(),
         model: model(task.model.unwrap_or_default()),
         limits,

@@ -134,6 +134,7 @@ fn order() -> Order {
             purpose: "support".into(),
         },
         selectors: vec!["*".parse().unwrap()],
+        caller_tools: Vec::new(),
         model: ModelWish {
             routing_policy: String::new(),
             models: Vec::new(),

@@ -12,8 +12,8 @@ use mar_proto::router::{
 };
 use mar_proto::tool::tool_gateway_service_server::ToolGatewayService;
 use mar_proto::tool::{
-    GetToolRequest, GetToolResponse, InvokeToolRequest, InvokeToolResponse, ListToolsRequest, ListToolsResponse, Tool,
-    UpstreamState,
+    GetToolRequest, GetToolResponse, InvokeToolRequest, InvokeToolResponse, ListToolsRequest, ListToolsResponse,
+    ReceiveResultRequest, ReceiveResultResponse, Tool, UpstreamState,
 };
 use mar_proto::types::{ToolDefinition, TrustTier};
 use mar_runtime::status::Fault;
@@ -195,6 +195,10 @@ impl ToolGatewayService for FakeGateway {
     }
 
     async fn invoke_tool(&self, _: Request<InvokeToolRequest>) -> Answer<InvokeToolResponse> {
+        Err(Status::unimplemented("fake"))
+    }
+
+    async fn receive_result(&self, _: Request<ReceiveResultRequest>) -> Answer<ReceiveResultResponse> {
         Err(Status::unimplemented("fake"))
     }
 }

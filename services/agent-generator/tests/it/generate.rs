@@ -2,8 +2,8 @@
 
 use mar_proto::agent::GetAgentRequest;
 use mar_proto::agent::agent_generator_service_client::AgentGeneratorServiceClient;
-use mar_proto::session::{ModelConstraints, Task};
-use mar_proto::types::{Media, Origin, Part, Role, TrustTier, media::Source, part::Content};
+use mar_proto::session::{CallerTool, ModelConstraints, Task};
+use mar_proto::types::{Executor, Media, Origin, Part, Role, TrustTier, media::Source, part::Content};
 use mar_runtime::peer::Peer;
 
 use crate::harness::{Harness, limits, request, task, text, verified};
@@ -43,6 +43,46 @@ async fn an_agent_with_search() {
     let stored = harness.client.get_agent(GetAgentRequest { name: answer.name }).await.unwrap().into_inner();
     assert_eq!(stored.descriptor.unwrap(), sealed);
     assert!(stored.create_time.unwrap().seconds > 0);
+}
+
+#[tokio::test]
+async fn an_agent_with_tools_of_its_caller() {
+    let mut harness = Harness::start().await;
+    let mut asked = task(&["docs.search"]);
+    asked.may_ask = true;
+    asked.caller_tools = vec![CallerTool {
+        name: "open".into(),
+        description: "Opens a file.".into(),
+        idempotent: true,
+        ..CallerTool::default()
+    }];
+    let agent = harness.client.generate_agent(request(asked.clone())).await.unwrap().into_inner().agent.unwrap();
+    let tools: Vec<_> =
+        agent.tools.iter().map(|tool| (tool.name.as_str(), tool.alias.as_str(), tool.executor())).collect();
+    assert_eq!(
+        tools,
+        [
+            ("tools/caller.ask", "caller_ask", Executor::Caller),
+            ("tools/caller.open", "caller_open", Executor::Caller),
+            ("tools/docs.search", "docs_search", Executor::Unspecified),
+        ]
+    );
+    let sealed = agent.descriptor.unwrap();
+    let verified = verified(&sealed);
+    let open = verified.descriptor().agent.tool("caller.open").unwrap();
+    assert_eq!(open.definition_hash.to_string(), agent.tools[1].definition_hash);
+    assert!(open.idempotent && !open.read_only);
+
+    // What the caller says of a tool is part of the agent.
+    asked.caller_tools[0].description = "Shuts a file.".into();
+    let other = harness.client.generate_agent(request(asked.clone())).await.unwrap().into_inner().agent.unwrap();
+    assert_ne!(other.descriptor.unwrap().hash, sealed.hash);
+
+    asked.alignment_policy = "permit (principal, action, resource); @id(\"no\") \
+        forbid (principal, action == Action::\"listTool\", resource) when { resource.name == \"caller.open\" };"
+        .into();
+    let refused = harness.client.generate_agent(request(asked)).await.unwrap_err();
+    assert!(refused.message().contains("tools/caller.open"), "{refused:?}");
 }
 
 #[tokio::test]

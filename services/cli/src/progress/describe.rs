@@ -53,7 +53,7 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::PauseRequested(_) => ink.warn("is to pause"),
         Body::ApprovalRequested(asked) => waiting::asked(asked, &event.run, ink),
         Body::ApprovalDecided(decided) => waiting::decided(decided, content, ink),
-        Body::CallHandedOver(handed) => format!("call {} waits for its caller", handed.call_id),
+        Body::CallHandedOver(handed) => waiting::handed(handed, &event.run, ink),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
     };

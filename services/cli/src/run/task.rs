@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use mar_proto::session::{ModelConstraints, Task, ToolSelector};
+use mar_proto::session::{CallerTool, ModelConstraints, Task, ToolSelector};
 use mar_proto::types::{HaltingPolicy, Part, part};
 
 use crate::args::{RunArgs, TaskArgs};
@@ -24,6 +24,8 @@ pub fn task(args: &RunArgs) -> Result<Task, Failure> {
         models: args.model.iter().map(|name| resource("models/", name)).collect(),
         ..ModelConstraints::default()
     };
+    task.may_ask = args.may_ask;
+    task.caller_tools = args.caller_tools.as_deref().map(caller_tools).transpose()?.unwrap_or_default();
     task.model = (model != ModelConstraints::default()).then_some(model);
     let max_active_time = args.max_time.map(prost_types::Duration::try_from).transpose();
     let halting = HaltingPolicy {
@@ -56,19 +58,59 @@ pub fn shared(args: &TaskArgs) -> Result<Task, Failure> {
     })
 }
 
+/// A tool as `--caller-tools` has it.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Declared {
+    name: String,
+    description: String,
+    #[serde(default)]
+    input_schema: Option<serde_json::Value>,
+    #[serde(default)]
+    output_schema: Option<serde_json::Value>,
+    #[serde(default)]
+    idempotent: bool,
+    #[serde(default)]
+    read_only: bool,
+}
+
+/// The tools that a file declares: a JSON array.
+fn caller_tools(path: &Path) -> Result<Vec<CallerTool>, Failure> {
+    let declared: Vec<Declared> = serde_json::from_str(&read(path)?)
+        .map_err(|error| Failure::usage(format!("{} declares no tools: {error}", path.display())))?;
+    let text = |schema: Option<serde_json::Value>| schema.map(|schema| schema.to_string()).unwrap_or_default();
+    let tool = |tool: Declared| CallerTool {
+        name: tool.name,
+        description: tool.description,
+        input_schema_json: text(tool.input_schema),
+        output_schema_json: text(tool.output_schema),
+        idempotent: tool.idempotent,
+        read_only: tool.read_only,
+    };
+    Ok(declared.into_iter().map(tool).collect())
+}
+
 /// A resource name out of a name or a bare id.
 pub fn resource(prefix: &str, name: &str) -> String {
     if name.starts_with(prefix) { name.to_owned() } else { format!("{prefix}{name}") }
 }
 
-fn read_input() -> Result<String, Failure> {
+/// Standard input as text.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn read_input() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(MAX_READ).read_to_end(&mut bytes);
     read.map_err(|error| Failure::usage(format!("standard input cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|_| Failure::usage("standard input is not UTF-8"))
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// A file as text.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Failure> {
     let failed = |error: std::io::Error| Failure::usage(format!("{} cannot be read: {error}", path.display()));
     let mut bytes = Vec::new();
     std::fs::File::open(path).and_then(|file| file.take(MAX_READ).read_to_end(&mut bytes)).map_err(failed)?;

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod approvals;
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod harness;

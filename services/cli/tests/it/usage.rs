@@ -2,7 +2,7 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 25] = [
     &["up"],
     &["run"],
     &["runs"],
@@ -12,6 +12,8 @@ const COMMANDS: [&[&str]; 23] = [
     &["runs", "verify"],
     &["runs", "pause"],
     &["runs", "resume"],
+    &["runs", "submit"],
+    &["runs", "answer"],
     &["runs", "cancel"],
     &["approvals"],
     &["approvals", "list"],

@@ -10,7 +10,7 @@ use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::router_service_client::RouterServiceClient;
 use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
-use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse};
+use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse};
 use mar_proto::types::{ErrorReason, SealedDescriptor, Usage};
 use mar_runtime::ServiceName;
 use mar_runtime::auth::{RunGrant, RunTokenCache};
@@ -200,6 +200,28 @@ impl Peers for GrpcPeers {
         let response = loop {
             let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
             match self.tools.clone().invoke_tool(call).await {
+                Ok(response) => break response.into_inner(),
+                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_token(&status) => self.forget(context),
+                Err(status) => return Err(refusal(&status)),
+            }
+        };
+        introduced.store(true, Ordering::Relaxed);
+        Ok(response)
+    }
+
+    async fn receive_result(
+        &self,
+        context: &RunContext,
+        mut request: ReceiveResultRequest,
+        deadline: Duration,
+    ) -> Result<ReceiveResultResponse, Refusal> {
+        let introduced = &context.introduced.tool_gateway;
+        request.descriptor = introduce(context, introduced);
+        let mut repeats = Repeats::default();
+        let response = loop {
+            let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
+            match self.tools.clone().receive_result(call).await {
                 Ok(response) => break response.into_inner(),
                 Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
                 Err(status) if repeats.wants_token(&status) => self.forget(context),

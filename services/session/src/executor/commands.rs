@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Executor;
 use crate::command;
-use crate::run::{Input, Timed};
+use crate::run::{Command, Input, Timed};
 
 /// Commands between the store and the run.
 #[derive(Debug)]
@@ -16,17 +16,19 @@ pub(super) struct Commands {
     unread: bool,
     /// Taken, and still in the store.
     taken: Vec<Uuid>,
+    /// Results that the gateway is being asked about.
+    asked: Vec<Uuid>,
 }
 
 impl Commands {
     /// Nobody has wanted anything yet.
     pub(super) fn none() -> Self {
-        Self { unread: false, taken: Vec::new() }
+        Self { unread: false, taken: Vec::new(), asked: Vec::new() }
     }
 
     /// Somebody may have wanted something before this executor began.
     pub(super) fn perhaps() -> Self {
-        Self { unread: true, taken: Vec::new() }
+        Self { unread: true, taken: Vec::new(), asked: Vec::new() }
     }
 
     /// There is something to read.
@@ -39,9 +41,16 @@ impl Commands {
         !self.unread && self.taken.is_empty()
     }
 
+    /// Whether the gateway is being asked about something.
+    pub(super) fn asks(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// These inputs are in the log, or will never be.
     pub(super) fn taken(&mut self, inputs: &[Timed]) {
-        self.taken.extend(inputs.iter().filter_map(id));
+        let ids: Vec<Uuid> = inputs.iter().filter_map(id).collect();
+        self.asked.retain(|asked| !ids.contains(asked));
+        self.taken.extend(ids);
     }
 }
 
@@ -80,10 +89,14 @@ impl Executor {
         self.commands.unread = false;
         let at = self.shared.clock.now();
         for row in rows {
-            if self.pending.iter().any(|timed| id(timed) == Some(row.id)) {
+            if self.commands.asked.contains(&row.id) || self.pending.iter().any(|timed| id(timed) == Some(row.id)) {
                 continue;
             }
             match command::decode(&row.body) {
+                Ok(Command::ToolResult(given)) if self.is_handed(&given.result.call_id) => {
+                    self.commands.asked.push(row.id);
+                    self.receive(row.id, *given);
+                }
                 Ok(command) => self.pending.push(Timed { at, input: Input::Commanded { id: row.id, command } }),
                 Err(error) => {
                     tracing::error!(run.id = %run, command.id = %row.id, error = %error, "command is dropped");

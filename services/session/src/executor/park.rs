@@ -12,12 +12,12 @@ impl Executor {
     pub(super) async fn park(&mut self) -> Result<bool, Halt> {
         let mut pause = STORE_BACKOFF.0;
         let mut refused = 0;
-        while self.state.is_parked() && self.pending.is_empty() && self.receiver.is_empty() {
+        while self.state.is_parked() && self.pending.is_empty() && self.receiver.is_empty() && !self.commands.asks() {
             if !self.fetch_commands().await {
                 // The next turn waits for the store with an eye on time.
                 return Ok(false);
             }
-            if !self.pending.is_empty() {
+            if !self.pending.is_empty() || self.commands.asks() {
                 return Ok(false);
             }
             match self.try_park().await {

@@ -15,8 +15,10 @@ use crate::store::RequestKey;
 
 mod command;
 mod session;
+mod submit;
 
 pub use command::{cancel_run, pause_run, resolve_approval, resume_run};
+pub use submit::{submit_input, submit_tool_result};
 
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
 const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";

@@ -4,14 +4,14 @@ use mar_proto::session::{
     ApprovalDecided, ApprovalQuestion, ApprovalRequested, ApprovalState, CallHandedOver, EventContent, PauseRequested,
     ToolOutcome, WaitReason, event_leaf::Body,
 };
-use mar_proto::types::{Origin, Part, ToolResult};
+use mar_proto::types::{Origin, ToolResult};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Effect;
 use super::absorb::{Plan, UNKNOWN_TEXT};
 use super::event::{Draft, parked, resumed, tool_intent, tool_returned, tool_unanswered};
-use super::input::{ApprovalWanted, CallReturn, Command, Resolution};
+use super::input::{ApprovalWanted, CallReturn, Command, Reply, Resolution, Submission};
 use super::state::{Call, CallState, Phase};
 use crate::log::stamp;
 
@@ -31,8 +31,8 @@ impl Plan {
                 }
             }
             Command::Resolve(resolution) => self.resolve(resolution, at),
-            Command::ToolResult(result) => self.give_result(result, at),
-            Command::Input(parts) => self.give_input(parts, at),
+            Command::ToolResult(submission) => self.give_result(submission, at),
+            Command::Input(reply) => self.give_input(reply, at),
         }
         self.command = None;
     }
@@ -152,34 +152,43 @@ impl Plan {
     }
 
     /// The result of a call in the caller's hands.
-    fn give_result(&mut self, result: &ToolResult, at: OffsetDateTime) {
-        let Some(call) = self.handed(WaitReason::ToolResult, |call| call.call_id == result.call_id) else { return };
-        let mut result = result.clone();
+    fn give_result(&mut self, given: &Submission, at: OffsetDateTime) {
+        let Some(call) = self.handed(WaitReason::ToolResult, &given.result.call_id) else { return };
+        let mut result = given.result.clone();
         // What comes from outside of the runtime is not trusted, whoever brings it.
         for part in &mut result.content {
-            part.tainted = true;
+            part.tainted |= part.origin() != Origin::Platform;
         }
         let (outcome, reason) =
             if result.is_error { (ToolOutcome::Error, "TOOL_ERROR") } else { (ToolOutcome::Ok, "") };
-        self.emit(at, tool_returned(&call, &submitted(&call, outcome, reason, result)));
+        let back = CallReturn {
+            decision_json: given.decision_json.clone(),
+            policy_hashes: given.policy_hashes.clone(),
+            size_bytes: given.size_bytes,
+            ..submitted(&call, outcome, reason, result)
+        };
+        let (body, mut content) = tool_returned(&call, &back);
+        content.principal.clone_from(&given.principal);
+        self.emit(at, (body, content));
     }
 
     /// What the caller says to the call that asks it.
-    fn give_input(&mut self, parts: &[Part], at: OffsetDateTime) {
-        let Some(call) = self.handed(WaitReason::Input, |_| true) else { return };
-        let result = ToolResult { content: parts.to_vec(), ..ToolResult::default() };
+    fn give_input(&mut self, reply: &Reply, at: OffsetDateTime) {
+        let Some(call) = self.handed(WaitReason::Input, &reply.call_id) else { return };
+        let result = ToolResult { content: reply.parts.clone(), ..ToolResult::default() };
         let (body, mut content) = tool_returned(&call, &submitted(&call, ToolOutcome::Ok, "", result));
         for part in content.tool_result.iter_mut().flat_map(|result| &mut result.content) {
             part.set_origin(Origin::Caller);
         }
+        content.principal.clone_from(&reply.principal);
         self.emit(at, (body, content));
     }
 
-    fn handed(&self, wanted: WaitReason, fits: impl Fn(&Call) -> bool) -> Option<Call> {
+    fn handed(&self, wanted: WaitReason, call_id: &str) -> Option<Call> {
         if self.state.stop.is_some() {
             return None;
         }
-        let held = |call: &&Call| call.state == CallState::Handed { reason: wanted } && fits(call);
+        let held = |call: &&Call| call.state == CallState::Handed { reason: wanted } && call.call_id == call_id;
         self.state.calls.iter().find(held).cloned()
     }
 

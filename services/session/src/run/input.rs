@@ -117,9 +117,35 @@ pub enum Command {
     /// A decision on an approval.
     Resolve(Resolution),
     /// The result of a call that the caller makes.
-    ToolResult(Box<ToolResult>),
+    ToolResult(Box<Submission>),
     /// What the caller says to a call that asks it.
-    Input(Vec<Part>),
+    Input(Reply),
+}
+
+/// The result of a call that the caller makes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Submission {
+    /// As it was brought; once the gateway was asked, as the agent may receive it.
+    pub result: ToolResult,
+    /// Who brought it.
+    pub principal: String,
+    /// The gateway's decision record; empty before it was asked.
+    pub decision_json: String,
+    /// Hashes of the policies that decided.
+    pub policy_hashes: Vec<String>,
+    /// Size of what was brought, before it was cut.
+    pub size_bytes: i64,
+}
+
+/// What the caller says to a call that asks it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reply {
+    /// `{run}/{step}/{index}`
+    pub call_id: String,
+    /// Text and media.
+    pub parts: Vec<Part>,
+    /// Who says it.
+    pub principal: String,
 }
 
 /// A decision on an approval.

@@ -51,19 +51,30 @@ impl Runs {
         key: Option<&RequestKey>,
         wanted: &Command,
     ) -> Result<Posted, Error> {
+        Ok(self.post_named(tenant, run, key, wanted).await?.0)
+    }
+
+    /// The same, with the command's id.
+    pub(super) async fn post_named(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        wanted: &Command,
+    ) -> Result<(Posted, Uuid), Error> {
         let row = CommandRow { id: self.ids().uuid_v7(), body: command::encode(wanted) };
-        let posted = match self.store().command_put(tenant, run, key, &row).await? {
-            Some(Outcome::Done(_)) => Posted::New,
-            Some(Outcome::Repeated(_)) => Posted::Before,
+        let (posted, id) = match self.store().command_put(tenant, run, key, &row).await? {
+            Some(Outcome::Done(id)) => (Posted::New, id),
+            Some(Outcome::Repeated(id)) => (Posted::Before, id),
             Some(Outcome::Reused) => return Err(Error::RequestIdReused),
-            None => Posted::Closed,
+            None => (Posted::Closed, row.id),
         };
         self.0.shared.crash.pass(Point::CommandStored).await;
         match self.live(tenant, run) {
             Some(live) => live.inbox.mail(),
             None => self.0.claim.notify_one(),
         }
-        Ok(posted)
+        Ok((posted, id))
     }
 
     /// Tells a run of a tenant what is wanted, if it is in a state in which that makes sense; answers the run, when it has
@@ -106,7 +117,7 @@ impl Runs {
     }
 
     /// Waits until the run is as wanted, or has ended.
-    async fn until(
+    pub(super) async fn until(
         &self,
         tenant: &str,
         session: Uuid,

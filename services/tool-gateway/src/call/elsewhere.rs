@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 use super::{Denial, Invocation, Kind, Record};
 use crate::definition::{Declared, Definition, Described};
 
+/// Results that others bring are cut at this size, as an upstream's are by default.
+pub(super) const MAX_RESULT_BYTES: usize = 64 << 10;
 /// Names that no upstream may have, and who makes the calls of their tools.
 const RESERVED: [(&str, Executor); 2] = [("caller", Executor::Caller), ("runtime", Executor::Runtime)];
 /// The tool with which an agent asks its caller. The runtime defines it.

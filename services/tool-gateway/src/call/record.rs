@@ -96,7 +96,8 @@ impl Record {
     /// Hashes of the policies that decided, in order and each once.
     pub fn policy_hashes(&self) -> Vec<String> {
         let mut hashes = Vec::new();
-        for policy in self.decision.iter().flat_map(|decision| decision.policies.iter().chain(&decision.current)) {
+        let decided = self.decision.iter().chain(&self.result_decision);
+        for policy in decided.flat_map(|decision| decision.policies.iter().chain(&decision.current)) {
             if !hashes.contains(&policy.hash) {
                 hashes.push(policy.hash.clone());
             }

@@ -3,18 +3,21 @@
 use mar_alignment::RunFacts;
 use mar_descriptor::{Hash, SealedDescriptor, Signature};
 use mar_proto::tool as pb;
-use mar_proto::types::{self, Origin, ToolResult};
+use mar_proto::types::{self, Origin, Part, ToolResult, media, part};
 use mar_runtime::auth::RunGrant;
 use mar_runtime::violations::Violations;
 
 use crate::call::{Approved, Invocation, Kind, Outcome};
 use crate::config::is_upstream_name;
+use crate::outcome::{Answer, note};
 use crate::registry::Pattern;
 
 const PREFIX: &str = "tools/";
 const MAX_ID: usize = 512;
 const MAX_PATTERNS: usize = 500;
 const MAX_APPROVERS: usize = 64;
+/// Bytes of a result that somebody brings, before it is cut.
+const MAX_BROUGHT: usize = 4 << 20;
 
 /// `upstream.tool` of `tools/upstream.tool`.
 pub(super) fn bare(name: &str) -> &str {
@@ -96,25 +99,75 @@ pub(super) fn approval(given: pb::ApprovalGiven, found: &mut Violations) -> Appr
     })
 }
 
+/// What somebody brings as a result. Who made its parts is not for a request to say.
+pub(super) fn brought(result: ToolResult, found: &mut Violations) -> Answer {
+    let mut answer = Answer { is_error: result.is_error, truncated: result.truncated, ..Answer::default() };
+    found.within("result", |found| {
+        for (index, part) in result.content.into_iter().enumerate() {
+            let size = match &part.content {
+                Some(part::Content::Text(text)) => Some(text.len()),
+                Some(part::Content::Media(media)) => match &media.source {
+                    Some(media::Source::Inline(bytes)) => Some(bytes.len()),
+                    _ => None,
+                },
+                _ => None,
+            };
+            found.require(size.is_some(), &format!("content[{index}]"), "must be text or inline media");
+            answer.size += size.unwrap_or_default();
+            answer.parts.push(Part { content: part.content, origin: Origin::Tool.into(), tainted: false });
+        }
+        let fits = answer.size <= MAX_BROUGHT;
+        found.require(fits, "content", format!("must be at most {MAX_BROUGHT} bytes together"));
+    });
+    if answer.parts.is_empty() {
+        answer.parts.push(note("[The tool returned nothing.]"));
+    }
+    answer.passages = result.passages;
+    answer
+}
+
+fn result(call: &Invocation, mut answer: Answer, tainted: bool) -> ToolResult {
+    for part in &mut answer.parts {
+        part.tainted = tainted && part.origin() == Origin::Tool;
+    }
+    ToolResult {
+        call_id: call.call_id.clone(),
+        provider_call_id: String::new(),
+        tool: format!("{PREFIX}{}", call.tool),
+        is_error: answer.is_error,
+        content: answer.parts,
+        passages: answer.passages,
+        truncated: answer.truncated,
+    }
+}
+
+/// What became of a result that somebody brought.
+pub(super) fn taken(call: &Invocation, outcome: Outcome) -> pb::ReceiveResultResponse {
+    use pb::invoke_tool_response::Outcome as Made;
+    use pb::receive_result_response::Outcome as Told;
+    let made = self::outcome(call, outcome);
+    let told = match made.outcome {
+        Some(Made::Result(result)) => Some(Told::Result(result)),
+        Some(Made::Denied(denied)) => Some(Told::Denied(denied)),
+        // A result is taken or refused; nothing is asked or called for it.
+        _ => None,
+    };
+    pb::ReceiveResultResponse {
+        outcome: told,
+        decision_json: made.decision_json,
+        policy_hashes: made.policy_hashes,
+        size_bytes: made.size_bytes,
+    }
+}
+
 pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResponse {
     use pb::invoke_tool_response::Outcome as Told;
     let Outcome { kind, record, tainted } = outcome;
     let mut size = 0;
     let told = match kind {
-        Kind::Answered(mut answer) => {
+        Kind::Answered(answer) => {
             size = answer.size;
-            for part in &mut answer.parts {
-                part.tainted = tainted && part.origin() == Origin::Tool;
-            }
-            Told::Result(ToolResult {
-                call_id: call.call_id.clone(),
-                provider_call_id: String::new(),
-                tool: format!("{PREFIX}{}", call.tool),
-                is_error: answer.is_error,
-                content: answer.parts,
-                passages: answer.passages,
-                truncated: answer.truncated,
-            })
+            Told::Result(result(call, answer, tainted))
         }
         Kind::Denied(denial) => Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message }),
         Kind::ApprovalRequired { digest, message, terms } => Told::ApprovalRequired(pb::ApprovalRequired {

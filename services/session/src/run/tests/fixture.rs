@@ -14,7 +14,9 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::log::stamp;
-use crate::run::{ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Input, Resolution, error_result};
+use crate::run::{
+    ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Input, Reply, Resolution, Submission, error_result,
+};
 
 pub const RUN: Uuid = Uuid::from_u128(7);
 pub const SESSION: Uuid = Uuid::from_u128(8);
@@ -227,7 +229,12 @@ pub fn handed(call_id: &str, attempt: i64, reason: WaitReason) -> Input {
 
 pub fn result_of_caller(call_id: &str) -> Command {
     let result = ToolResult { call_id: call_id.to_owned(), content: vec![text("done")], ..ToolResult::default() };
-    Command::ToolResult(Box::new(result))
+    Command::ToolResult(Box::new(Submission { result, principal: "user:ada".to_owned(), ..Submission::default() }))
+}
+
+pub fn reply(call_id: &str, words: &str) -> Command {
+    let (call_id, principal) = (call_id.to_owned(), "user:ada".to_owned());
+    Command::Input(Reply { call_id, parts: vec![text(words)], principal })
 }
 
 /// One word for an event, for sequences that are read.

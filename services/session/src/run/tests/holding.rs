@@ -100,7 +100,7 @@ fn the_caller_is_asked_and_answers() {
     story.tell(vec![turn(1, 1, vec![ask(SEND, "p0")])]);
     assert_eq!(story.tell(vec![handed(&call_id(1, 0), 1, WaitReason::Input)]), ["Handed(1/0)", "Waiting"]);
     assert!(story.tell(vec![command(1, result_of_caller(&call_id(1, 0)))]).is_empty(), "it waits for input");
-    let words = story.tell(vec![command(2, Command::Input(vec![text("the red one")]))]);
+    let words = story.tell(vec![command(2, reply(&call_id(1, 0), "the red one"))]);
     assert_eq!(words, ["Returned(1/0 OK)", "Resumed", "Started(2.1)"]);
     assert!(told(&story).contains("the red one"));
 }

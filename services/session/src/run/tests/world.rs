@@ -137,17 +137,16 @@ impl World {
     fn remedy(&mut self) -> Command {
         match self.driver.state.phase {
             Phase::Waiting(WaitReason::Approval) => self.decision(true),
-            Phase::Waiting(WaitReason::ToolResult) => {
-                let handed = self
-                    .driver
-                    .state
-                    .held_calls()
-                    .find(|call| call.state == CallState::Handed { reason: WaitReason::ToolResult });
-                fixture::result_of_caller(&handed.expect("a call in the caller's hands").call_id)
-            }
-            Phase::Waiting(WaitReason::Input) => Command::Input(vec![text("the red one")]),
+            Phase::Waiting(WaitReason::ToolResult) => fixture::result_of_caller(&self.handed(WaitReason::ToolResult)),
+            Phase::Waiting(WaitReason::Input) => fixture::reply(&self.handed(WaitReason::Input), "the red one"),
             _ => Command::Resume,
         }
+    }
+
+    /// A call in the caller's hands.
+    fn handed(&self, reason: WaitReason) -> String {
+        let handed = self.driver.state.held_calls().find(|call| call.state == CallState::Handed { reason });
+        handed.expect("a call in the caller's hands").call_id.clone()
     }
 
     /// What somebody may want at any time, whether it fits or not.
@@ -156,7 +155,7 @@ impl World {
             0 => self.decision(true),
             1 => self.decision(false),
             2 => fixture::result_of_caller(&fixture::call_id(1, 0)),
-            _ => Command::Input(vec![text("the blue one")]),
+            _ => fixture::reply(&fixture::call_id(1, 0), "the blue one"),
         }
     }
 
