@@ -29,6 +29,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         list_events(ListEventsRequest), verify_run(VerifyRunRequest), pause_run(PauseRunRequest),
         resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest),
+        erase_session(EraseSessionRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -39,7 +40,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
     assert_eq!(refused.fields, ["page_size", "page_token", "state"]);
 
     let later = refusals!(client;
-        erase_session(EraseSessionRequest), fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
+        fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
         export_run(ExportRunRequest),
         read_blob(ReadBlobRequest),
     );

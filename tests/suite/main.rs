@@ -33,6 +33,8 @@ mod callers;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod erasing;
+#[cfg(test)]
 mod following;
 #[cfg(test)]
 mod foreign;

@@ -10,8 +10,10 @@ use crate::exit;
 use crate::out::ColorChoice;
 
 mod approvals;
+mod sessions;
 
 pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
+pub use sessions::{EraseArgs, SessionArg, SessionStateName, SessionsCommand, SessionsListArgs};
 
 /// Runs tasks as agents, durably, under limits and a policy.
 #[derive(Debug, Parser)]
@@ -75,6 +77,14 @@ Examples:
   mar approvals deny 01935c20/3-0 --yes        without asking, as scripts need it
   mar approvals list --json | jq -r '.approvals[].name'";
 
+    pub(super) const SESSIONS: &str = "\
+Examples:
+  mar sessions list --state open
+  mar sessions show 01935c1e-…
+  mar sessions end 01935c1e-…                  cancels its runs and seals it
+  mar sessions erase 01935c1e-… --yes          destroys its payloads, salts and keys for good
+  mar sessions erase 01935c1e-… --end --yes    ends it first";
+
     pub(super) const MODELS: &str = "\
 Examples:
   mar models list
@@ -126,6 +136,13 @@ pub enum Command {
         #[command(subcommand)]
         command: ApprovalsCommand,
     },
+    /// Lists, shows, ends and erases sessions
+    #[command(after_help = examples::SESSIONS)]
+    Sessions {
+        /// What to do with sessions.
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
     /// Models of the catalogue
     #[command(after_help = examples::MODELS)]
     Models {
@@ -169,6 +186,16 @@ fn decide_long_help() -> String {
     )
 }
 
+fn erase_long_help() -> String {
+    format!(
+        "{}\n\nIt needs the scope sessions.erase. An open session is SESSION_OPEN, one of a tenant under legal hold LEGAL_HOLD; \
+         both end with 64 and destroy nothing. Hashes, chains, seals and signatures stay, and `mar runs verify` says that \
+         the payloads were erased.\n\n{}",
+        examples::SESSIONS,
+        exit::HELP
+    )
+}
+
 fn verify_long_help() -> String {
     format!("{}\n\nEvery fault is listed with its place.\n\n{}", examples::RUNS, exit::HELP)
 }
@@ -190,6 +217,7 @@ impl Command {
                 RunsCommand::Answer(args) => args.run.json,
             },
             Self::Approvals { command } => command.wants_json(),
+            Self::Sessions { command } => command.wants_json(),
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,
             Self::Render(args) => args.json,

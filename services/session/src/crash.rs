@@ -8,56 +8,71 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! points {
-    ($($variant:ident = $name:literal, $meaning:literal;)+) => {
+    (
+        run { $($variant:ident = $name:literal, $meaning:literal;)+ }
+        erasure { $($erasing:ident = $step:literal, $left:literal;)+ }
+    ) => {
         /// A moment at which a process may die.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Point {
             $(#[doc = $meaning] $variant,)+
+            $(#[doc = $left] $erasing,)+
         }
 
         impl Point {
             /// Every point, in the order in which a run passes them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
+            /// Every point that the erasure of a session passes, in this order; the middle ones once for each piece.
+            pub const ERASURE: &[Self] = &[$(Self::$erasing),+];
+
             /// Its name, as `MAR_CRASH_AT` takes it.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name),+ }
+                match self { $(Self::$variant => $name,)+ $(Self::$erasing => $step),+ }
             }
 
             /// What is durable there, and what is not.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning),+ }
+                match self { $(Self::$variant => $meaning,)+ $(Self::$erasing => $left),+ }
             }
         }
     };
 }
 
 points! {
-    AdmitOffered = "admit.offered", "a run is about to be offered to the store; nothing of it is durable";
-    AdmitCommitted = "admit.committed", "the run is durable; nobody was told and nothing executes it";
-    ClaimTaken = "claim.taken", "the lease of a run is taken over; its log does not say so yet";
-    CommandStored = "command.stored", "a command is durable; its run has not heard of it";
-    AdvanceBefore = "advance.before", "a change of the counters is about to be asked for";
-    AdvanceDone = "advance.done", "the counters have changed; the commit that says so has not happened";
-    CommitBefore = "commit.before", "events are decided and counted; they are about to be appended";
-    CommitDone = "commit.done", "events are durable; their effects have not begun";
-    GenerationSent = "generation.sent", "a generation is about to be sent to the router";
-    GenerationStreaming = "generation.streaming", "a delta of a generation has come";
-    TurnInHand = "turn.in_hand", "a generation is over; its turn is not durable";
-    CallSent = "call.sent", "a tool call is about to be sent to the gateway";
-    ResultInHand = "result.in_hand", "a tool call is over; its result is not durable";
-    ParkDone = "park.done", "a run that waits has been let go of";
-    EndCommitted = "end.committed", "the end of a run is durable; it is not sealed";
-    EndSealed = "end.sealed", "the seal of a run is durable; nobody has seen it";
+    run {
+        AdmitOffered = "admit.offered", "a run is about to be offered to the store; nothing of it is durable";
+        AdmitCommitted = "admit.committed", "the run is durable; nobody was told and nothing executes it";
+        ClaimTaken = "claim.taken", "the lease of a run is taken over; its log does not say so yet";
+        CommandStored = "command.stored", "a command is durable; its run has not heard of it";
+        AdvanceBefore = "advance.before", "a change of the counters is about to be asked for";
+        AdvanceDone = "advance.done", "the counters have changed; the commit that says so has not happened";
+        CommitBefore = "commit.before", "events are decided and counted; they are about to be appended";
+        CommitDone = "commit.done", "events are durable; their effects have not begun";
+        GenerationSent = "generation.sent", "a generation is about to be sent to the router";
+        GenerationStreaming = "generation.streaming", "a delta of a generation has come";
+        TurnInHand = "turn.in_hand", "a generation is over; its turn is not durable";
+        CallSent = "call.sent", "a tool call is about to be sent to the gateway";
+        ResultInHand = "result.in_hand", "a tool call is over; its result is not durable";
+        ParkDone = "park.done", "a run that waits has been let go of";
+        EndCommitted = "end.committed", "the end of a run is durable; it is not sealed";
+        EndSealed = "end.sealed", "the seal of a run is durable; nobody has seen it";
+    }
+    erasure {
+        ErasureRecorded = "erasure.recorded", "a session's log says that it goes; nothing has gone";
+        ErasureRun = "erasure.run", "the payloads of one more run are gone";
+        ErasureBlobs = "erasure.blobs", "some more blobs are gone";
+        ErasureDone = "erasure.done", "nothing is left but the chains; nobody was told";
+    }
 }
 
 impl Point {
     /// The point of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|point| point.name() == name)
+        Self::ALL.iter().chain(Self::ERASURE).copied().find(|point| point.name() == name)
     }
 }
 
@@ -74,7 +89,7 @@ pub type Trap = Box<dyn Fn(Point, u64) -> bool + Send + Sync>;
 #[derive(Default)]
 pub struct CrashPoints {
     trap: Option<Trap>,
-    passed: [AtomicU64; Point::ALL.len()],
+    passed: [AtomicU64; Point::ALL.len() + Point::ERASURE.len()],
 }
 
 impl fmt::Debug for CrashPoints {
@@ -157,7 +172,7 @@ mod tests {
 
     #[test]
     fn points_are_found_by_their_names() {
-        for point in Point::ALL {
+        for point in Point::ALL.iter().chain(Point::ERASURE) {
             assert_eq!(Point::named(point.name()), Some(*point));
             assert!(!point.meaning().is_empty());
         }

@@ -31,6 +31,14 @@ pub enum Error {
     /// The session has ended, or is ending.
     #[error("session {0} has ended")]
     SessionEnded(String),
+    /// The session is neither erased nor pruned.
+    #[error("session {session} {}", why.clause())]
+    SessionKept {
+        /// Its name.
+        session: String,
+        /// Why it is kept.
+        why: Kept,
+    },
     /// The session has changed since it was read.
     #[error("the session has changed since its etag was read")]
     EtagMismatch,
@@ -87,6 +95,24 @@ pub enum Error {
     NotImplemented(&'static str),
 }
 
+/// Why a session is neither erased nor pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It has not ended.
+    Open,
+    /// Its tenant is under legal hold.
+    LegalHold,
+}
+
+impl Kept {
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::Open => "has not ended",
+            Self::LegalHold => "is under legal hold",
+        }
+    }
+}
+
 impl From<Violations> for Error {
     fn from(found: Violations) -> Self {
         Self::Invalid(found)
@@ -107,6 +133,13 @@ impl From<Error> for Status {
             Error::SessionEnded(session) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionEnded, text)
                 .resource("session", session)
                 .into(),
+            Error::SessionKept { session, why } => {
+                let reason = match why {
+                    Kept::Open => ErrorReason::SessionOpen,
+                    Kept::LegalHold => ErrorReason::LegalHold,
+                };
+                Fault::new(Code::FailedPrecondition, reason, text).resource("session", session).into()
+            }
             Error::EtagMismatch => Fault::new(Code::Aborted, ErrorReason::EtagMismatch, text).into(),
             Error::CursorOutOfRange { next_seq, .. } => {
                 Fault::new(Code::OutOfRange, ErrorReason::CursorOutOfRange, text)

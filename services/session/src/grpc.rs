@@ -39,6 +39,7 @@ impl Service {
 mod scope {
     pub const READ: &str = "sessions.read";
     pub const WRITE: &str = "sessions.write";
+    pub const ERASE: &str = "sessions.erase";
     pub const DECIDE: &str = "approvals.decide";
 }
 
@@ -106,8 +107,14 @@ impl SessionService for Service {
         Ok(Response::new(EndSessionResponse { session: Some(session) }))
     }
 
-    async fn erase_session(&self, _: Request<EraseSessionRequest>) -> Result<Response<EraseSessionResponse>, Status> {
-        missing("EraseSession")
+    async fn erase_session(
+        &self,
+        request: Request<EraseSessionRequest>,
+    ) -> Result<Response<EraseSessionResponse>, Status> {
+        let caller = caller(&request, scope::ERASE)?;
+        let (key, id) = convert::erase_session(&caller, request.get_ref())?;
+        let session = self.sessions.erase(&caller, key.as_ref(), id).await?;
+        Ok(Response::new(EraseSessionResponse { session: Some(session) }))
     }
 
     async fn start_run(&self, request: Request<StartRunRequest>) -> Result<Response<StartRunResponse>, Status> {

@@ -13,7 +13,8 @@
 //! Pieces: [`run`] (the pure state machine), [`executor`] (the one place of effects), [`log`] (leaves, commitments,
 //! chain), [`verify`] and [`audit`] (recompute all of it), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in
 //! process) behind their contracts, [`runs`]
-//! (admission, takeover, following), [`sessions`], [`clients`] (the other services), [`grpc`].
+//! (admission, takeover, following), [`sessions`], [`erasure`] and [`upkeep`] (what goes of them, and what happens by
+//! itself), [`tenants`] (what holds for each), [`clients`] (the other services), [`grpc`].
 //!
 //! When a dependency is down: without the store nothing is acknowledged, runs stand still and go on when it is back;
 //! without the counters runs wait with nothing in flight; without the generator new runs stay PENDING; without the router or
@@ -43,6 +44,7 @@ pub mod command;
 pub mod config;
 pub mod counters;
 pub mod crash;
+pub mod erasure;
 pub mod error;
 pub mod events;
 pub mod executor;
@@ -57,6 +59,7 @@ pub mod sabotage;
 pub mod sessions;
 pub mod store;
 pub mod tenants;
+pub mod upkeep;
 pub mod verify;
 pub mod view;
 
@@ -68,9 +71,11 @@ use counters::memory::MemoryCounters;
 use counters::redis::{RedisConfig, RedisCounters};
 use runs::{Replicas, Runs};
 use sabotage::Sabotage;
+use sessions::Sessions;
 use store::Store;
 use store::postgres::PostgresStore;
 use store::sqlite::SqliteStore;
+use upkeep::Upkeep;
 
 /// The services that a run needs.
 #[derive(Clone, Debug)]
@@ -89,6 +94,7 @@ pub struct Service {
     /// What answers.
     pub server: Server,
     runs: Runs,
+    upkeep: Upkeep,
 }
 
 impl Service {
@@ -118,6 +124,7 @@ impl Service {
             Err(error) => tracing::warn!(error = %chain(&error), "claims wait for the store"),
         }
         self.runs.keep_claiming();
+        self.upkeep.begin();
     }
 
     /// Stops executing runs, where each stands.
@@ -191,7 +198,8 @@ async fn assemble(
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;
     let server = Server::try_new(stack, Routes::new(service)).await.map_err(Failure::internal)?;
-    Ok(Service { server, runs })
+    let upkeep = Upkeep::new(Sessions::new(runs.clone()));
+    Ok(Service { server, runs, upkeep })
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {

@@ -11,6 +11,7 @@ use mar_runtime::auth::Caller;
 use mar_runtime::clock::Ids;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::caller;
 use crate::clients::{Introduced, RunContext};
+use crate::crash::CrashPoints;
 use crate::error::Error;
 use crate::executor::{Begin, Executor, Inbox, Shared};
 use crate::feed::Feed;
@@ -157,6 +159,16 @@ impl Runs {
     /// What holds for each tenant.
     pub fn tenants(&self) -> &Tenants {
         &self.0.shared.tenants
+    }
+
+    /// Where a test build dies.
+    pub fn crash(&self) -> &CrashPoints {
+        &self.0.shared.crash
+    }
+
+    /// Has a task of the service finish even if nobody waits for it any more; the service waits for it when it stops.
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.tasks.spawn(task)
     }
 
     /// Ids.

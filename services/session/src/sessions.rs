@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::log::stamp;
 use crate::runs::{Runs, session_body};
 use crate::store::{Outcome, Page, RequestKey, SessionRow, session_log};
+use crate::tenants::Terms;
 use crate::{audit, verify};
 
 /// Tries of a change that meets another one.
@@ -46,6 +47,16 @@ impl Sessions {
         Self { runs }
     }
 
+    /// Their runs.
+    pub(crate) const fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// What holds for a tenant.
+    pub(crate) fn terms(&self, tenant: &str) -> &Terms {
+        self.runs.tenants().of(tenant)
+    }
+
     /// Starts a session, or finds the one that the same request started before.
     pub async fn start(&self, caller: &Caller, key: RequestKey, wish: Session) -> Result<Session, Error> {
         let now = self.runs.clock().now();
@@ -72,20 +83,20 @@ impl Sessions {
             update_time: now,
         };
         match self.runs.store().session_start(&key, &row).await? {
-            Outcome::Done(row) | Outcome::Repeated(row) => present(&row),
+            Outcome::Done(row) | Outcome::Repeated(row) => self.present(&row),
             Outcome::Reused => Err(Error::RequestIdReused),
         }
     }
 
     /// Reads a session.
     pub async fn get(&self, tenant: &str, id: Uuid) -> Result<Session, Error> {
-        present(&self.row(tenant, id).await?)
+        self.present(&self.row(tenant, id).await?)
     }
 
     /// Lists sessions, newest first.
     pub async fn list(&self, tenant: &str, page: Page) -> Result<Vec<(Uuid, Session)>, Error> {
         let rows = self.runs.store().session_list(tenant, page).await?;
-        rows.iter().map(|row| Ok((row.id, present(row)?))).collect()
+        rows.iter().map(|row| Ok((row.id, self.present(row)?))).collect()
     }
 
     /// Changes a session.
@@ -107,7 +118,7 @@ impl Sessions {
             row.version = if refusal.is_some() { NO_VERSION } else { row.version + 1 };
             row.update_time = self.runs.clock().now();
             match (self.runs.store().session_change(Some(&change.key), &row).await?, refusal) {
-                (Some(Outcome::Done(row) | Outcome::Repeated(row)), _) => return present(&row),
+                (Some(Outcome::Done(row) | Outcome::Repeated(row)), _) => return self.present(&row),
                 (Some(Outcome::Reused), _) => return Err(Error::RequestIdReused),
                 (None, Some(refusal)) => return Err(refusal),
                 // Somebody was faster; look again.
@@ -142,16 +153,17 @@ impl Sessions {
         loop {
             let mut row = self.row(tenant, id).await?;
             if row.state >= state as i16 {
-                return present(&row);
+                return self.present(&row);
             }
+            row.update_time = self.runs.clock().now();
             if state == SessionState::Ended {
-                row.body = self.sealed(&row).await?.encode_to_vec().into();
+                let sealed = Session { end_time: Some(stamp(row.update_time)), ..self.sealed(&row).await? };
+                row.body = sealed.encode_to_vec().into();
             }
             row.state = state as i16;
             row.version += 1;
-            row.update_time = self.runs.clock().now();
             match self.runs.store().session_change(key, &row).await? {
-                Some(Outcome::Done(row) | Outcome::Repeated(row)) => return present(&row),
+                Some(Outcome::Done(row) | Outcome::Repeated(row)) => return self.present(&row),
                 Some(Outcome::Reused) => return Err(Error::RequestIdReused),
                 None => {}
             }
@@ -174,9 +186,25 @@ impl Sessions {
         Ok(body)
     }
 
-    async fn row(&self, tenant: &str, id: Uuid) -> Result<SessionRow, Error> {
+    pub(crate) async fn row(&self, tenant: &str, id: Uuid) -> Result<SessionRow, Error> {
         let row = self.runs.store().session_get(tenant, id).await?;
         row.ok_or_else(|| Error::NotFound { kind: "session", name: name(id) })
+    }
+
+    /// A session as callers see it.
+    fn present(&self, row: &SessionRow) -> Result<Session, Error> {
+        let body = session_body(row)?;
+        let ended = row.state >= SessionState::Ended as i16;
+        Ok(Session {
+            name: name(row.id),
+            state: i32::from(row.state),
+            create_time: Some(stamp(row.create_time)),
+            update_time: Some(stamp(row.update_time)),
+            end_time: body.end_time.filter(|_| ended),
+            etag: row.version.to_string(),
+            legal_hold: self.terms(&row.tenant).legal_hold,
+            ..body
+        })
     }
 }
 
@@ -210,18 +238,4 @@ fn apply(body: &mut Session, change: &Change) {
 /// `sessions/{session}`
 pub fn name(id: Uuid) -> String {
     format!("sessions/{id}")
-}
-
-/// A session as callers see it.
-fn present(row: &SessionRow) -> Result<Session, Error> {
-    let ended = row.state >= SessionState::Ended as i16;
-    Ok(Session {
-        name: name(row.id),
-        state: i32::from(row.state),
-        create_time: Some(stamp(row.create_time)),
-        update_time: Some(stamp(row.update_time)),
-        end_time: ended.then(|| stamp(row.update_time)),
-        etag: row.version.to_string(),
-        ..session_body(row)?
-    })
 }

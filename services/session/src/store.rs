@@ -11,6 +11,9 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use erasure::{Begun, Extent, Timer};
+
+pub mod erasure;
 pub mod postgres;
 pub mod session_log;
 pub mod sqlite;
@@ -247,12 +250,15 @@ const SESSION_OPEN: i16 = 1;
 /// The session state that the session log records.
 const SESSION_ENDED: i16 = 3;
 
+/// The session state after which nothing of it is left but its chains.
+const SESSION_ERASED: i16 = 4;
+
 /// An entry of the session's own short chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionLogRow {
     /// Position, from 0.
     pub seq: i64,
-    /// `started`, `run admitted`, `run sealed`, `ended`.
+    /// One of [`session_log::kind`].
     pub kind: String,
     /// The run, where the entry is about one.
     pub run: Option<Uuid>,
@@ -417,4 +423,30 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
         max_bytes: usize,
     ) -> Result<Vec<EventRow>, Error>;
+
+    /// Records in the log of an ended session that so much of it goes, and sets the timer that has it carried out, due
+    /// after [`erasure::HOLD`]; once recorded it changes nothing. One transaction with the request key, where one is given. The
+    /// session's version rises with the record, so that who reads its rows one after the other knows.
+    async fn erasure_begin(
+        &self,
+        key: Option<&RequestKey>,
+        tenant: &str,
+        session: Uuid,
+        extent: Extent,
+    ) -> Result<Begun, Error>;
+    /// Destroys the payloads of a run whose session's log says that they go: contents of its events, approvals, commands;
+    /// `summary` takes the place of its summary. Of an erased session also what its caller was known by and what its request
+    /// could be found by. Any other session's run is refused.
+    async fn erasure_run(&self, tenant: &str, run: Uuid, summary: &Bytes) -> Result<(), Error>;
+    /// Destroys up to `limit` blobs of a session whose log says that they go; answers how many.
+    async fn erasure_blobs(&self, tenant: &str, session: Uuid, limit: i32) -> Result<u64, Error>;
+    /// Ends an erasure: drops its timer. Where everything goes, the key of the commitments goes too, the session becomes
+    /// ERASED with `session`'s body and update time, and its requests can no longer be told by their bodies.
+    async fn erasure_finish(&self, session: &SessionRow, extent: Extent) -> Result<(), Error>;
+
+    /// Claims timers that are due, of any tenant, longest due first, and puts them off for [`erasure::HOLD`]: who sees to one
+    /// drops it, and one that nothing came of is due again.
+    async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error>;
+    /// Puts a timer off: it is due so long from now.
+    async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error>;
 }

@@ -8,7 +8,8 @@
 //! last hash is the one in the signed seal. A fault is told where the bytes were changed: one that is told does not make
 //! its neighbours faults.
 //!
-//! A payload that is gone is counted and no fault: erasure takes payloads away and leaves the chain.
+//! A payload that is gone is counted; it is no fault where the session's log says that its payloads go, and one where it does
+//! not: erasure takes payloads away, says so, and leaves the chain.
 
 use bytes::Bytes;
 use mar_descriptor::{Hash, Head, SaltKey, VerifyingKeys, chain};
@@ -21,6 +22,8 @@ use uuid::Uuid;
 
 use crate::log;
 use crate::sessions::name as session_name;
+use crate::store::erasure::Extent;
+use crate::store::session_log::kind as entry;
 use crate::store::{EventRow, RunRow, SessionLogRow, SessionRow};
 
 mod beside;
@@ -114,6 +117,8 @@ pub struct Verifier<'a> {
     lost: Option<i64>,
     events: i64,
     gone: i64,
+    /// How much the session's log says that goes.
+    goes: Option<Extent>,
     told: Told,
     faults: Faults,
     unchecked: Vec<String>,
@@ -143,6 +148,7 @@ impl<'a> Verifier<'a> {
             lost: None,
             events: 0,
             gone: 0,
+            goes: goes(rows.session_log),
             told: Told { epoch: 1, ..Told::default() },
             faults: Faults::default(),
             unchecked: Vec::new(),
@@ -150,8 +156,8 @@ impl<'a> Verifier<'a> {
         };
         if verifier.salt_key.is_none() {
             verifier.unchecked.push("commitments: the session's salt key is gone".to_owned());
-            if rows.session.state < SessionState::Erased as i16 {
-                let text = "the salt key of a session that was not erased is not 32 bytes";
+            if verifier.goes != Some(Extent::Everything) {
+                let text = "the salt key of a session whose log does not say that it was erased is not 32 bytes";
                 verifier.faults.add(Place::Session, -1, Kind::Unreadable, text);
             }
         }
@@ -257,9 +263,18 @@ impl<'a> Verifier<'a> {
         let seq = row.seq;
         let committed: Vec<_> = leaf.commitments.iter().map(|one| (one.field.as_str(), one.hmac.as_ref())).collect();
         let Some(bytes) = &row.content else {
-            self.gone += i64::from(!committed.is_empty());
+            if !committed.is_empty() {
+                self.gone += 1;
+                if self.goes.is_none() {
+                    let text = "its payloads are gone, and the session's log does not say that they were erased";
+                    self.faults.event(seq, Kind::Missing, text);
+                }
+            }
             return None;
         };
+        if self.rows.session.state == SessionState::Erased as i16 {
+            self.faults.event(seq, Kind::Mismatch, "its payloads are there, though the session was erased");
+        }
         let Some(fields) = content::fields(bytes) else {
             self.faults.event(seq, Kind::Unreadable, "its payloads cannot be read");
             return None;
@@ -345,8 +360,12 @@ impl<'a> Verifier<'a> {
         self.session_log();
         self.session();
         if self.gone > 0 {
-            let text = format!("commitments of {} events: their payloads are gone", self.gone);
-            self.unchecked.push(text);
+            let why = match self.goes {
+                Some(Extent::Everything) => "were erased",
+                Some(Extent::Payloads) => "were pruned, past retention",
+                None => "are gone",
+            };
+            self.unchecked.push(format!("commitments of {} events: their payloads {why}", self.gone));
         }
         if self.faults.left_out > 0 {
             self.unchecked.push(format!("{} more faults were found and are not listed", self.faults.left_out));
@@ -359,6 +378,7 @@ impl<'a> Verifier<'a> {
             events: self.events,
             events_without_payload: self.gone,
             unchecked: self.unchecked,
+            payloads_erased: self.goes.is_some(),
         }
     }
 
@@ -366,6 +386,12 @@ impl<'a> Verifier<'a> {
     fn last(&self) -> i64 {
         self.before.map_or(-1, |before| before.seq)
     }
+}
+
+/// How much of a session goes, as its log says.
+fn goes(log: &[SessionLogRow]) -> Option<Extent> {
+    let says = |kind: &str| log.iter().any(|entry| entry.kind == kind);
+    if says(entry::ERASED) { Some(Extent::Everything) } else { says(entry::PRUNED).then_some(Extent::Payloads) }
 }
 
 fn missing(from: i64, to: i64) -> String {

@@ -126,6 +126,38 @@ impl Rows {
         Ok(codes)
     }
 
+    /// Whether anything that is stored of a session holds this text.
+    pub async fn holds(&self, text: &str, session: Uuid) -> anyhow::Result<bool> {
+        let mut columns = Vec::new();
+        for (table, column, key) in [
+            ("events", "content", "session"),
+            ("events", "leaf", "session"),
+            ("blobs", "content", "session"),
+            ("runs", "summary", "session"),
+            ("runs", "caller", "session"),
+            ("approvals", "body", "session"),
+            ("sessions", "body", "id"),
+        ] {
+            let sql = format!("SELECT {column} FROM {{}}{table} WHERE {key} = $1 AND {column} IS NOT NULL");
+            let found: Vec<Vec<u8>> =
+                on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_all(pool).await?);
+            columns.extend(found);
+        }
+        Ok(columns.iter().any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes())))
+    }
+
+    /// Lets the time of every timer come.
+    pub async fn make_timers_due(&self) -> anyhow::Result<()> {
+        match self {
+            Self::File(pool) => sqlx::query("UPDATE timers SET due_time = 1").execute(pool).await.map(drop)?,
+            Self::Server(pool) => {
+                let sql = "UPDATE session.timers SET due_time = now() - interval '1 second'";
+                sqlx::query(sql).execute(pool).await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A hash that the schema would not let in.
     pub async fn break_hash(&self, run: Uuid, seq: i64) -> anyhow::Result<()> {
         match self {

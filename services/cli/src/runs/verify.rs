@@ -76,6 +76,7 @@ fn to_json(name: &str, found: &VerifyRunResponse, exit: Exit) -> Value {
         "unchecked": found.unchecked,
         "events": found.events,
         "events_without_payload": found.events_without_payload,
+        "payloads_erased": found.payloads_erased,
         "head": hex::encode(&found.head),
         "exit_code": exit.code(),
     })

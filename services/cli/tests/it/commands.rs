@@ -53,6 +53,41 @@ async fn more_runs_than_a_page_are_listed() {
 }
 
 #[tokio::test]
+async fn sessions_are_ended_and_erased() {
+    let up = Up::start().await;
+    let run = up.say(&["run", "How far is the moon?", "--tools", "docs.*", "--json"]).await.json();
+    let run = run["run"].as_str().unwrap();
+    let session = run.split("/runs/").next().unwrap();
+    let listed = up.say(&["sessions", "list", "--json"]).await.json();
+    assert_eq!(listed["sessions"][0]["session"], session);
+    let table = up.say(&["sessions", "list", "--state", "open"]).await;
+    assert!(table.out.starts_with("STATE") && table.out.contains(session), "{table:?}");
+    assert!(up.say(&["sessions", "list", "--state", "erased"]).await.err.contains("No sessions"));
+
+    let open = up.say(&["sessions", "erase", session, "--yes"]).await;
+    assert!(open.code == 64 && open.err.contains("SESSION_OPEN"), "{open:?}");
+    let unsure = up.say(&["sessions", "erase", session]).await;
+    assert!(unsure.code == 64 && unsure.err.contains("--yes") && unsure.err.contains(session), "{unsure:?}");
+    let id = session.trim_start_matches("sessions/");
+    let ended = up.say(&["sessions", "end", id]).await;
+    assert!(ended.code == 0 && ended.out.starts_with("ENDED") && ended.out.contains("sealed"), "{ended:?}");
+    let shown = up.say(&["sessions", "show", id, "--json"]).await.json();
+    assert!(shown["seal"]["hash"].as_str().unwrap().starts_with("sha256:"), "{shown}");
+    let erased = up.say(&["sessions", "erase", id, "--yes"]).await;
+    assert!(erased.code == 0 && erased.out.starts_with("ERASED"), "{erased:?}");
+    let verified = up.say(&["runs", "verify", run]).await;
+    assert!(verified.code == 0 && verified.out.contains("payloads were erased"), "{verified:?}");
+    let gone = up.say(&["runs", "show", run]).await;
+    assert!(gone.code == 0 && !gone.out.contains("384,400"), "{gone:?}");
+    assert_eq!(up.say(&["sessions", "show", "sessions/x"]).await.code, 64);
+    // One that is open is ended first where that is asked for.
+    let run = up.say(&["run", "How far is the moon?", "--tools", "docs.*", "--json"]).await.json();
+    let session = run["run"].as_str().unwrap().split("/runs/").next().unwrap().to_owned();
+    let erased = up.say(&["sessions", "erase", &session, "--end", "--yes", "--json"]).await.json();
+    assert_eq!(erased["state"], "ERASED");
+}
+
+#[tokio::test]
 async fn a_prompt_can_be_looked_at() {
     let up = Up::start().await;
     let said = up.say(&["render", "How far is the moon?"]).await;

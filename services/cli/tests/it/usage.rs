@@ -2,7 +2,7 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 30] = [
     &["up"],
     &["run"],
     &["runs"],
@@ -20,6 +20,11 @@ const COMMANDS: [&[&str]; 25] = [
     &["approvals", "show"],
     &["approvals", "approve"],
     &["approvals", "deny"],
+    &["sessions"],
+    &["sessions", "list"],
+    &["sessions", "show"],
+    &["sessions", "end"],
+    &["sessions", "erase"],
     &["models", "list"],
     &["tools", "list"],
     &["render"],
@@ -48,7 +53,7 @@ async fn every_command_has_help_with_examples() {
 
 #[tokio::test]
 async fn wrong_arguments_end_with_64_and_not_with_a_runs_code() {
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 17] = [
         &[],
         &["runn"],
         &["run"],
@@ -64,6 +69,8 @@ async fn wrong_arguments_end_with_64_and_not_with_a_runs_code() {
         &["approvals", "list", "--state", "open"],
         &["approvals", "show", "3-0"],
         &["approvals", "approve"],
+        &["sessions", "list", "--state", "closed"],
+        &["sessions", "erase"],
     ];
     for args in wrong {
         let said = say(mar(args)).await;

@@ -55,11 +55,16 @@ CREATE TABLE session.sessions (
     salt_key    bytea       NOT NULL,
     version     bigint      NOT NULL,
     create_time timestamptz NOT NULL,
-    update_time timestamptz NOT NULL
+    update_time timestamptz NOT NULL,
+    -- Whether its log says that its payloads go.
+    pruned      boolean     NOT NULL DEFAULT false
 );
 CREATE INDEX sessions_by_tenant ON session.sessions (tenant, id);
+-- State 3 has ended; what is past retention is looked for here.
+CREATE INDEX sessions_whole ON session.sessions (tenant, update_time) WHERE state = 3 AND NOT pruned;
 SELECT session.isolate('session.sessions');
-GRANT SELECT, INSERT, UPDATE (state, body, version, update_time) ON session.sessions TO mar_session;
+GRANT SELECT, INSERT, UPDATE (state, body, version, update_time, pruned) ON session.sessions TO mar_session;
+GRANT SELECT (id, tenant), UPDATE (salt_key) ON session.sessions TO mar_retention;
 
 -- The session's own short chain.
 CREATE TABLE session.session_log (
@@ -74,6 +79,23 @@ CREATE TABLE session.session_log (
 );
 SELECT session.isolate('session.session_log');
 GRANT SELECT, INSERT ON session.session_log TO mar_session;
+GRANT SELECT (session, tenant, kind) ON session.session_log TO mar_retention;
+
+-- What is to happen with a session, and when. One that a replica sees to is put off meanwhile, so that another does when
+-- nothing came of it. Ids only.
+CREATE TABLE session.timers (
+    session  uuid        NOT NULL REFERENCES session.sessions (id),
+    kind     smallint    NOT NULL,
+    tenant   text        NOT NULL CHECK (tenant <> ''),
+    due_time timestamptz NOT NULL,
+    PRIMARY KEY (session, kind)
+);
+CREATE INDEX timers_by_time ON session.timers (due_time);
+SELECT session.isolate('session.timers');
+GRANT SELECT, INSERT, UPDATE (due_time), DELETE ON session.timers TO mar_session;
+-- Claims go across tenants.
+GRANT SELECT, UPDATE (due_time) ON session.timers TO mar_scheduler;
+CREATE POLICY claims ON session.timers TO mar_scheduler USING (true) WITH CHECK (true);
 
 -- Changed on state changes only.
 CREATE TABLE session.runs (
@@ -96,7 +118,7 @@ CREATE INDEX runs_open ON session.runs (session) WHERE state < 4;
 SELECT session.isolate('session.runs');
 GRANT SELECT, INSERT, UPDATE (state, summary, update_time) ON session.runs TO mar_session;
 -- Retention looks at the ages of all tenants' runs, and at nothing else of them.
-GRANT SELECT (id, tenant, session, state, update_time) ON session.runs TO mar_retention;
+GRANT SELECT (id, tenant, session, state, update_time), UPDATE (summary, caller) ON session.runs TO mar_retention;
 CREATE POLICY ages ON session.runs FOR SELECT TO mar_retention USING (true);
 
 -- A replica's sign of life, by the clock of the database. Ids only.
@@ -261,7 +283,8 @@ CREATE TABLE session.request_ids (
 );
 SELECT session.isolate('session.request_ids');
 GRANT SELECT, INSERT ON session.request_ids TO mar_session;
-GRANT SELECT (tenant, create_time), DELETE ON session.request_ids TO mar_retention;
+CREATE INDEX request_ids_by_resource ON session.request_ids (tenant, resource);
+GRANT SELECT (tenant, method, resource, create_time), UPDATE (digest), DELETE ON session.request_ids TO mar_retention;
 
 -- What callers want of runs, until the run has taken it.
 CREATE TABLE session.commands (
@@ -273,6 +296,7 @@ CREATE TABLE session.commands (
 );
 SELECT session.isolate('session.commands');
 GRANT SELECT, INSERT, DELETE ON session.commands TO mar_session;
+GRANT SELECT (run, tenant), DELETE ON session.commands TO mar_retention;
 
 -- Human decisions as they stand; the events are the truth of them.
 CREATE TABLE session.approvals (
@@ -289,3 +313,78 @@ CREATE INDEX approvals_by_tenant ON session.approvals (tenant, state, run, id);
 SELECT session.isolate('session.approvals');
 GRANT SELECT, INSERT, UPDATE (state, body) ON session.approvals TO mar_session;
 GRANT SELECT (run, tenant, session), DELETE ON session.approvals TO mar_retention;
+
+-- What follows belongs to mar_retention and runs with its rights: the application destroys payloads through these alone, of
+-- the tenant that its transaction names, and only where the session's own log says so first.
+
+-- Whether the log of a session of this tenant says that its payloads go ('pruned', 'erased') or all of it does ('erased').
+CREATE FUNCTION session.goes(home uuid, kinds text[]) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM session.session_log l
+        WHERE l.session = home AND l.tenant = current_setting('mar.tenant', true) AND l.kind = ANY (kinds))
+$$;
+
+-- Destroys the payloads of a run that has ended, and of one that is erased what its caller was known by.
+CREATE FUNCTION session.run_forget(gone uuid, rest bytea) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whose  text := current_setting('mar.tenant', true);
+    home   uuid := (SELECT r.session FROM session.runs r WHERE r.id = gone AND r.tenant = whose AND r.state >= 4);
+    erased boolean;
+BEGIN
+    IF home IS NULL OR NOT session.goes(home, ARRAY['pruned', 'erased']) THEN
+        RAISE EXCEPTION 'no log says that the payloads of run % go', gone USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    erased := session.goes(home, ARRAY['erased']);
+    UPDATE session.events SET content = NULL, blob_sha256 = NULL WHERE run_id = gone AND tenant = whose;
+    DELETE FROM session.approvals WHERE run = gone AND tenant = whose;
+    DELETE FROM session.commands WHERE run = gone AND tenant = whose;
+    UPDATE session.runs SET summary = rest WHERE id = gone AND tenant = whose;
+    IF erased THEN
+        UPDATE session.runs SET caller = '' WHERE id = gone AND tenant = whose;
+        UPDATE session.request_ids SET digest = decode(repeat('00', 32), 'hex') WHERE tenant = whose AND resource = gone;
+    END IF;
+END
+$$;
+
+-- Destroys some of a session's blobs; answers how many.
+CREATE FUNCTION session.blobs_forget(home uuid, most integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whose   text := current_setting('mar.tenant', true);
+    removed bigint;
+BEGIN
+    IF NOT session.goes(home, ARRAY['pruned', 'erased']) THEN
+        RAISE EXCEPTION 'no log says that the blobs of session % go', home USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    DELETE FROM session.blobs b WHERE b.tenant = whose AND b.session = home AND b.sha256 IN (
+        SELECT c.sha256 FROM session.blobs c WHERE c.tenant = whose AND c.session = home LIMIT most);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+
+-- Destroys the key of a session's commitments. Its requests keep their ids, and nothing that their bodies could be found by.
+CREATE FUNCTION session.keys_forget(home uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whose text := current_setting('mar.tenant', true);
+BEGIN
+    IF NOT session.goes(home, ARRAY['erased']) THEN
+        RAISE EXCEPTION 'no log says that session % is erased', home USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    UPDATE session.sessions SET salt_key = '' WHERE id = home AND tenant = whose;
+    UPDATE session.request_ids SET digest = decode(repeat('00', 32), 'hex')
+    WHERE tenant = whose AND resource = home AND method NOT LIKE '%/EndSession' AND method NOT LIKE '%/EraseSession';
+END
+$$;
+
+REVOKE ALL ON FUNCTION session.goes, session.run_forget, session.blobs_forget, session.keys_forget FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session.run_forget, session.blobs_forget, session.keys_forget TO mar_session;
+GRANT CREATE ON SCHEMA session TO mar_retention;
+ALTER FUNCTION session.goes OWNER TO mar_retention;
+ALTER FUNCTION session.run_forget OWNER TO mar_retention;
+ALTER FUNCTION session.blobs_forget OWNER TO mar_retention;
+ALTER FUNCTION session.keys_forget OWNER TO mar_retention;
+REVOKE CREATE ON SCHEMA session FROM mar_retention;

@@ -9,9 +9,23 @@ CREATE TABLE sessions (
     salt_key    BLOB    NOT NULL,
     version     INTEGER NOT NULL,
     create_time INTEGER NOT NULL,
-    update_time INTEGER NOT NULL
+    update_time INTEGER NOT NULL,
+    -- Whether its log says that its payloads go.
+    pruned      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
+-- State 3 has ended; what is past retention is looked for here.
+CREATE INDEX sessions_whole ON sessions (tenant, update_time) WHERE state = 3 AND NOT pruned;
+
+-- What is to happen with a session, and when. One that is being seen to is put off meanwhile.
+CREATE TABLE timers (
+    session  BLOB    NOT NULL REFERENCES sessions (id),
+    kind     INTEGER NOT NULL,
+    tenant   TEXT    NOT NULL,
+    due_time INTEGER NOT NULL,
+    PRIMARY KEY (session, kind)
+) STRICT;
+CREATE INDEX timers_by_time ON timers (due_time);
 
 -- The session's own short chain.
 CREATE TABLE session_log (
@@ -113,3 +127,4 @@ CREATE TABLE request_ids (
     create_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
     PRIMARY KEY (tenant, principal, method, request_id)
 ) STRICT;
+CREATE INDEX request_ids_by_resource ON request_ids (tenant, resource);

@@ -1,8 +1,8 @@
 //! Requests into what the domain asks for; every violation is reported at once.
 
 use mar_proto::session::{
-    Concurrency, EndSessionRequest, RunTaskRequest, Session, StartRunRequest, StartSessionRequest, Task,
-    UpdateSessionRequest, WatchRunRequest,
+    Concurrency, EndSessionRequest, EraseSessionRequest, RunTaskRequest, Session, StartRunRequest, StartSessionRequest,
+    Task, UpdateSessionRequest, WatchRunRequest,
 };
 use mar_runtime::auth::Caller;
 use mar_runtime::violations::Violations;
@@ -23,6 +23,7 @@ pub use submit::{submit_input, submit_tool_result};
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
 const UPDATE_SESSION: &str = "/agentruntime.session.v1.SessionService/UpdateSession";
 const END_SESSION: &str = "/agentruntime.session.v1.SessionService/EndSession";
+const ERASE_SESSION: &str = "/agentruntime.session.v1.SessionService/EraseSession";
 const START_RUN: &str = "/agentruntime.session.v1.SessionService/StartRun";
 const RUN_TASK: &str = "/agentruntime.session.v1.SessionService/RunTask";
 
@@ -61,6 +62,15 @@ pub fn end_session(caller: &Caller, request: &EndSessionRequest) -> Result<(Opti
     let id = parse_session("name", &request.name, &mut found).unwrap_or_default();
     let given = !request.request_id.is_empty();
     let key = given.then(|| request_key(caller, END_SESSION, &request.request_id, request, &mut found));
+    found.into_result((key, id))
+}
+
+/// A session to erase. It needs no `request_id`: to erase it twice is to erase it once.
+pub fn erase_session(caller: &Caller, request: &EraseSessionRequest) -> Result<(Option<RequestKey>, Uuid), Violations> {
+    let mut found = Violations::new();
+    let id = parse_session("name", &request.name, &mut found).unwrap_or_default();
+    let given = !request.request_id.is_empty();
+    let key = given.then(|| request_key(caller, ERASE_SESSION, &request.request_id, request, &mut found));
     found.into_result((key, id))
 }
 

@@ -60,7 +60,7 @@ impl Runs {
     }
 
     /// Whether the time has passed rather than the service been stopped.
-    pub(super) async fn pause_or_stop(&self, span: Duration) -> bool {
+    pub(crate) async fn pause_or_stop(&self, span: Duration) -> bool {
         tokio::select! {
             () = self.0.shutdown.cancelled() => false,
             () = self.clock().sleep(span) => true,

@@ -10,6 +10,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -24,6 +25,7 @@ use super::{
     Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
     RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store,
     append::{self, Scope},
+    erasure::{Begun, Extent, Timer},
 };
 
 mod appends;
@@ -31,6 +33,7 @@ mod approvals;
 mod claims;
 mod commands;
 mod database;
+mod erasure;
 mod events;
 mod failure;
 mod replicas;
@@ -39,6 +42,7 @@ mod rows;
 mod runs;
 mod schema;
 mod sessions;
+mod timers;
 
 use appends::Appends;
 use claims::Claim;
@@ -284,5 +288,35 @@ impl Store for PostgresStore {
         max_bytes: usize,
     ) -> Result<Vec<EventRow>, Error> {
         self.db.call(|_| events::read(&self.db, tenant, run, from_seq, limit, max_bytes)).await
+    }
+
+    async fn erasure_begin(
+        &self,
+        key: Option<&RequestKey>,
+        tenant: &str,
+        session: Uuid,
+        extent: Extent,
+    ) -> Result<Begun, Error> {
+        self.db.call(|_| erasure::begin(&self.db, key, tenant, session, extent)).await
+    }
+
+    async fn erasure_run(&self, tenant: &str, run: Uuid, summary: &Bytes) -> Result<(), Error> {
+        self.db.call(|_| erasure::run(&self.db, tenant, run, summary)).await
+    }
+
+    async fn erasure_blobs(&self, tenant: &str, session: Uuid, limit: i32) -> Result<u64, Error> {
+        self.db.call(|_| erasure::blobs(&self.db, tenant, session, limit)).await
+    }
+
+    async fn erasure_finish(&self, session: &SessionRow, extent: Extent) -> Result<(), Error> {
+        self.db.call(|_| erasure::finish(&self.db, session, extent)).await
+    }
+
+    async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error> {
+        self.db.call(|_| timers::claim(&self.db, limit)).await
+    }
+
+    async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
+        self.db.call(|_| timers::put_off(&self.db, timer, span)).await
     }
 }

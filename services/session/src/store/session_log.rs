@@ -1,4 +1,4 @@
-//! The session's own short chain: started, run admitted, run sealed, ended.
+//! The session's own short chain: started, run admitted, run sealed, ended; what goes of it afterwards.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -16,8 +16,12 @@ pub mod kind {
     pub const RUN_ADMITTED: &str = "run admitted";
     /// A run has ended; its hash is the head of its chain.
     pub const RUN_SEALED: &str = "run sealed";
-    /// The session has ended.
+    /// The session has ended. What its seal binds ends here.
     pub const ENDED: &str = "ended";
+    /// The payloads of the ended session are past retention and go.
+    pub const PRUNED: &str = "pruned";
+    /// Everything that the ended session holds goes, its keys too.
+    pub const ERASED: &str = "erased";
 }
 
 /// The entry that follows `last` (position and hash), or the first one.

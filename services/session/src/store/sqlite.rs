@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::{
     SqlSafeStr, SqlitePool,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
@@ -21,18 +22,23 @@ use uuid::Uuid;
 
 use super::{
     Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
-    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, append::Scope, fault::Fault,
+    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store,
+    append::Scope,
+    erasure::{Begun, Extent, Timer},
+    fault::Fault,
 };
 
 mod approvals;
 mod claims;
 mod commands;
+mod erasure;
 mod events;
 mod failure;
 mod requests;
 mod rows;
 mod runs;
 mod sessions;
+mod timers;
 
 /// How long a call may wait for the writer, or for one of the readers.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +78,8 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is erased is overwritten.
+            .pragma("secure_delete", "on")
             .busy_timeout(BUSY_TIMEOUT);
         let pool = |connections| {
             SqlitePoolOptions::new()
@@ -292,5 +300,35 @@ impl Store for SqliteStore {
         max_bytes: usize,
     ) -> Result<Vec<EventRow>, Error> {
         answer(events::read(&self.readers, tenant, run, from_seq, limit, max_bytes).await)
+    }
+
+    async fn erasure_begin(
+        &self,
+        key: Option<&RequestKey>,
+        tenant: &str,
+        session: Uuid,
+        extent: Extent,
+    ) -> Result<Begun, Error> {
+        answer(erasure::begin(&self.writer, key, tenant, session, extent).await)
+    }
+
+    async fn erasure_run(&self, tenant: &str, run: Uuid, summary: &Bytes) -> Result<(), Error> {
+        answer(erasure::run(&self.writer, tenant, run, summary).await)
+    }
+
+    async fn erasure_blobs(&self, tenant: &str, session: Uuid, limit: i32) -> Result<u64, Error> {
+        answer(erasure::blobs(&self.writer, tenant, session, limit).await)
+    }
+
+    async fn erasure_finish(&self, session: &SessionRow, extent: Extent) -> Result<(), Error> {
+        answer(erasure::finish(&self.writer, session, extent).await)
+    }
+
+    async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error> {
+        answer(timers::claim(&self.writer, limit).await)
+    }
+
+    async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
+        answer(timers::put_off(&self.writer, timer, span).await)
     }
 }

@@ -153,16 +153,31 @@ impl Verifier<'_> {
             }
             before = Some((entry.seq, entry.hash));
         }
-        let ends = self.rows.session_log.iter().filter(|entry| entry.kind == kind::ENDED);
-        let over = self.rows.session.state >= SessionState::Ended as i16;
-        let last = self.rows.session_log.last().is_some_and(|entry| entry.kind == kind::ENDED);
-        if ends.count() != usize::from(over) || last != over {
-            let text = if over {
-                "the session has ended, and its log does not end with saying so once"
-            } else {
-                "the session has not ended, and its log says so"
-            };
-            self.faults.add(Place::SessionLog, -1, Kind::Mismatch, text);
+        self.session_end();
+    }
+
+    /// Where a session's log ends: with its end, and behind that with what goes of it. The row says the same.
+    fn session_end(&mut self) {
+        let kinds: Vec<&str> = self.rows.session_log.iter().map(|entry| entry.kind.as_str()).collect();
+        let end = kinds.iter().position(|&one| one == kind::ENDED);
+        let (lived, after) = kinds.split_at(end.map_or(kinds.len(), |end| end + 1));
+        let state = self.rows.session.state;
+        let mut add = |text: &str| self.faults.add(Place::SessionLog, -1, Kind::Mismatch, text);
+        match (state >= SessionState::Ended as i16, end) {
+            (true, None) => add("the session has ended, and its log does not say so"),
+            (false, Some(_)) => add("the session has not ended, and its log says so"),
+            _ => {}
+        }
+        if !matches!(after, [] | [kind::PRUNED | kind::ERASED] | [kind::PRUNED, kind::ERASED]) {
+            add(
+                "behind the end of a session its log says nothing but that it was pruned, and then that it was erased, once each",
+            );
+        }
+        if lived.iter().any(|&one| one == kind::PRUNED || one == kind::ERASED) {
+            add("the log says that something goes of a session that has not ended");
+        }
+        if state == SessionState::Erased as i16 && !kinds.contains(&kind::ERASED) {
+            add("the session was erased, and its log does not say so");
         }
     }
 

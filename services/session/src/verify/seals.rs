@@ -15,11 +15,11 @@ use crate::store::session_log::kind;
 use crate::store::{RunRow, SessionLogRow};
 
 /// The seal over a session that has ended: over the seals of its runs in the order in which its log admitted them, and the
-/// log's last entry. `None` where a run has none.
+/// entry that ended it; what goes of it is recorded behind that. `None` where a run has none.
 pub fn session_seal(session: Uuid, log: &[SessionLogRow], seals: &BTreeMap<Uuid, Hash>) -> Option<SealedSession> {
     let admitted = log.iter().filter(|entry| entry.kind == kind::RUN_ADMITTED);
     let seals: Option<Vec<Hash>> = admitted.map(|entry| seals.get(&entry.run?).copied()).collect();
-    let last = log.last()?;
+    let last = log.iter().find(|entry| entry.kind == kind::ENDED)?;
     let head = Head { seq: last.seq, hash: Hash::from_bytes(last.hash) };
     Some(SealedSession::over(session.to_string(), &seals?, head))
 }

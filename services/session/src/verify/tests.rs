@@ -8,6 +8,8 @@ use prost::Message as _;
 
 use fixture::{Run, RunState, at, stored};
 
+use crate::store::session_log::kind;
+
 use super::*;
 
 mod fixture;
@@ -54,18 +56,63 @@ fn an_open_run_verifies_as_far_as_it_goes_and_says_so() {
 }
 
 #[test]
-fn payloads_that_are_gone_are_counted_and_no_fault() {
-    let mut erased = stored();
-    for event in &mut erased.events {
-        event.content = None;
-    }
-    let found = erased.verify();
+fn payloads_that_are_gone_are_no_fault_where_the_log_says_so() {
+    // Pruned: the keys stay.
+    let pruned = stored().ended_session().without_payloads().recorded(&[kind::PRUNED]);
+    let found = pruned.verify();
     assert_eq!(found.faults, []);
-    assert!(found.sealed && found.events_without_payload > 3, "{found:?}");
-    assert!(found.unchecked.iter().any(|text| text.contains("payloads are gone")), "{found:?}");
-    // With the key they were committed under, once the session is erased.
-    erased.session.salt_key = Bytes::new();
-    assert_eq!(kinds(&erased.verify()), [(Place::Session, Kind::Unreadable)].into());
+    assert!(found.sealed && found.payloads_erased && found.events_without_payload > 3, "{found:?}");
+    assert!(found.unchecked.iter().any(|text| text.contains("were pruned")), "{found:?}");
+    let mut keyless = pruned;
+    keyless.session.salt_key = Bytes::new();
+    assert_eq!(kinds(&keyless.verify()), [(Place::Session, Kind::Unreadable)].into());
+    // Erased, whether or not they had been pruned before.
+    for entries in [&[kind::ERASED][..], &[kind::PRUNED, kind::ERASED]] {
+        let mut erased = stored().ended_session().without_payloads().recorded(entries);
+        assert_eq!(erased.verify().faults, [], "while it is being erased");
+        erased.session.salt_key = Bytes::new();
+        erased.session.state = SessionState::Erased as i16;
+        let found = erased.verify();
+        assert_eq!(found.faults, []);
+        assert!(found.sealed && found.payloads_erased, "{found:?}");
+        assert!(found.unchecked.iter().any(|text| text.contains("were erased")), "{found:?}");
+        // What is left of an erased session is told.
+        erased.events[0].content = stored().events[0].content.clone();
+        assert!(places(&erased.verify()).contains(&(Place::Event, 0)));
+    }
+}
+
+#[test]
+fn payloads_that_somebody_took_away_are_told() {
+    for whole in [stored(), stored().ended_session()] {
+        let found = whole.without_payloads().verify();
+        assert!(!found.payloads_erased && found.faults.len() as i64 == found.events_without_payload, "{found:?}");
+        assert_eq!(kinds(&found), [(Place::Event, Kind::Missing)].into());
+    }
+    let mut one = stored();
+    let at = one.events.iter().rposition(|event| event.content.is_some()).unwrap();
+    one.events[at].content = None;
+    assert_eq!(places(&one.verify()), [(Place::Event, one.events[at].seq)].into());
+}
+
+#[test]
+fn what_goes_of_a_session_stands_behind_its_end_once() {
+    let broken = [
+        stored().recorded(&[kind::PRUNED]),
+        stored().ended_session().recorded(&[kind::ERASED, kind::PRUNED]),
+        stored().ended_session().recorded(&[kind::ERASED, kind::ERASED]),
+        stored().ended_session().recorded(&[kind::PRUNED, kind::PRUNED]),
+        stored().ended_session().recorded(&[kind::ENDED]),
+        stored().ended_session().recorded(&[kind::STARTED]),
+        stored().recorded(&[kind::ERASED]).ended_with_entries(5),
+    ];
+    for (at, broken) in broken.into_iter().enumerate() {
+        let found = broken.verify();
+        assert!(places(&found).contains(&(Place::SessionLog, -1)), "{at}: {found:?}");
+    }
+    let mut silent = stored().ended_session().without_payloads().recorded(&[kind::PRUNED]);
+    silent.session.state = SessionState::Erased as i16;
+    assert_eq!(places(&silent.verify()), [(Place::SessionLog, -1)].into());
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub async fn who_has_just_come_back_takes_nothing_over(subject: Subject) {
     assert_eq!(claimed, [(run.id, 2)]);
 }
 
-fn approval(run: &RunRow, id: &str, state: i16) -> ApprovalRow {
+pub fn approval(run: &RunRow, id: &str, state: i16) -> ApprovalRow {
     ApprovalRow {
         session: run.session,
         run: run.id,

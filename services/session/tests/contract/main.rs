@@ -45,6 +45,11 @@ macro_rules! store_suite {
             events_are_appended_and_read a_repeated_append_is_done another_event_fences gaps_are_refused
             appends_at_a_time_have_one_writer a_conflict_stores_nothing large_contents_are_stored_once
             contents_come_back_whole reads_stop_at_bytes storage_per_event_stays_flat);
+        suite!($open, erasure_cases:
+            an_erasure_is_recorded_once only_what_has_ended_goes an_erasure_carries_a_request_id
+            nothing_goes_that_no_log_records an_open_run_loses_nothing an_erasure_leaves_the_chain
+            pruning_takes_payloads_alone approvals_and_what_requests_are_known_by_go_too
+            an_unfinished_erasure_comes_back timers_at_a_time_are_claimed_once);
         suite!($open, tenant_cases:
             another_tenant_sees_nothing another_tenant_changes_nothing);
     };
@@ -77,6 +82,8 @@ mod batches;
 mod budget_cases;
 #[cfg(test)]
 mod counter_cases;
+#[cfg(test)]
+mod erasure_cases;
 #[cfg(test)]
 mod event_cases;
 #[cfg(test)]

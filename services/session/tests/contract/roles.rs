@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mar_session::store::{
     Append, OpenError, Page, RunRow, SessionRow, Store,
+    erasure::{Begun, Extent},
     postgres::{PostgresConfig, PostgresStore},
 };
 use mar_testkit::postgres::Postgres;
@@ -118,6 +119,14 @@ async fn the_application_cannot_rewrite_the_log() {
         "ALTER TABLE session.events DISABLE ROW LEVEL SECURITY",
         "SELECT session.isolate('session.runs')",
         "SELECT session.events_drop('2020-01-01', now())",
+        "UPDATE session.sessions SET salt_key = ''",
+        "UPDATE session.runs SET caller = ''",
+        "UPDATE session.request_ids SET digest = digest",
+        "DELETE FROM session.approvals",
+        "SELECT session.goes(id, ARRAY['erased']) FROM session.sessions",
+        "SELECT session.run_forget(id, '') FROM session.runs",
+        "SELECT session.blobs_forget(id, 10) FROM session.sessions",
+        "SELECT session.keys_forget(id) FROM session.sessions",
         "CREATE TABLE session.mine (id int)",
     ] {
         assert_eq!(refusal(&mut connection, sql).await, DENIED, "{sql}");
@@ -145,6 +154,9 @@ async fn the_scheduler_sees_leases_of_all_tenants_and_nothing_else() {
         "SELECT seq FROM session.session_log",
         "SELECT resource FROM session.request_ids",
         "DELETE FROM session.leases",
+        "DELETE FROM session.timers",
+        "UPDATE session.timers SET tenant = 'acme'",
+        "SELECT session.keys_forget(session) FROM session.leases",
         "UPDATE session.leases SET tenant = 'acme'",
         "INSERT INTO session.leases SELECT * FROM session.leases",
     ] {
@@ -169,6 +181,7 @@ async fn retention_removes_payload_of_the_tenant_it_names() {
         "SELECT leaf FROM session.events",
         "SELECT summary FROM session.runs",
         "SELECT salt_key FROM session.sessions",
+        "SELECT hash FROM session.session_log",
         "DELETE FROM session.events",
         "UPDATE session.events SET leaf = ''",
         "UPDATE session.events SET hash = ''",
@@ -249,6 +262,15 @@ async fn member_is_enough(postgres: &Postgres) {
     assert_eq!(subject.append(&run, &[log.next(b"next")]).await, Append::Done);
     assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap().len(), 1);
     assert!(subject.store.run_change(TENANT, run.id, &change(4, Some(log.head()))).await.unwrap());
+    let session = subject.store.session_get(TENANT, run.session).await.unwrap().unwrap();
+    let ended = SessionRow { state: 3, version: 2, ..session };
+    subject.store.session_change(None, &ended).await.unwrap().unwrap();
+    let begun = subject.store.erasure_begin(None, TENANT, ended.id, Extent::Everything).await.unwrap();
+    assert_eq!(begun, Begun::Going);
+    subject.store.erasure_run(TENANT, run.id, &"rest".into()).await.unwrap();
+    assert_eq!(subject.store.erasure_blobs(TENANT, ended.id, 10).await.unwrap(), 0);
+    subject.store.erasure_finish(&ended, Extent::Everything).await.unwrap();
+    assert_eq!(subject.store.session_get(TENANT, ended.id).await.unwrap().unwrap().salt_key.len(), 0);
     // The owner is bound by the policies, too: force.
     let mut owner = PgConnection::connect(&url("mar_owner")).await.unwrap();
     assert_eq!(count(&mut owner, "events").await, 0);

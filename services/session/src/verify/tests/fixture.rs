@@ -114,11 +114,36 @@ impl Stored {
     }
 
     /// The run after its session has ended.
-    pub(super) fn ended_session(mut self) -> Self {
-        self.session.state = SessionState::Ended as i16;
-        let last = self.session_log.last().map(|entry| (entry.seq, entry.hash));
-        self.session_log.push(session_log::next(last, kind::ENDED, None));
-        assert_eq!(self.session_log.len(), ENTRIES);
+    pub(super) fn ended_session(self) -> Self {
+        self.ended_with_entries(ENTRIES)
+    }
+
+    /// Like [`Stored::ended_session`], with a log of so many entries.
+    pub(super) fn ended_with_entries(self, entries: usize) -> Self {
+        let mut ended = self.recorded(&[kind::ENDED]);
+        ended.session.state = SessionState::Ended as i16;
+        assert_eq!(ended.session_log.len(), entries);
+        ended.session_sealed()
+    }
+
+    /// With these entries at the end of the session's log.
+    pub(super) fn recorded(mut self, kinds: &[&str]) -> Self {
+        for kind in kinds {
+            let last = self.session_log.last().map(|entry| (entry.seq, entry.hash));
+            self.session_log.push(session_log::next(last, kind, None));
+        }
+        self
+    }
+
+    /// Without the payloads of any event.
+    pub(super) fn without_payloads(mut self) -> Self {
+        for event in &mut self.events {
+            event.content = None;
+        }
+        self
+    }
+
+    fn session_sealed(mut self) -> Self {
         let seal = session_seal(self.session.id, &self.session_log, &self.seals).unwrap();
         let signature = seal.sign(&key(SEALS)).unwrap().signatures.remove(0);
         let seal = SessionSeal {

@@ -1,0 +1,88 @@
+//! The command line of `mar sessions`.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{EndpointArgs, erase_long_help, examples};
+
+/// `mar sessions`.
+#[derive(Debug, Subcommand)]
+pub enum SessionsCommand {
+    /// Lists sessions, newest first
+    #[command(after_help = examples::SESSIONS)]
+    List(SessionsListArgs),
+    /// Shows a session
+    #[command(after_help = examples::SESSIONS)]
+    Show(SessionArg),
+    /// Cancels what runs in a session, and ends and seals it
+    #[command(after_help = examples::SESSIONS)]
+    End(SessionArg),
+    /// Destroys what an ended session holds; its chains and seals stay
+    #[command(after_help = examples::SESSIONS, after_long_help = erase_long_help())]
+    Erase(EraseArgs),
+}
+
+impl SessionsCommand {
+    /// Whether failures are to be told as JSON, too.
+    pub(super) fn wants_json(&self) -> bool {
+        match self {
+            Self::List(args) => args.json,
+            Self::Show(args) | Self::End(args) => args.json,
+            Self::Erase(args) => args.session.json,
+        }
+    }
+}
+
+/// `mar sessions list`.
+#[derive(Debug, Args)]
+pub struct SessionsListArgs {
+    /// Only sessions in this state
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub state: Option<SessionStateName>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
+    pub limit: u32,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where to call.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+}
+
+/// A state, as a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "as the API names them")]
+pub enum SessionStateName {
+    Open,
+    Ending,
+    Ended,
+    Erased,
+}
+
+/// One session.
+#[derive(Debug, Args)]
+pub struct SessionArg {
+    /// sessions/… or the session's id
+    #[arg(value_name = "SESSION")]
+    pub session: String,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where to call.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+}
+
+/// `mar sessions erase`.
+#[derive(Debug, Args)]
+pub struct EraseArgs {
+    /// Which.
+    #[command(flatten)]
+    pub session: SessionArg,
+    /// Ends the session first, where it is open
+    #[arg(long)]
+    pub end: bool,
+    /// Erases; without it nothing is done but to say what would be
+    #[arg(long, short)]
+    pub yes: bool,
+}

@@ -1,0 +1,204 @@
+//! Sessions that are erased: what they held is gone, what proves them stays.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use mar_proto::session::{
+    EndSessionRequest, EraseSessionRequest, GetSessionRequest, Session, SessionState, StartSessionRequest,
+    VerifyFaultKind as Kind, VerifyPlace as Place, VerifyRunRequest, VerifyRunResponse,
+};
+use mar_session::crash::Point;
+use mar_testkit::wait;
+use mar_tests::client::request_id;
+use mar_tests::{Client, Deployment, Options, Shape, Stores, task};
+use tonic::Status;
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use crate::verifying::rows::Rows;
+
+both_ways! {
+    an_erased_session_is_gone_and_verifies
+    only_an_ended_session_is_erased
+    legal_hold_wins
+    an_erasure_that_was_cut_off_is_completed
+}
+
+/// A word of the task, which nothing else holds.
+const SECRET: &str = "Quetzalcoatlus";
+
+/// A session with a run that tells the secret, ended.
+struct Ended {
+    session: String,
+    run: String,
+}
+
+impl Ended {
+    async fn new(client: &mut Client) -> anyhow::Result<Self> {
+        let start = StartSessionRequest {
+            request_id: request_id(),
+            session: Some(Session {
+                purpose: format!("ask about {SECRET}"),
+                labels: [("about".to_owned(), SECRET.to_owned())].into(),
+                ..Session::default()
+            }),
+        };
+        let session = client.grpc.start_session(start).await?.into_inner().session.context("no session")?.name;
+        // Long enough to be a blob, too.
+        let question = format!("When is the lighthouse lit? {}", SECRET.repeat(2_000));
+        let run = client.run_in(&session, task::with_sources(&question)).await?.run.name;
+        client.grpc.end_session(EndSessionRequest { name: session.clone(), ..Default::default() }).await?;
+        Ok(Self { session, run })
+    }
+
+    fn id(&self) -> anyhow::Result<Uuid> {
+        Ok(self.session.trim_start_matches("sessions/").parse()?)
+    }
+}
+
+async fn erase(client: &mut Client, name: &str, request_id: &str) -> Result<Session, Status> {
+    let request = EraseSessionRequest { name: name.into(), request_id: request_id.into() };
+    Ok(client.grpc.erase_session(request).await?.into_inner().session.unwrap_or_default())
+}
+
+async fn verify(client: &mut Client, run: &str) -> anyhow::Result<VerifyRunResponse> {
+    Ok(client.grpc.verify_run(VerifyRunRequest { name: run.into() }).await?.into_inner())
+}
+
+fn reason(refused: Result<Session, Status>) -> anyhow::Result<String> {
+    let status = refused.err().context("it was let through")?;
+    Ok(status.get_details_error_info().context("a refusal without a reason")?.reason)
+}
+
+async fn an_erased_session_is_gone_and_verifies(options: Options) -> anyhow::Result<()> {
+    let embedded = options.stores == Stores::Embedded;
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let rows = Rows::open(&system.store_url()).await?;
+    let (ended, other) = (Ended::new(&mut client).await?, Ended::new(&mut client).await?);
+    ensure!(rows.holds(SECRET, ended.id()?).await?, "the secret was never stored");
+    let whole = verify(&mut client, &ended.run).await?;
+    assert!(whole.valid && whole.sealed && !whole.payloads_erased, "{whole:?}");
+
+    let erased = erase(&mut client, &ended.session, "erase-1").await?;
+    assert_eq!(erased.state(), SessionState::Erased);
+    assert!(erased.purpose.is_empty() && erased.labels.is_empty() && erased.seal.is_some(), "{erased:?}");
+    assert!(!rows.holds(SECRET, ended.id()?).await?);
+    assert!(rows.holds(SECRET, other.id()?).await?, "another session's payloads stay");
+
+    let found = verify(&mut client, &ended.run).await?;
+    assert_eq!(found.faults, []);
+    assert!(found.sealed && found.payloads_erased && found.events_without_payload > 0, "{found:?}");
+    assert_eq!((found.head, found.events), (whole.head, whole.events));
+    let run = client.get(&ended.run).await?;
+    assert!(run.seal.is_some() && run.answer.is_none() && run.task.unwrap_or_default().input.is_empty());
+    assert!(client.events(&ended.run).await?.iter().all(|event| event.content.is_none()));
+    let watched = client.watch(&ended.run, 0).await?;
+    assert_eq!(watched.run.seal, run.seal);
+    assert!(verify(&mut client, &other.run).await?.valid);
+
+    // To erase it twice is to erase it once.
+    assert_eq!(erase(&mut client, &ended.session, "erase-1").await?, erased);
+    assert_eq!(erase(&mut client, &ended.session, "").await?, erased);
+    assert_eq!(reason(erase(&mut client, &other.session, "erase-1").await)?, "REQUEST_ID_REUSED");
+    let late = client.run_in(&ended.session, task::question("Still there?")).await;
+    assert!(late.is_err(), "a run was admitted to an erased session");
+    if embedded {
+        erase(&mut client, &other.session, "").await?;
+        // Nor is it in what the file has freed.
+        let path = system.store_url().trim_start_matches("sqlite:").to_owned();
+        for file in [path.clone(), format!("{path}-wal")] {
+            let bytes = std::fs::read(&file).unwrap_or_default();
+            ensure!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{file} still has it");
+        }
+    }
+    Ok(())
+}
+
+async fn only_an_ended_session_is_erased(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let open = client.session().await?;
+    let run = client.run_in(&open, task::with_sources("When is the lighthouse lit?")).await?.run;
+    assert_eq!(reason(erase(&mut client, &open, "early").await)?, "SESSION_OPEN");
+    assert!(!verify(&mut client, &run.name).await?.payloads_erased);
+    client.grpc.end_session(EndSessionRequest { name: open.clone(), ..Default::default() }).await?;
+    // A refusal has not used the id up.
+    assert_eq!(erase(&mut client, &open, "early").await?.state(), SessionState::Erased);
+    for name in ["sessions/00000000-0000-7000-8000-000000000000", "sessions/nothing"] {
+        let reason = reason(erase(&mut client, name, "").await)?;
+        assert!(["NOT_FOUND", "INVALID_REQUEST"].contains(&reason.as_str()), "{reason}");
+    }
+
+    // What somebody took away behind the runtime's back is told from what was erased.
+    let ended = Ended::new(&mut client).await?;
+    let rows = Rows::open(&system.store_url()).await?;
+    rows.clear_payload(ended.run.rsplit('/').next().context("no id")?.parse()?, 0).await?;
+    let found = verify(&mut client, &ended.run).await?;
+    let faults: Vec<_> = found.faults.iter().map(|fault| (fault.place(), fault.seq, fault.kind())).collect();
+    assert_eq!(faults, [(Place::Event, 0, Kind::Missing)]);
+    Ok(())
+}
+
+async fn legal_hold_wins(options: Options) -> anyhow::Result<()> {
+    let held = options.extra("[session.tenants.dev]\nlegal_hold = true\n");
+    let system = Deployment::start(held).await?;
+    let mut client = system.client().await?;
+    let rows = Rows::open(&system.store_url()).await?;
+    let ended = Ended::new(&mut client).await?;
+    assert_eq!(reason(erase(&mut client, &ended.session, "").await)?, "LEGAL_HOLD");
+    let request = GetSessionRequest { name: ended.session.clone() };
+    let session = client.grpc.get_session(request).await?.into_inner().session.context("no session")?;
+    assert!(session.legal_hold && session.state() == SessionState::Ended, "{session:?}");
+    assert!(rows.holds(SECRET, ended.id()?).await?);
+    assert!(verify(&mut client, &ended.run).await?.valid);
+    Ok(())
+}
+
+/// The process dies at each point of an erasure; the one that follows it completes it without being asked.
+async fn an_erasure_that_was_cut_off_is_completed(options: Options) -> anyhow::Result<()> {
+    for point in Point::ERASURE {
+        // Documents that are long enough to be blobs, so that every point is passed.
+        let mut system = Deployment::start(options.clone().env("MAR_CRASH_AT", point.name())).await?;
+        let mut client = system.client().await?;
+        let ended = Ended::new(&mut client).await?;
+        let cut = erase(&mut client, &ended.session, "erase").await;
+        ensure!(cut.is_err(), "{point} is not passed: {cut:?}");
+        system.wait_for_crash().await?;
+        let rows = Rows::open(&system.store_url()).await?;
+        // What stands there now is explained by the log, however far it came.
+        rows.make_timers_due().await?;
+        system.restart(0).await?;
+        let mut client = system.client().await?;
+        assert!(verify(&mut client, &ended.run).await?.valid, "{point}");
+        let get = || async {
+            let request = GetSessionRequest { name: ended.session.clone() };
+            let answer = client.grpc.clone().get_session(request).await;
+            answer.is_ok_and(|answer| answer.into_inner().session.unwrap_or_default().state() == SessionState::Erased)
+        };
+        wait::until(Duration::from_secs(30), get).await.with_context(|| format!("{point}: never completed"))?;
+        assert!(!rows.holds(SECRET, ended.id()?).await?, "{point}");
+        let found = verify(&mut client, &ended.run).await?;
+        assert!(found.valid && found.payloads_erased, "{point}: {found:?}");
+        assert_eq!(erase(&mut client, &ended.session, "erase").await?.state(), SessionState::Erased);
+    }
+    Ok(())
+}
+
+/// Postgres goes away in the middle of an erasure and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_waits_for_postgres() -> anyhow::Result<()> {
+    let options = Options::new(Shape::Four, Stores::Servers).own_servers();
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let ended = Ended::new(&mut client).await?;
+    let postgres = system.postgres.as_ref().context("no Postgres of its own")?;
+    tokio::task::block_in_place(|| postgres.stop());
+    assert_eq!(reason(erase(&mut client, &ended.session, "erase").await)?, "STORE_UNAVAILABLE");
+    tokio::task::block_in_place(|| postgres.resume())?;
+    let erased = || async { erase(&mut client.clone(), &ended.session, "erase").await.is_ok() };
+    wait::until(Duration::from_secs(30), erased).await?;
+    let found = verify(&mut client, &ended.run).await?;
+    assert!(found.valid && found.payloads_erased, "{found:?}");
+    Ok(())
+}
