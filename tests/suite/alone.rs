@@ -85,7 +85,7 @@ async fn session_admits_and_the_run_goes_on_when_the_others_come() -> anyhow::Re
     let run = client.start(&session, task::with_sources("When does the harbour of Marel flood?")).await?;
     assert_eq!(run.state(), RunState::Pending);
     let events = client.events(&run.name).await?;
-    assert_eq!(events.iter().map(name).collect::<Vec<_>>(), ["RunAdmitted"]);
+    assert_eq!(events.first().map(name), Some("RunAdmitted"), "it waits, and may have said so by now");
     // A session runs one root run at a time, and this one is open.
     let refused = client.start(&session, task::question("And now?")).await.unwrap_err();
     let status = refused.downcast_ref::<tonic::Status>().context("no status")?;

@@ -39,6 +39,8 @@ mod following;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod holding;
 #[cfg(test)]
 mod identity;

@@ -43,10 +43,27 @@ pub struct Config {
     pub counters: CountersConfig,
     /// Limits of a task that states none.
     pub halting: HaltingConfig,
+    /// What a run sees of its session's earlier runs.
+    pub history: HistoryConfig,
     /// How replicas know of each other.
     pub replicas: ReplicasConfig,
     /// What holds for a tenant, by its name.
     pub tenants: TenantConfigs,
+}
+
+/// `[session.history]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistoryConfig {
+    /// Tokens at the most, reckoned by the byte, which no tokenizer exceeds: 8,192 by default, at most 1,000,000; 0 shows
+    /// nothing.
+    pub max_tokens: i64,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { max_tokens: Limits::default().history_tokens }
+    }
 }
 
 /// `[session.replicas]`.
@@ -142,6 +159,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
+            history: HistoryConfig::default(),
             replicas: ReplicasConfig::default(),
             tenants: TenantConfigs::new(),
         }
@@ -281,6 +299,11 @@ impl Config {
 }
 
 impl Config {
+    /// The limits that bind, with what is configured.
+    pub fn limits(&self) -> Limits {
+        Limits { history_tokens: self.history.max_tokens, ..self.halting.limits() }
+    }
+
     /// What holds for each tenant.
     pub fn tenants(&self) -> Tenants {
         tenant::tenants(&self.tenants)
@@ -316,6 +339,8 @@ impl Validate for Config {
         violations.within("halting", |found| {
             self.halting.limits().complete(None, found);
         });
+        let history = (0..=1_000_000).contains(&self.history.max_tokens);
+        violations.require(history, "history.max_tokens", "must be 0 to 1000000");
         violations.within("tenants", |found| tenant::validate(&self.tenants, found));
     }
 }

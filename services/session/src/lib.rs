@@ -193,7 +193,7 @@ async fn assemble(
     let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
     let replicas = Replicas { heartbeat, patience };
-    let runs = Runs::new(shared, Arc::new(SystemIds), config.halting.limits(), replicas);
+    let runs = Runs::new(shared, Arc::new(SystemIds), config.limits(), replicas);
     let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys))
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;

@@ -12,6 +12,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             default: policy([16, 64, 0, 1_000_000, 200_000, 1_000_000_000], 15 * 60, DAY),
+            history_tokens: 8_192,
             max: policy([1_000, 10_000, 8, 1_000_000_000, 1_000_000_000, 1_000_000_000_000_000], DAY, 30 * DAY),
         }
     }

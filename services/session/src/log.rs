@@ -102,6 +102,7 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         text("session_json", &content.session_json),
         message("approval", content.approval.as_ref().map(Message::encode_to_vec)),
         text("comment", &content.comment),
+        message("history", content.history.as_ref().map(Message::encode_to_vec)),
     ]
     .into_iter()
     .flatten()

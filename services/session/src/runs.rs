@@ -35,6 +35,7 @@ mod claim;
 mod command;
 mod control;
 mod follow;
+mod history;
 mod submit;
 
 pub use admit::Admit;
@@ -60,6 +61,8 @@ pub struct Limits {
     pub default: HaltingPolicy,
     /// What a task may ask for at the most.
     pub max: HaltingPolicy,
+    /// Tokens, reckoned by the byte, that a run may see of its session's earlier runs.
+    pub history_tokens: i64,
 }
 
 /// All runs that this replica executes. Cheap to clone.

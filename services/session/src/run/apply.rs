@@ -30,6 +30,8 @@ impl State {
     pub fn admitted(run: Uuid, session: Uuid, event: &Event) -> Option<Self> {
         let Body::RunAdmitted(admitted) = &event.body else { return None };
         let expires_at = admitted.expire_time.as_ref().and_then(timestamp)?;
+        let history = event.content.history.clone().unwrap_or_default().messages;
+        let tainted = history.iter().flat_map(|message| &message.parts).any(|part| part.tainted);
         Some(Self {
             run,
             session,
@@ -43,6 +45,7 @@ impl State {
             agent: None,
             max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
             output_schema: Arc::from(""),
+            history: history.into_iter().map(Arc::new).collect(),
             transcript: Vec::new(),
             step: 0,
             generation: None,
@@ -67,7 +70,7 @@ impl State {
             principal: event.content.principal.as_str().into(),
             approvals: Default::default(),
             commands: Default::default(),
-            tainted: false,
+            tainted,
             active: Duration::ZERO,
             running_since: None,
             ending: None,
@@ -154,6 +157,9 @@ impl State {
             self.output_schema = sealed.output_schema.into();
         }
         self.transcript = agent.prompt.iter().cloned().map(Arc::new).collect();
+        // The task's own message comes last.
+        let task = self.transcript.len().saturating_sub(1);
+        self.transcript.splice(task..task, self.history.iter().cloned());
         self.agent = Some(Arc::new(agent));
         self.run(at);
     }

@@ -43,7 +43,9 @@ pub struct State {
     pub max_output_tokens: i64,
     /// JSON Schema of the answer as JSON text, from the descriptor; empty for free text.
     pub output_schema: Arc<str>,
-    /// The conversation: prompt, turns, tool results, repair requests.
+    /// What the agent sees of the session's earlier runs.
+    pub history: Vec<Arc<Message>>,
+    /// The conversation: prompt with history, turns, tool results, repair requests.
     pub transcript: Vec<Arc<Message>>,
     /// Number of the step, 0 before the first.
     pub step: i64,

@@ -5,6 +5,7 @@ mod audit_held;
 mod audit_state;
 mod dice;
 mod driver;
+mod earlier;
 mod fixture;
 mod histories;
 mod holding;

@@ -7,6 +7,7 @@ use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::history::Earlier;
 use super::{Runs, has_ended, session_body};
 use crate::caller;
 use crate::crash::Point;
@@ -45,7 +46,8 @@ impl Runs {
         let name = format!("sessions/{}", admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
         let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
-        let (row, first, run) = self.prepare(caller, &session, &admit)?;
+        let earlier = self.earlier(&session, &admit).await?;
+        let (row, first, run) = self.prepare(caller, &session, &admit, earlier)?;
         self.0.shared.crash.pass(Point::AdmitOffered).await;
         if self.0.shared.sabotage.is(Fault::AckBeforeCommit) {
             self.admit_later(caller, session, admit.key, row, first);
@@ -87,7 +89,13 @@ impl Runs {
     }
 
     /// Row, first event and view of a new run.
-    fn prepare(&self, caller: &Caller, session: &SessionRow, admit: &Admit) -> Result<(RunRow, EventRow, Run), Error> {
+    fn prepare(
+        &self,
+        caller: &Caller,
+        session: &SessionRow,
+        admit: &Admit,
+        earlier: Earlier,
+    ) -> Result<(RunRow, EventRow, Run), Error> {
         let now = self.clock().now();
         let id = self.ids().uuid_v7();
         let expire_after = admit.limits.expire_after.as_ref().map_or(86_400, |span| span.seconds);
@@ -100,12 +108,13 @@ impl Runs {
                 environment: caller.environment.clone(),
                 limits: Some(admit.limits),
                 expire_time: Some(stamp(expires_at)),
-                history_through: String::new(),
+                history_through: earlier.through,
             }),
             content: EventContent {
                 task: Some(admit.task.clone()),
                 principal: caller.principal.clone(),
                 session_json: session_json(&session_body(session)?),
+                history: earlier.history,
                 ..EventContent::default()
             },
             counted_seq: None,
