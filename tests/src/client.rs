@@ -78,6 +78,7 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::ApprovalRequested(_)) => "ApprovalRequested",
         Some(Body::ApprovalDecided(_)) => "ApprovalDecided",
         Some(Body::CallHandedOver(_)) => "CallHandedOver",
+        Some(Body::SliceGranted(_)) => "SliceGranted",
         Some(Body::RunEnded(_)) => "RunEnded",
         None => "nothing",
     }

@@ -176,7 +176,7 @@ impl Replay {
             Body::StopRequested(_) => self.stopping = true,
             Body::RunEnded(_) => self.ended = true,
             Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
-            Body::PauseRequested(_) => {}
+            Body::PauseRequested(_) | Body::SliceGranted(_) => {}
             Body::ApprovalRequested(_) | Body::ApprovalDecided(_) | Body::CallHandedOver(_) => {
                 anyhow::bail!("nobody holds these runs")
             }

@@ -29,6 +29,8 @@ mod answers;
 #[cfg(test)]
 mod approving;
 #[cfg(test)]
+mod budgets;
+#[cfg(test)]
 mod callers;
 #[cfg(test)]
 mod deadlines;

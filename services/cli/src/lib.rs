@@ -29,6 +29,7 @@ pub mod report;
 pub mod run;
 pub mod runs;
 pub mod sessions;
+pub mod slices;
 pub mod table;
 pub mod tools;
 pub mod up;

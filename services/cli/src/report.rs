@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::exit::Exit;
 use crate::out::{Ink, clean, one_line};
 use crate::progress::describe::{halt, input, output, state};
+use crate::slices;
 use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
 
@@ -212,6 +213,7 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("step".into(), json!(rejected.step));
             fields.insert("problems".into(), json!(content.problems));
         }
+        Some(event_leaf::Body::SliceGranted(granted)) => fields.extend(slices::fields(&granted)),
         Some(body) => fields.extend(waiting::event_fields(&body, &content, &event.run)),
         None => {}
     }
@@ -237,6 +239,7 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::ApprovalRequested(_)) => "APPROVAL_REQUESTED",
         Some(Body::ApprovalDecided(_)) => "APPROVAL_DECIDED",
         Some(Body::CallHandedOver(_)) => "CALL_HANDED_OVER",
+        Some(Body::SliceGranted(_)) => "SLICE_GRANTED",
         Some(Body::StopRequested(_)) => "STOP_REQUESTED",
         Some(Body::RunEnded(_)) => "RUN_ENDED",
         None => "UNKNOWN",

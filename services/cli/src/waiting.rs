@@ -215,7 +215,11 @@ mod tests {
     #[test]
     fn a_pause_says_how_to_go_on() {
         let parked = |reason: WaitReason| {
-            super::parked(&RunWaiting { reason: reason.into(), dependency: "router".into() }, "sessions/s/runs/r", INK)
+            super::parked(
+                &RunWaiting { reason: reason.into(), dependency: "router".into(), ..Default::default() },
+                "sessions/s/runs/r",
+                INK,
+            )
         };
         assert_eq!(parked(WaitReason::Paused), "paused: mar runs resume sessions/s/runs/r");
         assert_eq!(parked(WaitReason::Dependency), "waits for router");

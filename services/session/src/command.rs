@@ -22,6 +22,8 @@ struct Stored {
     submitted: Option<Submitted>,
     #[prost(message, optional, tag = "6")]
     input: Option<Input>,
+    #[prost(message, optional, tag = "20")]
+    renew: Option<Renew>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,6 +42,9 @@ struct Pause {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Resume {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Renew {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Resolve {
@@ -81,6 +86,7 @@ pub fn encode(command: &Command) -> Bytes {
         Command::Cancel { reason, principal } => stored.cancel = Some(Cancel { reason, principal }),
         Command::Pause { principal } => stored.pause = Some(Pause { principal }),
         Command::Resume => stored.resume = Some(Resume {}),
+        Command::Renew => stored.renew = Some(Renew {}),
         Command::Resolve(Resolution { approval, digest, approved, principal, comment }) => {
             stored.resolve = Some(Resolve { approval, digest, approved, principal, comment });
         }
@@ -104,6 +110,7 @@ pub fn decode(bytes: &Bytes) -> Result<Command, store::Error> {
     let cancel = stored.cancel.map(|Cancel { reason, principal }| Command::Cancel { reason, principal });
     let pause = stored.pause.map(|Pause { principal }| Command::Pause { principal });
     let resume = stored.resume.map(|Resume {}| Command::Resume);
+    let renew = stored.renew.map(|Renew {}| Command::Renew);
     let resolve = stored.resolve.map(|Resolve { approval, digest, approved, principal, comment }| {
         Command::Resolve(Resolution { approval, digest, approved, principal, comment })
     });
@@ -113,7 +120,7 @@ pub fn decode(bytes: &Bytes) -> Result<Command, store::Error> {
     });
     let input =
         stored.input.map(|Input { parts, call_id, principal }| Command::Input(Reply { call_id, parts, principal }));
-    cancel.or(pause).or(resume).or(resolve).or(result).or(input).ok_or_else(corrupt)
+    cancel.or(pause).or(resume).or(renew).or(resolve).or(result).or(input).ok_or_else(corrupt)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! waits with nothing in flight; when another owner has written the run's next event it stops without a trace.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,7 @@ mod effects;
 mod generation;
 mod hand_over;
 mod park;
+mod refill;
 mod sabotaged;
 mod seal;
 mod submission;
@@ -136,6 +138,8 @@ pub struct Executor {
     owner: Arc<str>,
     commands: Commands,
     approvals: Approvals,
+    /// Whether a slice is being asked for.
+    refilling: Arc<AtomicBool>,
     span: Span,
 }
 
@@ -185,6 +189,7 @@ impl Executor {
             owner: begin.owner,
             commands,
             approvals: Approvals::default(),
+            refilling: Arc::default(),
             shared,
             span,
         };
@@ -423,6 +428,7 @@ impl Executor {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Synthesise => self.synthesise(),
+            Effect::Refill(lack) => self.refill(lack),
             Effect::Generate { step, attempt } => self.generate(step, attempt),
             Effect::Invoke { call_id, attempt } => self.invoke(&call_id, attempt),
             Effect::Stop => self.stop.cancel(),

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub mod audit;
+pub mod budgets;
 pub mod caller;
 pub mod clients;
 pub mod command;

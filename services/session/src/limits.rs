@@ -102,11 +102,7 @@ fn span(
 fn on_budget(wish: i32, default: i32, found: &mut Violations) -> i32 {
     match OnBudget::try_from(wish) {
         Ok(OnBudget::Unspecified) => default,
-        Ok(OnBudget::Halt) => wish,
-        Ok(OnBudget::Wait) => {
-            found.field("on_budget", "WAIT is not served by this version");
-            default
-        }
+        Ok(OnBudget::Halt | OnBudget::Wait) => wish,
         Err(_) => {
             found.field("on_budget", "must be HALT or WAIT");
             default

@@ -22,6 +22,7 @@ mod event;
 mod input;
 pub mod loop_detector;
 mod next;
+mod slices;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use event::{error_result, idempotency_key};
 pub use input::{
     ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Reply, Resolution, Retry, Submission, Timed,
 };
+pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
 
 /// Tries of one generation that reach a provider before the run fails.
@@ -75,6 +77,9 @@ pub enum Effect {
         /// Session's number of the try.
         attempt: i64,
     },
+    /// Ask a budget for a slice; answered by [`Input::Granted`] or [`Input::Exhausted`]. Asked for again with every
+    /// transition until then: it is for the executor to ask once.
+    Refill(Lack),
     /// Signal everything in flight to stop.
     Stop,
     /// The run has ended: seal it.

@@ -118,7 +118,12 @@ impl Sessions {
             row.version = if refusal.is_some() { NO_VERSION } else { row.version + 1 };
             row.update_time = self.runs.clock().now();
             match (self.runs.store().session_change(Some(&change.key), &row).await?, refusal) {
-                (Some(Outcome::Done(row) | Outcome::Repeated(row)), _) => return self.present(&row),
+                (Some(Outcome::Done(row) | Outcome::Repeated(row)), _) => {
+                    if change.paths.iter().any(|path| path == "budget") {
+                        self.runs.renew(tenant, change.id).await?;
+                    }
+                    return self.present(&row);
+                }
                 (Some(Outcome::Reused), _) => return Err(Error::RequestIdReused),
                 (None, Some(refusal)) => return Err(refusal),
                 // Somebody was faster; look again.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use erasure::{Begun, Extent, Timer};
 
+pub mod budgets;
 pub mod erasure;
 pub mod postgres;
 pub mod session_log;
@@ -20,6 +21,8 @@ pub mod sqlite;
 
 mod append;
 mod fault;
+
+pub use budgets::{BudgetKey, BudgetLedger, BudgetStore, SliceRow};
 
 /// Why the store gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -323,7 +326,7 @@ pub struct Page {
 
 /// The store's contract.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: BudgetStore + Send + Sync + 'static {
     /// Answers when the store can be reached and its schema is current.
     async fn ping(&self) -> Result<(), Error>;
 

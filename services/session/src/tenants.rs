@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::budgets::BudgetLimit;
+
 /// What holds for one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Nothing of the tenant is erased or pruned, whoever asks.
     pub legal_hold: bool,
+    /// What its runs may use in a UTC day.
+    pub budget: BudgetLimit,
 }
 
 /// The terms of all tenants; one that none are laid down for has the default. Cheap to clone.
@@ -42,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_tenant_without_terms_has_the_default() {
-        let held = Terms { legal_hold: true };
+        let held = Terms { legal_hold: true, ..Terms::default() };
         let tenants = Tenants::new(BTreeMap::from([("acme".to_owned(), held.clone())]));
         assert_eq!(tenants.of("acme"), &held);
         assert_eq!(tenants.of("globex"), &Terms::default());

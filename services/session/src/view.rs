@@ -52,7 +52,7 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
         expire_time: Some(stamp(state.expires_at)),
         ..Run::default()
     };
-    if let Phase::Waiting(reason) = state.phase {
+    if let Phase::Waiting(reason) | Phase::Pending(Some(reason)) = state.phase {
         run.wait_reason = reason.into();
     }
     run.pausing = state.paused && state.phase != Phase::Waiting(WaitReason::Paused);

@@ -10,6 +10,7 @@ use mar_proto::session::{
 use mar_proto::types::{HaltReason, Usage};
 
 use crate::out::{Ink, one_line};
+use crate::slices;
 use crate::table::{bytes, count, span, usd};
 use crate::waiting;
 
@@ -54,6 +55,7 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::ApprovalRequested(asked) => waiting::asked(asked, &event.run, ink),
         Body::ApprovalDecided(decided) => waiting::decided(decided, content, ink),
         Body::CallHandedOver(handed) => waiting::handed(handed, &event.run, ink),
+        Body::SliceGranted(granted) => return slices::granted(granted, ink),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
     };

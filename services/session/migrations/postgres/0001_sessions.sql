@@ -388,3 +388,33 @@ ALTER FUNCTION session.run_forget OWNER TO mar_retention;
 ALTER FUNCTION session.blobs_forget OWNER TO mar_retention;
 ALTER FUNCTION session.keys_forget OWNER TO mar_retention;
 REVOKE CREATE ON SCHEMA session FROM mar_retention;
+
+-- A window of a budget: which generation of its counters holds, and which thresholds were reached.
+CREATE TABLE session.budgets (
+    tenant       text     NOT NULL CHECK (tenant <> ''),
+    budget       text     NOT NULL,
+    day          bigint   NOT NULL,
+    generation   bigint   NOT NULL,
+    reached_cost smallint NOT NULL,
+    reached_runs smallint NOT NULL,
+    PRIMARY KEY (tenant, budget, day)
+);
+SELECT session.isolate('session.budgets');
+GRANT SELECT, INSERT, UPDATE (generation, reached_cost, reached_runs) ON session.budgets TO mar_session;
+
+-- What runs were granted of budgets. One that is closed says what was used of it.
+CREATE TABLE session.slices (
+    tenant    text   NOT NULL CHECK (tenant <> ''),
+    id        uuid   NOT NULL,
+    budget    text   NOT NULL,
+    day       bigint NOT NULL,
+    run       uuid   NOT NULL,
+    cost      bigint NOT NULL,
+    runs      bigint NOT NULL,
+    used_cost bigint,
+    PRIMARY KEY (tenant, id)
+);
+CREATE INDEX slices_by_budget ON session.slices (tenant, budget, day);
+CREATE INDEX slices_open ON session.slices (tenant, run) WHERE used_cost IS NULL;
+SELECT session.isolate('session.slices');
+GRANT SELECT, INSERT, UPDATE (used_cost) ON session.slices TO mar_session;

@@ -128,3 +128,29 @@ CREATE TABLE request_ids (
     PRIMARY KEY (tenant, principal, method, request_id)
 ) STRICT;
 CREATE INDEX request_ids_by_resource ON request_ids (tenant, resource);
+
+-- A window of a budget: which generation of its counters holds, and which thresholds were reached.
+CREATE TABLE budgets (
+    tenant       TEXT    NOT NULL,
+    budget       TEXT    NOT NULL,
+    day          INTEGER NOT NULL,
+    generation   INTEGER NOT NULL,
+    reached_cost INTEGER NOT NULL,
+    reached_runs INTEGER NOT NULL,
+    PRIMARY KEY (tenant, budget, day)
+) STRICT;
+
+-- What runs were granted of budgets. One that is closed says what was used of it.
+CREATE TABLE slices (
+    tenant    TEXT    NOT NULL,
+    id        BLOB    NOT NULL,
+    budget    TEXT    NOT NULL,
+    day       INTEGER NOT NULL,
+    run       BLOB    NOT NULL,
+    cost      INTEGER NOT NULL,
+    runs      INTEGER NOT NULL,
+    used_cost INTEGER,
+    PRIMARY KEY (tenant, id)
+) STRICT;
+CREATE INDEX slices_by_budget ON slices (tenant, budget, day);
+CREATE INDEX slices_open ON slices (tenant, run) WHERE used_cost IS NULL;

@@ -6,8 +6,12 @@ use mar_runtime::config::Validate;
 use mar_runtime::violations::Violations;
 use serde::{Deserialize, Serialize};
 
+use crate::budgets::BudgetLimit;
+use crate::counters::MAX_AMOUNT;
 use crate::tenants::{Tenants, Terms};
 
+/// Most root runs of a day that a tenant can be limited to.
+const MAX_RUNS: i64 = 1_000_000_000;
 /// Characters of a tenant's name.
 const MAX_NAME: usize = 128;
 
@@ -20,16 +24,48 @@ pub type TenantConfigs = BTreeMap<String, TenantConfig>;
 pub struct TenantConfig {
     /// Nothing of the tenant is erased or pruned while this is `true`; `false` by default.
     pub legal_hold: bool,
+    /// What the tenant's runs may use in a UTC day; without limits by default.
+    pub budget: TenantBudgetConfig,
+}
+
+/// `[session.tenants.NAME.budget]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantBudgetConfig {
+    /// Cost in nano-USD, 0 to 10^15.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_nano_usd_per_day: Option<i64>,
+    /// Root runs, 0 to 1,000,000,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_runs_per_day: Option<i64>,
+}
+
+impl Validate for TenantBudgetConfig {
+    fn validate(&self, found: &mut Violations) {
+        let within = |value: Option<i64>, most: i64| value.is_none_or(|value| (0..=most).contains(&value));
+        let cost = within(self.max_cost_nano_usd_per_day, MAX_AMOUNT);
+        found.require(cost, "max_cost_nano_usd_per_day", format!("must be 0 to {MAX_AMOUNT}"));
+        let runs = within(self.max_runs_per_day, MAX_RUNS);
+        found.require(runs, "max_runs_per_day", format!("must be 0 to {MAX_RUNS}"));
+    }
 }
 
 impl TenantConfig {
     fn terms(&self) -> Terms {
-        Terms { legal_hold: self.legal_hold }
+        Terms {
+            legal_hold: self.legal_hold,
+            budget: BudgetLimit {
+                cost_nano_usd: self.budget.max_cost_nano_usd_per_day,
+                runs: self.budget.max_runs_per_day,
+            },
+        }
     }
 }
 
 impl Validate for TenantConfig {
-    fn validate(&self, _: &mut Violations) {}
+    fn validate(&self, found: &mut Violations) {
+        found.within("budget", |found| self.budget.validate(found));
+    }
 }
 
 /// Records everything that is wrong with the tables of all tenants.
@@ -78,7 +114,7 @@ mod tests {
     #[test]
     fn what_is_laid_down_holds_for_its_tenant_alone() {
         let mut config = Config::default();
-        config.tenants.insert("acme".to_owned(), super::TenantConfig { legal_hold: true });
+        config.tenants.insert("acme".to_owned(), super::TenantConfig { legal_hold: true, ..Default::default() });
         let tenants = config.tenants();
         assert!(tenants.of("acme").legal_hold && !tenants.of("globex").legal_hold);
     }

@@ -25,6 +25,7 @@ impl Executor {
             }
         };
         let state = view::run_state(self.state.phase).into();
+        self.give_back().await?;
         let change = self.change(state, Some(seal.clone()));
         let mut pause = STORE_BACKOFF.0;
         loop {

@@ -62,6 +62,7 @@ impl Plan {
             plan.absorb(timed);
         }
         if !plan.state.ended() {
+            plan.renew();
             plan.lapse();
             plan.check_time();
             plan.finish_stop();
@@ -126,6 +127,9 @@ impl Plan {
             }
             Input::Commanded { id, command } => self.take(*id, command, timed.at),
             Input::Cancel { reason, principal } => self.cancel(reason, principal, timed.at),
+            Input::Granted(granted) => self.granted(granted, timed.at),
+            Input::Exhausted { scope, number, again_at } => self.exhausted(*scope, *number, *again_at, timed.at),
+            Input::SliceDelayed { dependency } => self.slice_delayed(dependency, timed.at),
             Input::Draining | Input::Timer => {}
         }
     }
@@ -134,10 +138,13 @@ impl Plan {
         matches!(self.state.phase, Phase::Pending(_)) && self.state.agent.is_none() && self.state.stop.is_none()
     }
 
-    fn synthesise(&mut self) {
-        if self.awaits_agent() {
-            self.effects.push(Effect::Synthesise);
+    /// Has an agent synthesised, when the run has its first slices.
+    pub(super) fn synthesise(&mut self) {
+        if self.draining || !self.awaits_agent() || self.state.renews_at.is_some() {
+            return;
         }
+        let effect = self.state.lack(0).map_or(Effect::Synthesise, Effect::Refill);
+        self.effects.push(effect);
     }
 
     fn is_open(&self, step: i64, attempt: i64) -> bool {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::amounts::add_usage;
 use super::event::repair_request;
 use super::loop_detector::{LoopDetector, Observed, Rule};
+use super::slices::Purse;
 use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, RetryDue, State, Stop};
 use super::{Event, answer};
 use crate::counters::Amounts;
@@ -63,6 +64,8 @@ impl State {
             repairing: false,
             retry: None,
             failed_models: Vec::new(),
+            budgets: admitted.budgets().map(|scope| Purse { scope, slices: 0, cost_nano_usd: 0 }).collect(),
+            renews_at: None,
             loops: LoopDetector::new(Rule::default()),
             looping: false,
             stop: None,
@@ -114,7 +117,11 @@ impl State {
                 self.repairing = true;
                 self.transcript.push(Arc::new(repair_request(&content.problems)));
             }
-            Body::RunWaiting(waiting) => self.wait(waiting.reason(), at),
+            Body::RunWaiting(waiting) => {
+                self.wait(waiting.reason(), at);
+                self.renews_at = waiting.until.as_ref().and_then(timestamp);
+            }
+            Body::SliceGranted(granted) => self.take_slice(granted),
             Body::RunResumed(resumed) => self.resume(resumed.reason(), at),
             Body::PauseRequested(_) => self.paused = true,
             Body::ApprovalRequested(asked) => self.ask(asked, content, at),
@@ -312,6 +319,7 @@ impl State {
     }
 
     fn wait(&mut self, reason: WaitReason, at: OffsetDateTime) {
+        self.renews_at = None;
         self.active = self.active_time(at);
         self.running_since = None;
         self.phase = match self.phase {
@@ -328,6 +336,11 @@ impl State {
             if self.phase != Phase::Waiting(WaitReason::Paused) {
                 return;
             }
+        }
+        if matches!(self.phase, Phase::Pending(_)) {
+            self.phase = Phase::Pending(None);
+            self.renews_at = None;
+            return;
         }
         self.run(at);
     }
@@ -378,6 +391,7 @@ impl State {
 
     fn run(&mut self, at: OffsetDateTime) {
         self.phase = Phase::Running;
+        self.renews_at = None;
         self.running_since = Some(at);
         self.changed_at = at;
     }
@@ -386,6 +400,7 @@ impl State {
         self.active = self.active_time(at);
         self.running_since = None;
         self.phase = Phase::Ended(ended.state());
+        self.renews_at = None;
         self.changed_at = at;
         self.ending = Some(match ended.state() {
             RunState::Succeeded => Ending::Answered(Box::new(content.answer.clone().unwrap_or_default())),

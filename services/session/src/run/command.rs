@@ -30,6 +30,7 @@ impl Plan {
                     self.emit(at, resumed(WaitReason::Paused));
                 }
             }
+            Command::Renew => self.renew_now(at),
             Command::Resolve(resolution) => self.resolve(resolution, at),
             Command::ToolResult(submission) => self.give_result(submission, at),
             Command::Input(reply) => self.give_input(reply, at),

@@ -171,12 +171,22 @@ pub(super) fn counters_rebuilt(found_seq: i64) -> Draft {
 
 /// The run waits for a part that is down.
 pub(super) fn waiting_for(dependency: &str) -> Draft {
-    bare(Body::RunWaiting(RunWaiting { reason: WaitReason::Dependency.into(), dependency: dependency.to_owned() }))
+    bare(Body::RunWaiting(RunWaiting {
+        reason: WaitReason::Dependency.into(),
+        dependency: dependency.to_owned(),
+        until: None,
+    }))
 }
 
 /// The run waits with nothing in flight.
 pub(super) fn parked(reason: WaitReason) -> Draft {
-    bare(Body::RunWaiting(RunWaiting { reason: reason.into(), dependency: String::new() }))
+    bare(Body::RunWaiting(RunWaiting { reason: reason.into(), ..RunWaiting::default() }))
+}
+
+/// The run waits for a budget.
+pub(super) fn renewing(until: time::OffsetDateTime) -> Draft {
+    let until = Some(crate::log::stamp(until));
+    bare(Body::RunWaiting(RunWaiting { reason: WaitReason::Budget.into(), until, ..RunWaiting::default() }))
 }
 
 /// The run goes on.

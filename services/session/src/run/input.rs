@@ -1,10 +1,11 @@
 //! What reaches a run from outside, whole and with its time.
 
-use mar_proto::session::Agent;
-use mar_proto::session::{FinishReason, ToolOutcome, WaitReason};
+use mar_proto::session::{Agent, BudgetScope, FinishReason, ToolOutcome, WaitReason};
 use mar_proto::types::{Message, Part, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+use super::slices::Granted;
 
 /// An input and when it arrived.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +94,22 @@ pub enum Input {
     },
     /// The service stops: what came with it is closed, and nothing begins.
     Draining,
+    /// A slice of a budget was granted.
+    Granted(Box<Granted>),
+    /// A budget has less than the run lacks.
+    Exhausted {
+        /// Whose budget.
+        scope: BudgetScope,
+        /// Number of the slice that was asked for.
+        number: i64,
+        /// When it is worth asking again.
+        again_at: OffsetDateTime,
+    },
+    /// A budget cannot be asked; it is tried again by the executor.
+    SliceDelayed {
+        /// Which part is down.
+        dependency: String,
+    },
     /// Nothing but the time.
     Timer,
 }
@@ -114,6 +131,8 @@ pub enum Command {
     },
     /// Go on.
     Resume,
+    /// A budget was changed: ask it again.
+    Renew,
     /// A decision on an approval.
     Resolve(Resolution),
     /// The result of a call that the caller makes.

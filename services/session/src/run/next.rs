@@ -36,11 +36,19 @@ impl Next {
 impl Plan {
     /// What comes next. Judges a final answer, which may end the run here.
     pub fn next(&mut self) -> Next {
+        let next = self.following();
+        self.covered(next)
+    }
+
+    fn following(&mut self) -> Next {
         if self.draining || self.state.ended() || self.state.stop.is_some() || self.state.agent.is_none() {
             return Next::Nothing;
         }
         self.issue_approved();
         if self.state.in_flight() {
+            return Next::Nothing;
+        }
+        if self.state.renews_at.is_some() && self.state.parks_for().is_none() {
             return Next::Nothing;
         }
         if self.state.parks_for().is_some() {

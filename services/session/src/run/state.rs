@@ -9,6 +9,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::loop_detector::LoopDetector;
+use super::slices::Purse;
 use crate::counters::Amounts;
 
 /// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
@@ -82,6 +83,10 @@ pub struct State {
     pub retry: Option<RetryDue>,
     /// `models/{model}` that failed in the step in hand, each once, in order.
     pub failed_models: Vec<String>,
+    /// What the run has of the budgets that it draws on.
+    pub budgets: Vec<Purse>,
+    /// When the budget that it waits for is asked again.
+    pub renews_at: Option<OffsetDateTime>,
     /// Remembers the last calls and what came of them.
     pub loops: LoopDetector,
     /// Whether the agent goes round in circles.
@@ -330,7 +335,8 @@ impl State {
     /// Whether the run waits for a command or a time: it needs no executor until then.
     pub fn is_parked(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting(reason) if reason != WaitReason::Dependency);
-        waits && self.stop.is_none() && !self.in_flight()
+        let unfunded = self.phase == Phase::Pending(Some(WaitReason::Budget));
+        (waits || unfunded) && self.stop.is_none() && !self.in_flight()
     }
 
     /// Whether the run is over.
@@ -360,7 +366,8 @@ impl State {
         {
             at = at.min(retry.at);
         }
-        Some(self.approvals_due().fold(at, OffsetDateTime::min))
+        let renewal = self.renews_at.into_iter();
+        Some(self.approvals_due().chain(renewal).fold(at, OffsetDateTime::min))
     }
 
     /// When the approvals that are asked for lapse.

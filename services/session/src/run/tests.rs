@@ -11,6 +11,7 @@ mod histories;
 mod holding;
 mod judging;
 mod scenarios;
+mod slices;
 mod stopping;
 mod trouble;
 mod world;

@@ -1,6 +1,6 @@
 //! Admission: the run is durable before anything happens for it.
 
-use mar_proto::session::{EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
+use mar_proto::session::{BudgetScope, EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
 use prost::Message as _;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::history::Earlier;
 use super::{Runs, has_ended, session_body};
+use crate::budgets::BudgetLimit;
 use crate::caller;
 use crate::crash::Point;
 use crate::error::Error;
@@ -88,6 +89,14 @@ impl Runs {
         self.0.tasks.spawn(task.in_current_span());
     }
 
+    /// The budgets that bind a root run.
+    fn budgets(&self, caller: &Caller, session: &SessionRow) -> Result<Vec<i32>, Error> {
+        let of_tenant = self.0.shared.tenants.of(&caller.tenant).budget;
+        let of_session = BudgetLimit::of_session(&session_body(session)?.budget.unwrap_or_default());
+        let both = [(BudgetScope::Tenant, of_tenant), (BudgetScope::Session, of_session)];
+        Ok(both.into_iter().filter(|(_, limit)| limit.binds()).map(|(scope, _)| scope.into()).collect())
+    }
+
     /// Row, first event and view of a new run.
     fn prepare(
         &self,
@@ -109,6 +118,7 @@ impl Runs {
                 limits: Some(admit.limits),
                 expire_time: Some(stamp(expires_at)),
                 history_through: earlier.through,
+                budgets: self.budgets(caller, session)?,
             }),
             content: EventContent {
                 task: Some(admit.task.clone()),

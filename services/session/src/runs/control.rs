@@ -100,6 +100,14 @@ impl Runs {
         }
     }
 
+    /// Has the runs of a session that wait for a budget ask it again.
+    pub async fn renew(&self, tenant: &str, session: Uuid) -> Result<(), Error> {
+        for run in self.open_runs(tenant, session).await? {
+            self.post(tenant, run, None, &Command::Renew).await?;
+        }
+        Ok(())
+    }
+
     async fn open_runs(&self, tenant: &str, session: Uuid) -> Result<Vec<Uuid>, Error> {
         let mut open = Vec::new();
         for state in [1, 2, 3] {

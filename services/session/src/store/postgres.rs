@@ -21,15 +21,18 @@ use tokio_util::{
 };
 use uuid::Uuid;
 
+use crate::counters::budget::Spend;
+
 use super::{
-    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
-    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
+    Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
     append::{self, Scope},
     erasure::{Begun, Extent, Timer},
 };
 
 mod appends;
 mod approvals;
+mod budgets;
 mod claims;
 mod commands;
 mod database;
@@ -318,5 +321,34 @@ impl Store for PostgresStore {
 
     async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
         self.db.call(|_| timers::put_off(&self.db, timer, span)).await
+    }
+}
+
+#[async_trait]
+impl BudgetStore for PostgresStore {
+    async fn budget_generation(&self, tenant: &str, key: &BudgetKey) -> Result<i64, Error> {
+        self.db.call(|_| budgets::generation(&self.db, tenant, key)).await
+    }
+
+    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error> {
+        self.db.call(|_| budgets::raise(&self.db, tenant, key, from)).await
+    }
+
+    async fn slice_put(
+        &self,
+        tenant: &str,
+        slice: &SliceRow,
+        generation: i64,
+        reached: [u8; 2],
+    ) -> Result<bool, Error> {
+        self.db.call(|_| budgets::put(&self.db, tenant, slice, generation, reached)).await
+    }
+
+    async fn slice_list(&self, tenant: &str, run: Uuid) -> Result<Vec<SliceRow>, Error> {
+        self.db.call(|_| budgets::list(&self.db, tenant, run)).await
+    }
+
+    async fn slice_close(&self, tenant: &str, id: Uuid, used: Spend) -> Result<(), Error> {
+        self.db.call(|_| budgets::close(&self.db, tenant, id, used)).await
     }
 }

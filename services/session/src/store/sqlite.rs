@@ -20,15 +20,18 @@ use sqlx::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::counters::budget::Spend;
+
 use super::{
-    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, OpenError, Outcome, Page,
-    RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
+    Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
     append::Scope,
     erasure::{Begun, Extent, Timer},
     fault::Fault,
 };
 
 mod approvals;
+mod budgets;
 mod claims;
 mod commands;
 mod erasure;
@@ -330,5 +333,34 @@ impl Store for SqliteStore {
 
     async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
         answer(timers::put_off(&self.writer, timer, span).await)
+    }
+}
+
+#[async_trait]
+impl BudgetStore for SqliteStore {
+    async fn budget_generation(&self, tenant: &str, key: &BudgetKey) -> Result<i64, Error> {
+        answer(budgets::generation(&self.readers, tenant, key).await)
+    }
+
+    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error> {
+        answer(budgets::raise(&self.writer, tenant, key, from).await)
+    }
+
+    async fn slice_put(
+        &self,
+        tenant: &str,
+        slice: &SliceRow,
+        generation: i64,
+        reached: [u8; 2],
+    ) -> Result<bool, Error> {
+        answer(budgets::put(&self.writer, tenant, slice, generation, reached).await)
+    }
+
+    async fn slice_list(&self, tenant: &str, run: Uuid) -> Result<Vec<SliceRow>, Error> {
+        answer(budgets::list(&self.writer, tenant, run).await)
+    }
+
+    async fn slice_close(&self, tenant: &str, id: Uuid, used: Spend) -> Result<(), Error> {
+        answer(budgets::close(&self.writer, tenant, id, used).await)
     }
 }

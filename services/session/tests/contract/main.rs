@@ -50,6 +50,8 @@ macro_rules! store_suite {
             nothing_goes_that_no_log_records an_open_run_loses_nothing an_erasure_leaves_the_chain
             pruning_takes_payloads_alone approvals_and_what_requests_are_known_by_go_too
             an_unfinished_erasure_comes_back timers_at_a_time_are_claimed_once);
+        suite!($open, slice_cases:
+            a_window_has_generations slices_are_stored_in_their_generation no_slice_slips_past_a_rebuild);
         suite!($open, tenant_cases:
             another_tenant_sees_nothing another_tenant_changes_nothing);
     };
@@ -116,6 +118,8 @@ mod rows;
 mod run_cases;
 #[cfg(test)]
 mod session_cases;
+#[cfg(test)]
+mod slice_cases;
 #[cfg(test)]
 mod sqlite;
 #[cfg(test)]

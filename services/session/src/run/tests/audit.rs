@@ -56,6 +56,8 @@ pub struct Audit {
     pub approvals: BTreeMap<String, super::audit_held::Asked>,
     /// Commands of earlier commits.
     pub commands: BTreeSet<uuid::Uuid>,
+    /// Slices of each budget, and what they grant.
+    pub purses: BTreeMap<i32, (usize, i64)>,
 }
 
 pub fn spent(usage: &Usage) -> Amounts {
@@ -69,7 +71,8 @@ pub fn spent(usage: &Usage) -> Amounts {
 
 impl Audit {
     pub fn new(state: &State) -> Self {
-        Self { limits: state.limit_amounts(), ..Self::default() }
+        let purses = state.budgets.iter().map(|purse| (purse.scope.into(), (0, 0))).collect();
+        Self { limits: state.limit_amounts(), purses, ..Self::default() }
     }
 
     /// A decision before its commit: effects against intents, and both against the counters.
@@ -155,7 +158,9 @@ impl Audit {
             .iter()
             .all(|timed| closed(before, &timed.input) && before.wake_at().is_none_or(|wake| timed.at < wake));
         if quiet && !matches!(before.phase, Phase::Waiting(_)) {
-            assert!(decision.events.is_empty() && decision.effects.is_empty(), "{inputs:?} changed a thing");
+            let asks = |effect: &Effect| matches!(effect, Effect::Refill(_));
+            let quiet = decision.events.is_empty() && decision.effects.iter().all(asks);
+            assert!(quiet, "{inputs:?} changed a thing");
             assert!(charge.is_zero());
         }
     }
@@ -201,7 +206,14 @@ impl Audit {
         match &event.body {
             Body::RunAdmitted(_) => panic!("admitted twice"),
             Body::RunClaimed(_) | Body::CountersRebuilt(_) => {}
+            Body::SliceGranted(granted) => {
+                assert!(!self.stopped, "a stopped run needs nothing");
+                let (slices, cost) = self.purses.get_mut(&granted.scope).expect("a budget that binds");
+                assert_eq!(granted.runs, i64::from(*slices == 0), "a run counts once");
+                (*slices, *cost) = (*slices + 1, *cost + granted.cost_nano_usd);
+            }
             Body::AgentSealed(_) => {
+                assert!(self.purses.values().all(|(slices, _)| *slices > 0), "a run that no budget counts");
                 assert!(!std::mem::replace(&mut self.sealed, true), "sealed twice");
                 self.running_since = Some(event.time);
             }
@@ -271,7 +283,7 @@ impl Audit {
             Body::RunResumed(resumed) => {
                 let of_pause = resumed.reason() == WaitReason::Paused;
                 assert!(!of_pause || std::mem::take(&mut self.paused), "resumed without a pause");
-                if !of_pause || self.waits_for == Some(WaitReason::Paused) {
+                if self.sealed && (!of_pause || self.waits_for == Some(WaitReason::Paused)) {
                     assert!(std::mem::take(&mut self.waiting), "resumed without waiting");
                     self.waits_for = None;
                     self.running_since = Some(event.time);
@@ -322,6 +334,8 @@ impl Audit {
         assert_eq!(reservation.steps, i64::from(started.attempt == 1));
         assert_eq!(reservation.output_tokens, state.max_output_tokens);
         self.used = self.used + reservation;
+        let covered = self.purses.values().all(|(_, cost)| self.used.cost_nano_usd <= *cost);
+        assert!(covered, "a generation beyond its slices: {:?}", self.purses);
         self.reserved = reservation;
         self.generation = Some((started.step, started.attempt, reservation));
         let left = started.left.as_ref().map(Amounts::of_reservation).unwrap();
@@ -361,6 +375,12 @@ fn closed(state: &State, input: &Input) -> bool {
             // Whether a command fits is not said again here, only that it counts once.
             Input::Commanded { id, .. } => !state.commands.contains(id),
             Input::Cancel { .. } => state.stop.is_none(),
+            Input::Granted(granted) => {
+                let scope = granted.slice.scope();
+                state.stop.is_none()
+                    && state.budgets.iter().any(|purse| purse.scope == scope && purse.slices == granted.number)
+            }
+            Input::Exhausted { .. } | Input::SliceDelayed { .. } => state.stop.is_none(),
             Input::Draining | Input::Timer => false,
         }
 }

@@ -53,7 +53,8 @@ impl Audit {
             Phase::Waiting(_) => assert!(self.waiting && !state.in_flight()),
             Phase::Ended(_) => assert!(self.ended && !state.in_flight() && self.seals == 1),
         }
-        let moving = state.in_flight() || state.retry.is_some() || state.stop.is_some();
+        let lacks = state.lack(state.generation_reservation(1).cost_nano_usd).is_some();
+        let moving = state.in_flight() || state.retry.is_some() || state.stop.is_some() || lacks;
         assert!(state.phase != Phase::Running || moving, "a running run that nothing moves");
         assert_eq!(state.wake_at().is_none(), state.ended());
         if state.in_flight() && state.stop.is_none() {

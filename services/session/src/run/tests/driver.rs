@@ -35,7 +35,10 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(limits: HaltingPolicy) -> Self {
-        let first = admitted(limits);
+        Self::of(admitted(limits))
+    }
+
+    pub fn of(first: Event) -> Self {
         let state = State::admitted(RUN, SESSION, &first).unwrap();
         Self {
             audit: Audit::new(&state),

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::session::{
-    Agent, EventContent, FinishReason, ReservationPrice, RunAdmitted, Task, ToolOutcome, WaitReason, event_leaf::Body,
+    Agent, BudgetScope, EventContent, FinishReason, ReservationPrice, RunAdmitted, SliceGranted, Task, ToolOutcome,
+    WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{
     Executor, HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition,
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use crate::log::stamp;
 use crate::run::{
-    ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Input, Reply, Resolution, Submission, error_result,
+    ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Granted, Input, Lack, Reply, Resolution, Submission,
+    error_result,
 };
 
 pub const RUN: Uuid = Uuid::from_u128(7);
@@ -53,6 +55,11 @@ pub fn seconds(seconds: i64) -> prost_types::Duration {
 }
 
 pub fn admitted(limits: HaltingPolicy) -> Event {
+    admitted_on(limits, &[])
+}
+
+/// A run that draws on these budgets.
+pub fn admitted_on(limits: HaltingPolicy, budgets: &[BudgetScope]) -> Event {
     let life = Duration::seconds(limits.expire_after.as_ref().map_or(0, |after| after.seconds));
     let body = RunAdmitted {
         session: format!("sessions/{SESSION}"),
@@ -61,6 +68,7 @@ pub fn admitted(limits: HaltingPolicy) -> Event {
         limits: Some(limits),
         expire_time: Some(stamp(START + life)),
         history_through: String::new(),
+        budgets: budgets.iter().map(|scope| (*scope).into()).collect(),
     };
     let content =
         EventContent { task: Some(Task::default()), principal: "user:ada".to_owned(), ..EventContent::default() };
@@ -237,6 +245,19 @@ pub fn reply(call_id: &str, words: &str) -> Command {
     Command::Input(Reply { call_id, parts: vec![text(words)], principal })
 }
 
+/// What a budget grants of what was asked for.
+pub fn granted(lack: &Lack, cost_nano_usd: i64) -> Input {
+    let slice = SliceGranted {
+        scope: lack.scope.into(),
+        slice: format!("{:?}-{}", lack.scope, lack.number),
+        day: -1,
+        cost_nano_usd,
+        runs: lack.runs,
+        crossed: Vec::new(),
+    };
+    Input::Granted(Box::new(Granted { number: lack.number, slice }))
+}
+
 /// One word for an event, for sequences that are read.
 pub fn word(event: &Event) -> String {
     match &event.body {
@@ -263,6 +284,10 @@ pub fn word(event: &Event) -> String {
             format!("Decided({} {state})", decided.approval)
         }
         Body::CallHandedOver(handed) => format!("Handed({})", place(&handed.call_id)),
+        Body::SliceGranted(granted) => {
+            let scope = granted.scope().as_str_name().trim_start_matches("BUDGET_SCOPE_");
+            format!("Slice({scope} {})", granted.cost_nano_usd)
+        }
         Body::RunEnded(ended) => {
             let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
             let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");

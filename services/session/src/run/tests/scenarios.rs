@@ -18,7 +18,11 @@ pub struct Story {
 impl Story {
     /// An admitted run.
     pub fn admitted(limits: HaltingPolicy) -> Self {
-        Self { driver: Driver::new(limits), at: Duration::ZERO, effects: Vec::new() }
+        Self::of(Driver::new(limits))
+    }
+
+    pub fn of(driver: Driver) -> Self {
+        Self { driver, at: Duration::ZERO, effects: Vec::new() }
     }
 
     /// A run whose first generation is in flight.

@@ -1,15 +1,15 @@
 //! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
 //! happens next is rolled.
 
-use mar_proto::session::{ApprovalState, ToolOutcome, WaitReason};
-use mar_proto::types::{HaltingPolicy, Part, Usage};
+use mar_proto::session::{ApprovalState, BudgetScope, ToolOutcome, WaitReason};
+use mar_proto::types::{HaltingPolicy, OnBudget, Part, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
 use super::fixture::{self, Form, MAX_OUTPUT, PICK, SEARCH, SEND, START, ask, text};
-use crate::run::{CallState, Command, Effect, Input, Phase, Resolution, Retry, Timed, ripe};
+use crate::run::{CallState, Command, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe};
 
 /// No history takes more transitions.
 const MOST_TRANSITIONS: usize = 2_000;
@@ -39,9 +39,11 @@ impl World {
         let limits = limits(&mut dice);
         let form = dice.of(&[Form::Prose, Form::Schema, Form::Schema]);
         let stubborn = dice.once_in(8);
+        let both: &[_] = &[BudgetScope::Tenant, BudgetScope::Session];
+        let budgets = dice.of(&[&[], &[], both, &both[..1], &both[1..]]);
         let mut world = Self {
             stubborn,
-            driver: Driver::new(limits),
+            driver: Driver::of(fixture::admitted_on(limits, budgets)),
             dice,
             form,
             now: START,
@@ -94,7 +96,10 @@ impl World {
             38 => self.mishap = Mishap::Crash,
             39 => self.mishap = Mishap::AnswerLost,
             40 | 41 => self.command(|_| Command::Pause { principal: "user:eve".to_owned() }),
-            42 => self.command(|_| Command::Resume),
+            42 => {
+                let command = self.dice.of(&[Command::Resume, Command::Renew]);
+                self.command(|_| command);
+            }
             43..46 => self.command(Self::wish),
             _ => {
                 if !self.flying.is_empty() {
@@ -111,7 +116,7 @@ impl World {
         if let Some(input) = self.answer() {
             return self.hand(input);
         }
-        if self.driver.state.is_parked() && !self.dice.once_in(8) {
+        if self.driver.state.is_parked() && self.driver.state.renews_at.is_none() && !self.dice.once_in(8) {
             return self.command(Self::remedy);
         }
         let Some(due) = self.driver.wake_at() else { return };
@@ -204,7 +209,12 @@ impl World {
             None => self.crash(),
             Some(effects) => {
                 let issued = |effect: &Effect| !matches!(effect, Effect::Stop | Effect::Seal);
-                self.flying.extend(effects.into_iter().filter(issued));
+                for effect in effects.into_iter().filter(issued) {
+                    // Asked for with every transition, and by the executor once at a time.
+                    if !matches!(effect, Effect::Refill(_)) || !self.flying.contains(&effect) {
+                        self.flying.push(effect);
+                    }
+                }
             }
         }
         self.now += Duration::milliseconds(1);
@@ -247,8 +257,24 @@ impl World {
             Effect::Synthesise => self.synthesis(),
             Effect::Generate { step, attempt } => self.generation(step, attempt),
             Effect::Invoke { call_id, attempt } => self.call(&call_id, attempt),
+            Effect::Refill(lack) => self.slice(lack),
             Effect::Stop | Effect::Seal => Input::Timer,
         })
+    }
+
+    fn slice(&mut self, lack: Lack) -> Input {
+        match self.dice.below(12) {
+            0 => {
+                let again_at = self.now + Duration::seconds(self.dice.of(&[30, 1, 0, 200]));
+                Input::Exhausted { scope: lack.scope, number: lack.number, again_at }
+            }
+            1 => {
+                self.flying.push(Effect::Refill(lack));
+                Input::SliceDelayed { dependency: "budget counters".to_owned() }
+            }
+            2 => fixture::granted(&lack, lack.least),
+            _ => fixture::granted(&lack, lack.want),
+        }
     }
 
     fn synthesis(&mut self) -> Input {
@@ -331,7 +357,7 @@ impl World {
         };
         let models = match self.dice.below(4) {
             0 => Vec::new(),
-            count => (0..count).map(|_| format!("models/{}", self.dice.below(5))).collect(),
+            count => (0..count).map(|_| format!("models/{}", self.dice.below(2))).collect(),
         };
         Input::GenerationFailed {
             step,
@@ -365,6 +391,7 @@ impl World {
 
 /// Limits of all sizes; most of them wide, or no history would go far.
 fn limits(dice: &mut Dice) -> HaltingPolicy {
+    let on_budget = dice.of(&[OnBudget::Halt, OnBudget::Wait]);
     let mut one = |wide: i64, narrow: &[i64]| if dice.once_in(6) { dice.of(narrow) } else { wide };
     let roomy = fixture::roomy();
     HaltingPolicy {
@@ -375,6 +402,7 @@ fn limits(dice: &mut Dice) -> HaltingPolicy {
         max_input_tokens: Some(one(10_000_000, &[30_000, 6_000, 1_000])),
         max_output_tokens: Some(one(1_000_000, &[500, 150, 50])),
         max_cost_nano_usd: Some(one(1_000_000_000_000, &[80_000_000, 20_000_000, 0])),
+        on_budget: on_budget.into(),
         ..roomy
     }
 }
