@@ -53,7 +53,7 @@ pub async fn slices_are_stored_in_their_generation(subject: Subject) {
     store.slice_close("globex", first.id, spend(1)).await.unwrap();
     store.slice_close(TENANT, first.id, spend(40)).await.unwrap();
     store.slice_close(TENANT, first.id, spend(99)).await.unwrap();
-    assert_eq!(store.slice_list(TENANT, run).await.unwrap(), [second.clone()]);
+    assert_eq!(store.slice_list(TENANT, run).await.unwrap(), std::slice::from_ref(&second));
     let ledger = store.budget_raise(TENANT, &key, 1).await.unwrap();
     assert_eq!((ledger.generation, ledger.closed), (2, spend(40)), "closed once, at what it used");
     assert_eq!((ledger.open, ledger.reached), (vec![(second.id, second.granted)], [50, 80]));
