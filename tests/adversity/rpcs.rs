@@ -29,7 +29,8 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         list_events(ListEventsRequest), verify_run(VerifyRunRequest), pause_run(PauseRunRequest),
         resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest),
-        erase_session(EraseSessionRequest),
+        erase_session(EraseSessionRequest), list_dead_notices(ListDeadNoticesRequest),
+        retry_dead_notice(RetryDeadNoticeRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");

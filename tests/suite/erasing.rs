@@ -157,7 +157,7 @@ async fn legal_hold_wins(options: Options) -> anyhow::Result<()> {
 
 /// The process dies at each point of an erasure; the one that follows it completes it without being asked.
 async fn an_erasure_that_was_cut_off_is_completed(options: Options) -> anyhow::Result<()> {
-    for point in Point::ERASURE {
+    for point in Point::BESIDE.iter().filter(|point| point.name().starts_with("erasure")) {
         // Documents that are long enough to be blobs, so that every point is passed.
         let mut system = Deployment::start(options.clone().env("MAR_CRASH_AT", point.name())).await?;
         let mut client = system.client().await?;

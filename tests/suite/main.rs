@@ -37,6 +37,8 @@ mod deadlines;
 #[cfg(test)]
 mod erasing;
 #[cfg(test)]
+mod expiring;
+#[cfg(test)]
 mod following;
 #[cfg(test)]
 mod foreign;
@@ -44,6 +46,8 @@ mod foreign;
 mod history;
 #[cfg(test)]
 mod holding;
+#[cfg(test)]
+mod hooking;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]

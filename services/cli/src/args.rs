@@ -10,9 +10,11 @@ use crate::exit;
 use crate::out::ColorChoice;
 
 mod approvals;
+mod hooks;
 mod sessions;
 
 pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
+pub use hooks::{DeadArgs, HooksCommand, RetryArgs};
 pub use sessions::{EraseArgs, SessionArg, SessionStateName, SessionsCommand, SessionsListArgs};
 
 /// Runs tasks as agents, durably, under limits and a policy.
@@ -85,6 +87,12 @@ Examples:
   mar sessions erase 01935c1e-… --yes          destroys its payloads, salts and keys for good
   mar sessions erase 01935c1e-… --end --yes    ends it first";
 
+    pub(super) const HOOKS: &str = "\
+Examples:
+  mar hooks dead                               what no hook took, and why
+  mar hooks dead --hook audit --json | jq -r '.notices[].name'
+  mar hooks retry hooks/audit/notices/01935c20-….17";
+
     pub(super) const MODELS: &str = "\
 Examples:
   mar models list
@@ -142,6 +150,13 @@ pub enum Command {
         /// What to do with sessions.
         #[command(subcommand)]
         command: SessionsCommand,
+    },
+    /// Lists and sends again what hooks were not told
+    #[command(after_help = examples::HOOKS)]
+    Hooks {
+        /// What to do with hooks.
+        #[command(subcommand)]
+        command: HooksCommand,
     },
     /// Models of the catalogue
     #[command(after_help = examples::MODELS)]
@@ -218,6 +233,7 @@ impl Command {
             },
             Self::Approvals { command } => command.wants_json(),
             Self::Sessions { command } => command.wants_json(),
+            Self::Hooks { command } => command.wants_json(),
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,
             Self::Render(args) => args.json,

@@ -4,7 +4,7 @@
 //! standard output, the way there to standard error; with `--json` there is one object on standard output and nothing
 //! else. Exit codes are listed in [`exit`].
 //!
-//! Pieces: [`args`], [`up`] (host), [`run`] (a task and its way), [`runs`], [`approvals`], [`sessions`], [`models`], [`tools`],
+//! Pieces: [`args`], [`up`] (host), [`run`] (a task and its way), [`runs`], [`approvals`], [`sessions`], [`hooks`], [`models`], [`tools`],
 //! [`render`], [`rehearse`], [`keys`]; [`endpoint`] (clients), [`progress`] (live or in lines), [`report`] and [`table`]
 //! (what is printed), [`waiting`] (what a run waits for), [`out`] (the streams), [`failure`] and [`exit`].
 
@@ -19,6 +19,7 @@ pub mod args;
 pub mod endpoint;
 pub mod exit;
 pub mod failure;
+pub mod hooks;
 pub mod keys;
 pub mod models;
 pub mod out;
@@ -75,6 +76,7 @@ fn execute(command: Command, out: Out) -> Result<Exit, Failure> {
             Command::Runs { command } => runs::runs(command, out).await,
             Command::Approvals { command } => approvals::approvals(command, out).await,
             Command::Sessions { command } => sessions::sessions(command, out).await,
+            Command::Hooks { command } => hooks::hooks(command, out).await,
             Command::Models { command } => models::models(command, out).await,
             Command::Tools { command } => tools::tools(command, out).await,
             Command::Render(args) => render::render(args, out).await,

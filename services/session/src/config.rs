@@ -13,13 +13,17 @@ use mar_runtime::violations::Violations;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::Hook;
 use crate::runs::{Limits, Replicas};
+use crate::store::hook::Hooked;
 use crate::store::postgres::{Pooler, PostgresConfig};
 use crate::tenants::Tenants;
 use crate::verify::Keys;
 
-mod tenant;
+mod hook;
+pub(crate) mod tenant;
 
+pub use hook::HookConfig;
 pub use tenant::{TenantConfig, TenantConfigs};
 
 /// `[session]`.
@@ -302,6 +306,19 @@ impl Config {
     /// The limits that bind, with what is configured.
     pub fn limits(&self) -> Limits {
         Limits { history_tokens: self.history.max_tokens, ..self.halting.limits() }
+    }
+
+    /// The hooks of all tenants.
+    ///
+    /// # Errors
+    /// A secret that cannot be read, or an address that is none. Never holds the secret.
+    pub fn hooks(&self) -> Result<Vec<Hook>, String> {
+        tenant::hooks(&self.tenants)
+    }
+
+    /// The names of each tenant's hooks.
+    pub fn hooked(&self) -> Hooked {
+        tenant::hooked(&self.tenants)
     }
 
     /// What holds for each tenant.

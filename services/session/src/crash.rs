@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! points {
     (
         run { $($variant:ident = $name:literal, $meaning:literal;)+ }
-        erasure { $($erasing:ident = $step:literal, $left:literal;)+ }
+        beside { $($erasing:ident = $step:literal, $left:literal;)+ }
     ) => {
         /// A moment at which a process may die.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,8 +23,8 @@ macro_rules! points {
             /// Every point, in the order in which a run passes them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Every point that the erasure of a session passes, in this order; the middle ones once for each piece.
-            pub const ERASURE: &[Self] = &[$(Self::$erasing),+];
+            /// Every point that no run passes: those of an erasure, in this order, and of what hooks are told.
+            pub const BESIDE: &[Self] = &[$(Self::$erasing),+];
 
             /// Its name, as `MAR_CRASH_AT` takes it.
             #[must_use]
@@ -60,11 +60,12 @@ points! {
         EndCommitted = "end.committed", "the end of a run is durable; it is not sealed";
         EndSealed = "end.sealed", "the seal of a run is durable; nobody has seen it";
     }
-    erasure {
+    beside {
         ErasureRecorded = "erasure.recorded", "a session's log says that it goes; nothing has gone";
         ErasureRun = "erasure.run", "the payloads of one more run are gone";
         ErasureBlobs = "erasure.blobs", "some more blobs are gone";
         ErasureDone = "erasure.done", "nothing is left but the chains; nobody was told";
+        HookTaken = "hook.taken", "a hook has taken a notice; that it has is not durable";
     }
 }
 
@@ -72,7 +73,7 @@ impl Point {
     /// The point of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().chain(Self::ERASURE).copied().find(|point| point.name() == name)
+        Self::ALL.iter().chain(Self::BESIDE).copied().find(|point| point.name() == name)
     }
 }
 
@@ -89,7 +90,7 @@ pub type Trap = Box<dyn Fn(Point, u64) -> bool + Send + Sync>;
 #[derive(Default)]
 pub struct CrashPoints {
     trap: Option<Trap>,
-    passed: [AtomicU64; Point::ALL.len() + Point::ERASURE.len()],
+    passed: [AtomicU64; Point::ALL.len() + Point::BESIDE.len()],
 }
 
 impl fmt::Debug for CrashPoints {
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn points_are_found_by_their_names() {
-        for point in Point::ALL.iter().chain(Point::ERASURE) {
+        for point in Point::ALL.iter().chain(Point::BESIDE) {
             assert_eq!(Point::named(point.name()), Some(*point));
             assert!(!point.meaning().is_empty());
         }

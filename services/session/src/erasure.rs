@@ -7,7 +7,6 @@
 
 use mar_proto::session::{Run, Session, SessionState, Task};
 use mar_runtime::auth::Caller;
-use mar_runtime::status::chain;
 use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -67,6 +66,9 @@ impl Sessions {
         loop {
             let runs = store.run_list(tenant, Some(id), page).await?;
             for run in &runs {
+                if self.runs().is_stopping() {
+                    return Err(Error::Draining);
+                }
                 let rest = remains(stored_run(run)?).encode_to_vec().into();
                 store.erasure_run(tenant, run.id, &rest).await?;
                 crash.pass(Point::ErasureRun).await;
@@ -110,11 +112,4 @@ fn remains(run: Run) -> Run {
 /// What is left of a session: nothing that says who or what it was for. Who started it is no secret of its contents, and stays.
 fn nameless(session: Session) -> Session {
     Session { end_user: String::new(), purpose: String::new(), labels: Default::default(), ..session }
-}
-
-/// An error of something that is tried again by itself.
-pub(crate) fn put_off(session: Uuid, error: &Error) {
-    if !matches!(error, Error::SessionKept { .. } | Error::Draining) {
-        tracing::warn!(session.id = %session, error = %chain(error), "a session is seen to again later");
-    }
 }

@@ -84,6 +84,14 @@ pub enum Error {
         /// One clause.
         why: &'static str,
     },
+    /// A hook did not take a notice.
+    #[error("hook {hook} did not take the notice: {why}")]
+    HookUnavailable {
+        /// Its name.
+        hook: String,
+        /// One clause, without what the hook said.
+        why: String,
+    },
     /// The service stops.
     #[error("the service is draining")]
     Draining,
@@ -163,6 +171,9 @@ impl From<Error> for Status {
             }
             Error::CallState { call_id, .. } => {
                 Fault::new(Code::FailedPrecondition, ErrorReason::CallState, text).metadata("call_id", call_id).into()
+            }
+            Error::HookUnavailable { hook, .. } => {
+                Fault::new(Code::Unavailable, ErrorReason::HookUnavailable, text).resource("hook", hook).into()
             }
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()

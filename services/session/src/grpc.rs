@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::audit;
 use crate::error::Error;
 use crate::events;
+use crate::hooks::Hooks;
 use crate::runs::{Follow, FrameStream, Runs};
 use crate::sessions::Sessions;
 use crate::verify::Keys;
@@ -26,12 +27,13 @@ pub struct Service {
     sessions: Sessions,
     runs: Runs,
     keys: Keys,
+    hooks: Hooks,
 }
 
 impl Service {
     /// Serves sessions and their runs; signatures by these keys count when a run is verified.
-    pub fn new(runs: Runs, keys: Keys) -> Self {
-        Self { sessions: Sessions::new(runs.clone()), runs, keys }
+    pub fn new(runs: Runs, keys: Keys, hooks: Hooks) -> Self {
+        Self { sessions: Sessions::new(runs.clone()), runs, keys, hooks }
     }
 }
 
@@ -40,6 +42,7 @@ mod scope {
     pub const READ: &str = "sessions.read";
     pub const WRITE: &str = "sessions.write";
     pub const ERASE: &str = "sessions.erase";
+    pub const HOOKS: &str = "hooks.manage";
     pub const DECIDE: &str = "approvals.decide";
 }
 
@@ -257,6 +260,27 @@ impl SessionService for Service {
         let submit = convert::submit_input(&caller, request.into_inner())?;
         let run = self.runs.submit_input(&caller.tenant, submit).await?;
         Ok(Response::new(SubmitInputResponse { run: Some(run) }))
+    }
+
+    async fn list_dead_notices(
+        &self,
+        request: Request<ListDeadNoticesRequest>,
+    ) -> Result<Response<ListDeadNoticesResponse>, Status> {
+        let caller = caller(&request, scope::HOOKS)?;
+        let listing = listing::dead_notices(&caller, request.get_ref())?;
+        let dead = self.hooks.dead(&caller.tenant, listing.page()).await?;
+        let (notices, next_page_token) = listing.cut(dead);
+        Ok(Response::new(ListDeadNoticesResponse { notices, next_page_token }))
+    }
+
+    async fn retry_dead_notice(
+        &self,
+        request: Request<RetryDeadNoticeRequest>,
+    ) -> Result<Response<RetryDeadNoticeResponse>, Status> {
+        let caller = caller(&request, scope::HOOKS)?;
+        let (hook, id) = convert::dead_notice(&request.into_inner().name)?;
+        self.hooks.retry(&caller.tenant, &hook, &id).await?;
+        Ok(Response::new(RetryDeadNoticeResponse {}))
     }
 
     async fn create_blob(

@@ -14,7 +14,7 @@
 //! chain), [`verify`] and [`audit`] (recompute all of it), [`store`] (Postgres or SQLite) and [`counters`] (Redis or in
 //! process) behind their contracts, [`runs`]
 //! (admission, takeover, following), [`sessions`], [`erasure`] and [`upkeep`] (what goes of them, and what happens by
-//! itself), [`tenants`] (what holds for each), [`clients`] (the other services), [`grpc`].
+//! itself), [`hooks`] (who is told), [`tenants`] (what holds for each), [`clients`] (the other services), [`grpc`].
 //!
 //! When a dependency is down: without the store nothing is acknowledged, runs stand still and go on when it is back;
 //! without the counters runs wait with nothing in flight; without the generator new runs stay PENDING; without the router or
@@ -37,6 +37,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub mod activity;
 pub mod audit;
 pub mod budgets;
 pub mod caller;
@@ -51,6 +52,7 @@ pub mod events;
 pub mod executor;
 pub mod feed;
 pub mod grpc;
+pub mod hooks;
 pub mod limits;
 pub mod log;
 pub mod migrate;
@@ -70,11 +72,12 @@ use config::{CountersKind, StoreKind};
 use counters::Counters;
 use counters::memory::MemoryCounters;
 use counters::redis::{RedisConfig, RedisCounters};
+use hooks::Hooks;
 use runs::{Replicas, Runs};
 use sabotage::Sabotage;
 use sessions::Sessions;
 use store::Store;
-use store::postgres::PostgresStore;
+use store::postgres::{PostgresConfig, PostgresStore};
 use store::sqlite::SqliteStore;
 use upkeep::Upkeep;
 
@@ -96,6 +99,7 @@ pub struct Service {
     pub server: Server,
     runs: Runs,
     upkeep: Upkeep,
+    hooks: Hooks,
 }
 
 impl Service {
@@ -126,6 +130,7 @@ impl Service {
         }
         self.runs.keep_claiming();
         self.upkeep.begin();
+        self.hooks.begin();
     }
 
     /// Stops executing runs, where each stands.
@@ -195,21 +200,28 @@ async fn assemble(
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
     let replicas = Replicas { heartbeat, patience };
     let runs = Runs::new(shared, Arc::new(SystemIds), config.limits(), replicas);
-    let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys))
+    let hooks = config.hooks().and_then(|hooks| Hooks::try_new(runs.clone(), hooks));
+    let hooks = hooks.map_err(|line| wrong("tenants", line))?;
+    let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys, hooks.clone()))
         .max_decoding_message_size(runtime.limits.max_message.as_len());
     let stack = Stack::try_new(ServiceName::Session, runtime)?;
     let server = Server::try_new(stack, Routes::new(service)).await.map_err(Failure::internal)?;
     let upkeep = Upkeep::new(Sessions::new(runs.clone()));
-    Ok(Service { server, runs, upkeep })
+    Ok(Service { server, runs, upkeep, hooks })
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     let failed = |error| Failure::unavailable("the session store", error);
     if let Some(postgres) = config.store.postgres() {
+        let postgres = PostgresConfig { hooked: config.hooked(), ..postgres };
         return Ok(Arc::new(PostgresStore::connect(&postgres).await.map_err(failed)?));
     }
     match config.store.kind() {
-        Some(StoreKind::Sqlite(path)) => Ok(Arc::new(SqliteStore::open(&path).await.map_err(failed)?)),
+        Some(StoreKind::Sqlite(path)) => {
+            let store = SqliteStore::open(&path).await.map_err(failed)?;
+            store.hook(&config.hooked()).await.map_err(|error| Failure::unavailable("the session store", error))?;
+            Ok(Arc::new(store))
+        }
         _ => Err(wrong("store.url", "names no store".to_owned())),
     }
 }

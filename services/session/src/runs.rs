@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::caller;
 use crate::clients::{Introduced, RunContext};
 use crate::crash::CrashPoints;
@@ -82,6 +83,7 @@ struct Inner {
     claim: Notify,
     /// A run has come here or left.
     moved: watch::Sender<()>,
+    activity: Activity,
 }
 
 /// How replicas know of each other.
@@ -133,6 +135,7 @@ impl Runs {
             replicas,
             claim: Notify::new(),
             moved: watch::Sender::new(()),
+            activity: Activity::default(),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -162,6 +165,21 @@ impl Runs {
     /// What holds for each tenant.
     pub fn tenants(&self) -> &Tenants {
         &self.0.shared.tenants
+    }
+
+    /// Which sessions calls have named.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
+    /// Whether the service stops: what can be taken up again later is left.
+    pub fn is_stopping(&self) -> bool {
+        self.0.shutdown.is_cancelled()
+    }
+
+    /// Waits until the service stops.
+    pub async fn stopped(&self) {
+        self.0.shutdown.cancelled().await;
     }
 
     /// Where a test build dies.
@@ -250,6 +268,7 @@ impl Runs {
 
     /// A run of the tenant, as it is now.
     pub async fn get(&self, tenant: &str, session: Uuid, run: Uuid, name: &str) -> Result<Run, Error> {
+        self.activity().note(tenant, session);
         if let Some(live) = self.live(tenant, run).filter(|live| live.session == session) {
             return Ok((*live.feed.views().borrow().run).clone());
         }

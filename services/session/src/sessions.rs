@@ -1,7 +1,9 @@
 //! Sessions: started, read, changed, ended.
 
+use std::time::Duration;
+
 use mar_descriptor::{SessionSeal as Sealed, SigningKey};
-use mar_proto::session::{Session, SessionSeal, SessionState};
+use mar_proto::session::{Session, SessionEndReason, SessionSeal, SessionState};
 use mar_proto::types::Signature;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::random;
@@ -11,6 +13,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::log::stamp;
 use crate::runs::{Runs, session_body};
+use crate::store::timer::Expiry;
 use crate::store::{Outcome, Page, RequestKey, SessionRow, session_log};
 use crate::tenants::Terms;
 use crate::{audit, verify};
@@ -67,7 +70,7 @@ impl Sessions {
             environment: caller.environment.clone(),
             purpose: wish.purpose,
             labels: wish.labels,
-            idle_timeout: wish.idle_timeout,
+            idle_timeout: wish.idle_timeout.or_else(|| self.usual_idle_timeout(&caller.tenant)),
             budget: wish.budget,
             ..Session::default()
         };
@@ -81,6 +84,7 @@ impl Sessions {
             version: 1,
             create_time: now,
             update_time: now,
+            idle_timeout: body.idle_timeout.as_ref().and_then(span),
         };
         match self.runs.store().session_start(&key, &row).await? {
             Outcome::Done(row) | Outcome::Repeated(row) => self.present(&row),
@@ -90,6 +94,7 @@ impl Sessions {
 
     /// Reads a session.
     pub async fn get(&self, tenant: &str, id: Uuid) -> Result<Session, Error> {
+        self.runs.activity().note(tenant, id);
         self.present(&self.row(tenant, id).await?)
     }
 
@@ -101,6 +106,7 @@ impl Sessions {
 
     /// Changes a session.
     pub async fn change(&self, tenant: &str, change: Change) -> Result<Session, Error> {
+        self.runs.activity().note(tenant, change.id);
         for _ in 0..TRIES {
             let mut row = self.row(tenant, change.id).await?;
             let refusal = if change.version.is_some_and(|version| version != row.version) {
@@ -112,6 +118,8 @@ impl Sessions {
             };
             let mut body = session_body(&row)?;
             apply(&mut body, &change);
+            body.idle_timeout = body.idle_timeout.or_else(|| self.usual_idle_timeout(tenant));
+            row.idle_timeout = body.idle_timeout.as_ref().and_then(span);
             row.body = body.encode_to_vec().into();
             // A repetition finds its own change done, which the store alone knows: what is refused otherwise asks it with
             // a version that no row has.
@@ -142,8 +150,40 @@ impl Sessions {
             return Err(Error::RequestIdReused);
         }
         self.reach(&caller.tenant, id, SessionState::Ending, key).await?;
-        self.runs.end_session(&caller.tenant, id, &caller.principal).await?;
-        self.reach(&caller.tenant, id, SessionState::Ended, None).await
+        self.complete_end(&caller.tenant, id, &caller.principal).await
+    }
+
+    /// Stops what runs in an ending session, and seals it.
+    async fn complete_end(&self, tenant: &str, id: Uuid, principal: &str) -> Result<Session, Error> {
+        self.runs.end_session(tenant, id, principal).await?;
+        self.reach(tenant, id, SessionState::Ended, None).await
+    }
+
+    /// Ends a session whose time has come: one that is idle, or whose end somebody began and nobody has completed.
+    pub(crate) async fn expire(&self, tenant: &str, id: Uuid) -> Result<(), Error> {
+        let row = self.row(tenant, id).await?;
+        if row.state == SessionState::Open as i16 {
+            let body = Session { end_reason: SessionEndReason::Idle.into(), ..session_body(&row)? };
+            let ending = SessionRow {
+                state: SessionState::Ending as i16,
+                body: body.encode_to_vec().into(),
+                version: row.version + 1,
+                update_time: self.runs.clock().now(),
+                ..row
+            };
+            match self.runs.store().session_expire(&ending).await? {
+                Expiry::Ending => tracing::info!(session.id = %id, "a session was idle and ends"),
+                // What has changed is due again, if it still is to end.
+                Expiry::NotIdle | Expiry::Changed => return Ok(()),
+            }
+        }
+        // No run is open in one that was idle; of another one whoever wanted its end is known to the runs that were told.
+        self.complete_end(tenant, id, "").await.map(drop)
+    }
+
+    /// The idle timeout of sessions that state none.
+    fn usual_idle_timeout(&self, tenant: &str) -> Option<prost_types::Duration> {
+        self.terms(tenant).idle_timeout.and_then(|idle| idle.try_into().ok())
     }
 
     /// Moves a session's state forward; one that is there or beyond stays. The session's seal is stored with its end, in
@@ -164,6 +204,10 @@ impl Sessions {
             if state == SessionState::Ended {
                 let sealed = Session { end_time: Some(stamp(row.update_time)), ..self.sealed(&row).await? };
                 row.body = sealed.encode_to_vec().into();
+            }
+            if state == SessionState::Ending {
+                let ending = Session { end_reason: SessionEndReason::Caller.into(), ..session_body(&row)? };
+                row.body = ending.encode_to_vec().into();
             }
             row.state = state as i16;
             row.version += 1;
@@ -240,7 +284,27 @@ fn apply(body: &mut Session, change: &Change) {
     }
 }
 
+/// A span as the service reckons with it; `None` for what is none.
+pub(crate) fn span(span: &prost_types::Duration) -> Option<Duration> {
+    let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(span.seconds).ok()?, nanos))
+}
+
 /// `sessions/{session}`
 pub fn name(id: Uuid) -> String {
     format!("sessions/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_one_or_none() {
+        let of = |seconds, nanos| span(&prost_types::Duration { seconds, nanos });
+        assert_eq!(of(5, 1), Some(Duration::new(5, 1)));
+        for (seconds, nanos) in [(5, -1), (-5, 0), (5, 1_000_000_000), (i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
+            assert_eq!(of(seconds, nanos), None, "{seconds} s and {nanos} ns");
+        }
+    }
 }

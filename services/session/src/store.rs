@@ -11,13 +11,17 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use erasure::{Begun, Extent, Timer};
+use erasure::{Begun, Extent};
+use hook::{Claim, DeadNotice, DeadPage, Due};
+use timer::{Expiry, Timer};
 
 pub mod budgets;
 pub mod erasure;
+pub mod hook;
 pub mod postgres;
 pub mod session_log;
 pub mod sqlite;
+pub mod timer;
 
 mod append;
 mod fault;
@@ -139,6 +143,8 @@ pub struct SessionRow {
     pub create_time: OffsetDateTime,
     /// When it last changed.
     pub update_time: OffsetDateTime,
+    /// It ends when nothing has happened in it for so long; to the millisecond.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A run as stored; changed on state changes only.
@@ -250,6 +256,9 @@ const FIRST_ENDED: i16 = 4;
 /// The session state in which runs are admitted.
 const SESSION_OPEN: i16 = 1;
 
+/// The session state in which its runs are cancelled and sealed.
+const SESSION_ENDING: i16 = 2;
+
 /// The session state that the session log records.
 const SESSION_ENDED: i16 = 3;
 
@@ -330,14 +339,16 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
     /// Answers when the store can be reached and its schema is current.
     async fn ping(&self) -> Result<(), Error>;
 
-    /// Stores a new session, its log's first entry and the request key in one transaction.
+    /// Stores a new session, its log's first entry, the timer that ends it when it is idle, and the request key in one
+    /// transaction.
     async fn session_start(&self, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Error>;
     /// Reads a session.
     async fn session_get(&self, tenant: &str, id: Uuid) -> Result<Option<SessionRow>, Error>;
     /// Lists sessions, newest first.
     async fn session_list(&self, tenant: &str, page: Page) -> Result<Vec<SessionRow>, Error>;
-    /// Replaces state, body and update time where `version` is still `session.version - 1`; `None` when it is not.
-    /// Reaching state 3 adds `ended` to the session log. The request key, where given, joins the transaction.
+    /// Replaces state, body, update time and idle timeout where `version` is still `session.version - 1`; `None` when it is not.
+    /// Reaching state 2 sets the timer that completes the end, should nobody else; reaching state 3 adds `ended` to the session
+    /// log. The request key, where given, joins the transaction.
     async fn session_change(
         &self,
         key: Option<&RequestKey>,
@@ -363,7 +374,7 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
     /// Lists runs, newest first; of one session or of the whole tenant.
     async fn run_list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error>;
     /// Records a state change and answers whether it did: a run that has ended stays as it is, and one that is not there
-    /// (for this tenant) cannot change.
+    /// (for this tenant) cannot change. The end of a run is something that happens in its session.
     async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
     /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
     /// runs whose log version is at most `log_version`, and none that `owner` holds already: parked ones whose wake time has
@@ -428,7 +439,7 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
     ) -> Result<Vec<EventRow>, Error>;
 
     /// Records in the log of an ended session that so much of it goes, and sets the timer that has it carried out, due
-    /// after [`erasure::HOLD`]; once recorded it changes nothing. One transaction with the request key, where one is given. The
+    /// after [`timer::HOLD`]; once recorded it changes nothing. One transaction with the request key, where one is given. The
     /// session's version rises with the record, so that who reads its rows one after the other knows.
     async fn erasure_begin(
         &self,
@@ -447,9 +458,40 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
     /// ERASED with `session`'s body and update time, and its requests can no longer be told by their bodies.
     async fn erasure_finish(&self, session: &SessionRow, extent: Extent) -> Result<(), Error>;
 
-    /// Claims timers that are due, of any tenant, longest due first, and puts them off for [`erasure::HOLD`]: who sees to one
+    /// Ends a session that is idle, as `session` says (state 2, the next version): adds `expired` to its log. Only where
+    /// nothing has happened in it for its idle timeout and [`timer::GRACE`], by the store's clock, and no run of it is open.
+    async fn session_expire(&self, session: &SessionRow) -> Result<Expiry, Error>;
+    /// Says that calls have named these sessions, by tenant and id; what is not there is passed over.
+    async fn sessions_seen(&self, seen: &[(String, Uuid)]) -> Result<(), Error>;
+    /// Sessions of a tenant that ended so long ago and have not been pruned or erased, longest ended first.
+    async fn sessions_past(&self, tenant: &str, retention: Duration, limit: i64) -> Result<Vec<Uuid>, Error>;
+
+    /// Claims timers that are due, of any tenant, longest due first, and puts them off for [`timer::HOLD`]: who sees to one
     /// drops it, and one that nothing came of is due again.
     async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error>;
     /// Puts a timer off: it is due so long from now.
     async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error>;
+
+    /// Claims sessions that a hook is to be told of, longest due first.
+    async fn hook_claim(&self, tenant: &str, hook: &str, limit: i64) -> Result<Vec<Claim>, Error>;
+    /// Records what was told of a claimed session, how often the next notice was tried, and when to go on; `false` when
+    /// somebody else has claimed it since, and nothing is recorded.
+    async fn hook_save(&self, claim: &Claim, cursor: &[u8], attempts: i32, due: Due) -> Result<bool, Error>;
+    /// Gives a notice up: keeps it as a dead one, and what was told with it, in one transaction; the claim is held. `false` like
+    /// [`Store::hook_save`].
+    async fn hook_bury(&self, claim: &Claim, cursor: &[u8], dead: &DeadNotice) -> Result<bool, Error>;
+    /// Lists dead notices of a tenant by hook and id.
+    async fn dead_list(&self, tenant: &str, page: &DeadPage) -> Result<Vec<DeadNotice>, Error>;
+    /// Reads a dead notice.
+    async fn dead_get(&self, tenant: &str, hook: &str, id: &str) -> Result<Option<DeadNotice>, Error>;
+    /// Drops a dead notice that was told after all.
+    async fn dead_drop(&self, tenant: &str, hook: &str, id: &str) -> Result<(), Error>;
+    /// Reads positions and leaves of a run's events from a position on, without payloads.
+    async fn event_leaves(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Bytes)>, Error>;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::budgets::BudgetLimit;
 
@@ -12,6 +13,10 @@ pub struct Terms {
     pub legal_hold: bool,
     /// What its runs may use in a UTC day.
     pub budget: BudgetLimit,
+    /// Ends the tenant's sessions that state nothing else when nothing has happened in them for so long.
+    pub idle_timeout: Option<Duration>,
+    /// Payloads of sessions that ended so long ago are destroyed; `None`: they are kept.
+    pub retention: Option<Duration>,
 }
 
 /// The terms of all tenants; one that none are laid down for has the default. Cheap to clone.

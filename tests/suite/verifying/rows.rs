@@ -146,12 +146,38 @@ impl Rows {
         Ok(columns.iter().any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes())))
     }
 
+    pub async fn session_state(&self, session: Uuid) -> anyhow::Result<i16> {
+        let sql = "SELECT state FROM {}sessions WHERE id = $1";
+        Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_one(pool).await?))
+    }
+
+    /// The kinds of a session log's entries.
+    pub async fn session_log(&self, session: Uuid) -> anyhow::Result<Vec<String>> {
+        let sql = "SELECT kind FROM {}session_log WHERE session = $1 ORDER BY seq";
+        Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_all(pool).await?))
+    }
+
     /// Lets the time of every timer come.
     pub async fn make_timers_due(&self) -> anyhow::Result<()> {
         match self {
             Self::File(pool) => sqlx::query("UPDATE timers SET due_time = 1").execute(pool).await.map(drop)?,
             Self::Server(pool) => {
                 let sql = "UPDATE session.timers SET due_time = now() - interval '1 second'";
+                sqlx::query(sql).execute(pool).await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the time of everything that hooks are to be told come.
+    pub async fn make_hooks_due(&self) -> anyhow::Result<()> {
+        match self {
+            Self::File(pool) => {
+                let sql = "UPDATE hooks SET due_time = 1 WHERE due_time IS NOT NULL";
+                sqlx::query(sql).execute(pool).await.map(drop)?;
+            }
+            Self::Server(pool) => {
+                let sql = "UPDATE session.hooks SET due_time = now() WHERE due_time IS NOT NULL";
                 sqlx::query(sql).execute(pool).await.map(drop)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 30] = [
+const COMMANDS: [&[&str]; 33] = [
     &["up"],
     &["run"],
     &["runs"],
@@ -25,6 +25,9 @@ const COMMANDS: [&[&str]; 30] = [
     &["sessions", "show"],
     &["sessions", "end"],
     &["sessions", "erase"],
+    &["hooks"],
+    &["hooks", "dead"],
+    &["hooks", "retry"],
     &["models", "list"],
     &["tools", "list"],
     &["render"],

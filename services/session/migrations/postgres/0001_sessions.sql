@@ -57,13 +57,15 @@ CREATE TABLE session.sessions (
     create_time timestamptz NOT NULL,
     update_time timestamptz NOT NULL,
     -- Whether its log says that its payloads go.
-    pruned      boolean     NOT NULL DEFAULT false
+    pruned      boolean     NOT NULL DEFAULT false,
+    -- It ends when nothing has happened for so long.
+    idle_ms     bigint
 );
 CREATE INDEX sessions_by_tenant ON session.sessions (tenant, id);
 -- State 3 has ended; what is past retention is looked for here.
 CREATE INDEX sessions_whole ON session.sessions (tenant, update_time) WHERE state = 3 AND NOT pruned;
 SELECT session.isolate('session.sessions');
-GRANT SELECT, INSERT, UPDATE (state, body, version, update_time, pruned) ON session.sessions TO mar_session;
+GRANT SELECT, INSERT, UPDATE (state, body, version, update_time, pruned, idle_ms) ON session.sessions TO mar_session;
 GRANT SELECT (id, tenant), UPDATE (salt_key) ON session.sessions TO mar_retention;
 
 -- The session's own short chain.
@@ -88,13 +90,16 @@ CREATE TABLE session.timers (
     kind     smallint    NOT NULL,
     tenant   text        NOT NULL CHECK (tenant <> ''),
     due_time timestamptz NOT NULL,
+    -- Where it is due when nothing has happened for so long: since when nothing has.
+    idle_ms   bigint,
+    seen_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (session, kind)
 );
 CREATE INDEX timers_by_time ON session.timers (due_time);
 SELECT session.isolate('session.timers');
-GRANT SELECT, INSERT, UPDATE (due_time), DELETE ON session.timers TO mar_session;
+GRANT SELECT, INSERT, UPDATE (due_time, idle_ms, seen_time), DELETE ON session.timers TO mar_session;
 -- Claims go across tenants.
-GRANT SELECT, UPDATE (due_time) ON session.timers TO mar_scheduler;
+GRANT SELECT, UPDATE (due_time, seen_time) ON session.timers TO mar_scheduler;
 CREATE POLICY claims ON session.timers TO mar_scheduler USING (true) WITH CHECK (true);
 
 -- Changed on state changes only.
@@ -313,6 +318,41 @@ CREATE INDEX approvals_by_tenant ON session.approvals (tenant, state, run, id);
 SELECT session.isolate('session.approvals');
 GRANT SELECT, INSERT, UPDATE (state, body) ON session.approvals TO mar_session;
 GRANT SELECT (run, tenant, session), DELETE ON session.approvals TO mar_retention;
+
+-- What a hook has been told of a session: one row per session and hook, which one replica at a time sends from. Ids only.
+CREATE TABLE session.hooks (
+    session  uuid     NOT NULL REFERENCES session.sessions (id),
+    hook     text     NOT NULL,
+    tenant   text     NOT NULL CHECK (tenant <> ''),
+    -- When there is something to tell; none when everything was told.
+    due_time timestamptz,
+    -- +1 with everything that happens: what was told before is not all.
+    marks    bigint   NOT NULL,
+    -- Number of the claim; another's progress is not overwritten.
+    epoch    bigint   NOT NULL DEFAULT 0,
+    attempts integer  NOT NULL DEFAULT 0,
+    -- What was told, as positions in the session's log and its runs' logs.
+    cursor   bytea    NOT NULL DEFAULT '',
+    PRIMARY KEY (session, hook)
+);
+CREATE INDEX hooks_due ON session.hooks (tenant, hook, due_time) WHERE due_time IS NOT NULL;
+SELECT session.isolate('session.hooks');
+GRANT SELECT, INSERT, UPDATE (due_time, marks, epoch, attempts, cursor) ON session.hooks TO mar_session;
+
+-- What could not be told. No payload.
+CREATE TABLE session.dead_notices (
+    tenant    text        NOT NULL CHECK (tenant <> ''),
+    hook      text        NOT NULL,
+    id        text        NOT NULL,
+    session   uuid        NOT NULL,
+    notice    bytea       NOT NULL,
+    failure   text        NOT NULL,
+    attempts  integer     NOT NULL,
+    dead_time timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant, hook, id)
+);
+SELECT session.isolate('session.dead_notices');
+GRANT SELECT, INSERT, UPDATE (failure, attempts), DELETE ON session.dead_notices TO mar_session;
 
 -- What follows belongs to mar_retention and runs with its rights: the application destroys payloads through these alone, of
 -- the tenant that its transaction names, and only where the session's own log says so first.

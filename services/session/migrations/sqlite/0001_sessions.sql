@@ -11,7 +11,9 @@ CREATE TABLE sessions (
     create_time INTEGER NOT NULL,
     update_time INTEGER NOT NULL,
     -- Whether its log says that its payloads go.
-    pruned      INTEGER NOT NULL DEFAULT 0
+    pruned      INTEGER NOT NULL DEFAULT 0,
+    -- It ends when nothing has happened for so long.
+    idle_ms     INTEGER
 ) STRICT;
 CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
 -- State 3 has ended; what is past retention is looked for here.
@@ -23,6 +25,9 @@ CREATE TABLE timers (
     kind     INTEGER NOT NULL,
     tenant   TEXT    NOT NULL,
     due_time INTEGER NOT NULL,
+    -- Where it is due when nothing has happened for so long: since when nothing has.
+    idle_ms   INTEGER,
+    seen_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
     PRIMARY KEY (session, kind)
 ) STRICT;
 CREATE INDEX timers_by_time ON timers (due_time);
@@ -154,3 +159,37 @@ CREATE TABLE slices (
 ) STRICT;
 CREATE INDEX slices_by_budget ON slices (tenant, budget, day);
 CREATE INDEX slices_open ON slices (tenant, run) WHERE used_cost IS NULL;
+
+-- The hooks of the configuration, set when the file is opened.
+CREATE TABLE hooked (
+    tenant TEXT NOT NULL,
+    hook   TEXT NOT NULL,
+    PRIMARY KEY (tenant, hook)
+) STRICT;
+
+-- What a hook has been told of a session, and when there is more to tell.
+CREATE TABLE hooks (
+    session  BLOB    NOT NULL REFERENCES sessions (id),
+    hook     TEXT    NOT NULL,
+    tenant   TEXT    NOT NULL,
+    due_time INTEGER,
+    marks    INTEGER NOT NULL,
+    epoch    INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    cursor   BLOB    NOT NULL DEFAULT x'',
+    PRIMARY KEY (session, hook)
+) STRICT;
+CREATE INDEX hooks_due ON hooks (tenant, hook, due_time) WHERE due_time IS NOT NULL;
+
+-- What could not be told. No payload.
+CREATE TABLE dead_notices (
+    tenant    TEXT    NOT NULL,
+    hook      TEXT    NOT NULL,
+    id        TEXT    NOT NULL,
+    session   BLOB    NOT NULL,
+    notice    BLOB    NOT NULL,
+    failure   TEXT    NOT NULL,
+    attempts  INTEGER NOT NULL,
+    dead_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
+    PRIMARY KEY (tenant, hook, id)
+) STRICT;

@@ -9,6 +9,7 @@ use mar_runtime::violations::Violations;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::config::tenant::is_hook_name;
 use crate::runs::{Admit, Follow, Limits};
 use crate::sessions::Change;
 use crate::store::RequestKey;
@@ -174,4 +175,16 @@ pub fn run_of(field: &str, name: &str) -> Result<(Uuid, Uuid), Violations> {
     let mut found = Violations::new();
     let ids = parse_run(field, name, &mut found).unwrap_or_default();
     found.into_result(ids)
+}
+
+/// `hooks/{hook}/notices/{notice}`
+pub fn dead_notice(name: &str) -> Result<(String, String), Violations> {
+    let mut found = Violations::new();
+    let parts = name.strip_prefix("hooks/").and_then(|rest| rest.split_once("/notices/"));
+    let fits =
+        |id: &str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    let parts = parts.filter(|(hook, id)| is_hook_name(hook) && fits(id));
+    found.require(parts.is_some(), "name", "must be `hooks/{hook}/notices/{notice}`");
+    let (hook, id) = parts.unwrap_or_default();
+    found.into_result((hook.to_owned(), id.to_owned()))
 }

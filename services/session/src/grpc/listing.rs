@@ -1,8 +1,8 @@
 //! Pages of lists.
 
 use mar_proto::session::{
-    Approval, ApprovalState, ListApprovalsRequest, ListEventsRequest, ListRunsRequest, ListSessionsRequest, RunState,
-    SessionState,
+    Approval, ApprovalState, DeadNotice as ShownNotice, ListApprovalsRequest, ListDeadNoticesRequest,
+    ListEventsRequest, ListRunsRequest, ListSessionsRequest, RunState, SessionState,
 };
 use mar_runtime::auth::Caller;
 use mar_runtime::page::{self, Scope};
@@ -10,6 +10,10 @@ use mar_runtime::violations::Violations;
 use uuid::Uuid;
 
 use super::convert::{parse_run, parse_session};
+use crate::config::tenant::is_hook_name;
+use crate::log::stamp;
+use crate::sessions::name as session_name;
+use crate::store::hook::{DeadNotice, DeadPage};
 use crate::store::{ApprovalPage, Page};
 
 /// A page of a list that is ordered by id.
@@ -139,4 +143,52 @@ pub fn approvals(caller: &Caller, request: &ListApprovalsRequest) -> Result<Appr
     let state = i16::try_from(request.state).ok().filter(|state| *state != 0);
     let limit = i64::try_from(size).unwrap_or(i64::MAX - 1) + 1;
     found.into_result(ApprovalListing { scope, page: ApprovalPage { session, run, state, before, limit }, size })
+}
+
+/// A page of dead notices.
+pub struct DeadListing {
+    scope: Scope,
+    page: DeadPage,
+    size: usize,
+}
+
+impl DeadListing {
+    /// What the store is asked for: one more than is shown, to know whether there is more.
+    pub fn page(&self) -> &DeadPage {
+        &self.page
+    }
+
+    /// The notices of this page, and the token of the next.
+    pub fn cut(&self, mut rows: Vec<DeadNotice>) -> (Vec<ShownNotice>, String) {
+        let more = rows.len() > self.size;
+        rows.truncate(self.size);
+        let last = rows.last().filter(|_| more).map(|dead| (dead.hook.clone(), dead.id.clone()));
+        let token = last.map(|last| page::encode(&last, &self.scope)).unwrap_or_default();
+        (rows.iter().map(shown).collect(), token)
+    }
+}
+
+fn shown(dead: &DeadNotice) -> ShownNotice {
+    ShownNotice {
+        name: format!("hooks/{}/notices/{}", dead.hook, dead.id),
+        session: session_name(dead.session),
+        notice_json: String::from_utf8_lossy(&dead.notice).into_owned(),
+        failure: dead.failure.clone(),
+        attempts: dead.attempts,
+        time: Some(stamp(dead.time)),
+    }
+}
+
+/// A page of dead notices: of a hook, or of all.
+pub fn dead_notices(caller: &Caller, request: &ListDeadNoticesRequest) -> Result<DeadListing, Violations> {
+    let mut found = Violations::new();
+    let hook = request.parent.strip_prefix("hooks/").filter(|hook| *hook == "-" || is_hook_name(hook));
+    found.require(hook.is_some(), "parent", "must be `hooks/{hook}` or `hooks/-`");
+    let hook = hook.filter(|hook| *hook != "-").map(str::to_owned);
+    let scope = Scope::new(&caller.tenant, "ListDeadNotices", &[&request.parent]);
+    let size = page::size(request.page_size, &mut found);
+    let token = &request.page_token;
+    let after = if token.is_empty() { None } else { page::decode::<(String, String)>(token, &scope, &mut found) };
+    let limit = i64::try_from(size).unwrap_or(i64::MAX - 1) + 1;
+    found.into_result(DeadListing { scope, page: DeadPage { hook, after, limit }, size })
 }

@@ -45,6 +45,7 @@ impl Runs {
     /// Admits a run, or finds the one that the same request admitted before.
     pub async fn admit(&self, caller: &Caller, admit: Admit) -> Result<Run, Error> {
         let name = format!("sessions/{}", admit.session);
+        self.activity().note(&caller.tenant, admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
         let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
         let earlier = self.earlier(&session, &admit).await?;

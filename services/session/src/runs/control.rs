@@ -34,6 +34,7 @@ impl Runs {
     pub async fn cancel(&self, caller: &Caller, target: Target) -> Result<Run, Error> {
         let Target { key, session, run } = target;
         let (tenant, name) = (&caller.tenant, view::run_name(session, run));
+        self.activity().note(tenant, session);
         let row = self.row(tenant, session, run, &name).await?;
         if let Some(key) = &key
             && self.store().request_seen(tenant, key).await? == Some(false)
@@ -138,6 +139,9 @@ impl Runs {
 
     /// Lists runs, newest first; what is executed here is shown as it is now.
     pub async fn list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<(Uuid, Run)>, Error> {
+        if let Some(session) = session {
+            self.activity().note(tenant, session);
+        }
         let rows = self.store().run_list(tenant, session, page).await?;
         let fresh = |row: &crate::store::RunRow| match self.freshest(tenant, row.id) {
             Some(run) => Ok((row.id, run)),

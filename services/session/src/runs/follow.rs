@@ -51,6 +51,7 @@ impl Runs {
     /// Follows a run from a cursor to its end, whoever executes it.
     pub async fn follow(&self, follow: Follow) -> Result<FrameStream, Error> {
         let name = view::run_name(follow.session, follow.run);
+        self.activity().note(&follow.tenant, follow.session);
         // Who has seen more than the executor here knows of has seen it from the run's next owner.
         let live = self.live_of(&follow).map(|live| live.feed.views().borrow().clone());
         let opening = match live.filter(|view| follow.from_seq <= view.run.next_seq) {

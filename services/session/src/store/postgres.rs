@@ -27,7 +27,9 @@ use super::{
     Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
     Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
     append::{self, Scope},
-    erasure::{Begun, Extent, Timer},
+    erasure::{Begun, Extent},
+    hook::{self, DeadNotice, DeadPage, Due, Hooked},
+    timer::{Expiry, Timer},
 };
 
 mod appends;
@@ -38,7 +40,9 @@ mod commands;
 mod database;
 mod erasure;
 mod events;
+mod expiry;
 mod failure;
+mod hooks;
 mod replicas;
 mod requests;
 mod rows;
@@ -80,13 +84,15 @@ pub struct PostgresConfig {
     pub connect_timeout: Duration,
     /// How long one statement may take.
     pub statement_timeout: Duration,
+    /// Whose sessions hooks are told of.
+    pub hooked: Hooked,
 }
 
 impl PostgresConfig {
     /// The address with the defaults: migrated when connecting, no pooler, 16 connections, 2 s to connect, 5 s per
     /// statement.
     #[must_use]
-    pub const fn new(url: SecretString) -> Self {
+    pub fn new(url: SecretString) -> Self {
         Self {
             url,
             migrate_url: None,
@@ -95,6 +101,7 @@ impl PostgresConfig {
             max_connections: 16,
             connect_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(5),
+            hooked: Hooked::default(),
         }
     }
 
@@ -315,12 +322,58 @@ impl Store for PostgresStore {
         self.db.call(|_| erasure::finish(&self.db, session, extent)).await
     }
 
+    async fn session_expire(&self, session: &SessionRow) -> Result<Expiry, Error> {
+        self.db.call(|_| expiry::expire(&self.db, session)).await
+    }
+
+    async fn sessions_seen(&self, seen: &[(String, Uuid)]) -> Result<(), Error> {
+        self.db.call(|_| expiry::seen(&self.db, seen)).await
+    }
+
+    async fn sessions_past(&self, tenant: &str, retention: Duration, limit: i64) -> Result<Vec<Uuid>, Error> {
+        self.db.call(|_| expiry::past(&self.db, tenant, retention, limit)).await
+    }
+
     async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error> {
         self.db.call(|_| timers::claim(&self.db, limit)).await
     }
 
     async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
         self.db.call(|_| timers::put_off(&self.db, timer, span)).await
+    }
+
+    async fn hook_claim(&self, tenant: &str, hook: &str, limit: i64) -> Result<Vec<hook::Claim>, Error> {
+        self.db.call(|_| hooks::claim(&self.db, tenant, hook, limit)).await
+    }
+
+    async fn hook_save(&self, claim: &hook::Claim, cursor: &[u8], attempts: i32, due: Due) -> Result<bool, Error> {
+        self.db.call(|_| hooks::save(&self.db, claim, cursor, attempts, due)).await
+    }
+
+    async fn hook_bury(&self, claim: &hook::Claim, cursor: &[u8], dead: &DeadNotice) -> Result<bool, Error> {
+        self.db.call(|_| hooks::bury(&self.db, claim, cursor, dead)).await
+    }
+
+    async fn dead_list(&self, tenant: &str, page: &DeadPage) -> Result<Vec<DeadNotice>, Error> {
+        self.db.call(|_| hooks::dead_list(&self.db, tenant, page)).await
+    }
+
+    async fn dead_get(&self, tenant: &str, hook: &str, id: &str) -> Result<Option<DeadNotice>, Error> {
+        self.db.call(|_| hooks::dead_get(&self.db, tenant, hook, id)).await
+    }
+
+    async fn dead_drop(&self, tenant: &str, hook: &str, id: &str) -> Result<(), Error> {
+        self.db.call(|_| hooks::dead_drop(&self.db, tenant, hook, id)).await
+    }
+
+    async fn event_leaves(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Bytes)>, Error> {
+        self.db.call(|_| hooks::leaves(&self.db, tenant, run, from_seq, limit)).await
     }
 }
 

@@ -16,6 +16,8 @@ pub mod kind {
     pub const RUN_ADMITTED: &str = "run admitted";
     /// A run has ended; its hash is the head of its chain.
     pub const RUN_SEALED: &str = "run sealed";
+    /// Nothing had happened in the session for its idle timeout; it ends.
+    pub const EXPIRED: &str = "expired";
     /// The session has ended. What its seal binds ends here.
     pub const ENDED: &str = "ended";
     /// The payloads of the ended session are past retention and go.

@@ -26,8 +26,10 @@ use super::{
     Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
     Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
     append::Scope,
-    erasure::{Begun, Extent, Timer},
+    erasure::{Begun, Extent},
     fault::Fault,
+    hook::{Claim, DeadNotice, DeadPage, Due, Hooked},
+    timer::{Expiry, Timer},
 };
 
 mod approvals;
@@ -36,7 +38,9 @@ mod claims;
 mod commands;
 mod erasure;
 mod events;
+mod expiry;
 mod failure;
+mod hooks;
 mod requests;
 mod rows;
 mod runs;
@@ -111,6 +115,14 @@ impl SqliteStore {
             MigrateError::Execute(error) if failure::passes(&error) => OpenError::Unavailable(error),
             error => OpenError::Migration(error),
         })
+    }
+
+    /// Has hooks be told of these tenants' sessions, and of no others, from now on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub async fn hook(&self, hooked: &Hooked) -> Result<(), Error> {
+        answer(hooks::set(&self.writer, hooked).await)
     }
 
     /// Closes the file: readers first, so that the writer's last connection writes the log back into it.
@@ -327,12 +339,58 @@ impl Store for SqliteStore {
         answer(erasure::finish(&self.writer, session, extent).await)
     }
 
+    async fn session_expire(&self, session: &SessionRow) -> Result<Expiry, Error> {
+        answer(expiry::expire(&self.writer, session).await)
+    }
+
+    async fn sessions_seen(&self, seen: &[(String, Uuid)]) -> Result<(), Error> {
+        answer(expiry::seen(&self.writer, seen).await)
+    }
+
+    async fn sessions_past(&self, tenant: &str, retention: Duration, limit: i64) -> Result<Vec<Uuid>, Error> {
+        answer(expiry::past(&self.readers, tenant, retention, limit).await)
+    }
+
     async fn timer_claim(&self, limit: i64) -> Result<Vec<Timer>, Error> {
         answer(timers::claim(&self.writer, limit).await)
     }
 
     async fn timer_put_off(&self, timer: &Timer, span: Duration) -> Result<(), Error> {
         answer(timers::put_off(&self.writer, timer, span).await)
+    }
+
+    async fn hook_claim(&self, tenant: &str, hook: &str, limit: i64) -> Result<Vec<Claim>, Error> {
+        answer(hooks::claim(&self.writer, tenant, hook, limit).await)
+    }
+
+    async fn hook_save(&self, claim: &Claim, cursor: &[u8], attempts: i32, due: Due) -> Result<bool, Error> {
+        answer(hooks::save(&self.writer, claim, cursor, attempts, due).await)
+    }
+
+    async fn hook_bury(&self, claim: &Claim, cursor: &[u8], dead: &DeadNotice) -> Result<bool, Error> {
+        answer(hooks::bury(&self.writer, claim, cursor, dead).await)
+    }
+
+    async fn dead_list(&self, tenant: &str, page: &DeadPage) -> Result<Vec<DeadNotice>, Error> {
+        answer(hooks::dead_list(&self.readers, tenant, page).await)
+    }
+
+    async fn dead_get(&self, tenant: &str, hook: &str, id: &str) -> Result<Option<DeadNotice>, Error> {
+        answer(hooks::dead_get(&self.readers, tenant, hook, id).await)
+    }
+
+    async fn dead_drop(&self, tenant: &str, hook: &str, id: &str) -> Result<(), Error> {
+        answer(hooks::dead_drop(&self.writer, tenant, hook, id).await)
+    }
+
+    async fn event_leaves(
+        &self,
+        tenant: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Bytes)>, Error> {
+        answer(hooks::leaves(&self.readers, tenant, run, from_seq, limit).await)
     }
 }
 

@@ -173,6 +173,14 @@ impl Verifier<'_> {
                 "behind the end of a session its log says nothing but that it was pruned, and then that it was erased, once each",
             );
         }
+        let expired = lived.iter().position(|&one| one == kind::EXPIRED);
+        let ends_it = expired.is_none_or(|at| match &lived[at + 1..] {
+            [] => state == SessionState::Ending as i16,
+            rest => rest == [kind::ENDED],
+        });
+        if !ends_it {
+            add("a session that was idle ended, and its log says otherwise");
+        }
         if lived.iter().any(|&one| one == kind::PRUNED || one == kind::ERASED) {
             add("the log says that something goes of a session that has not ended");
         }

@@ -105,11 +105,15 @@ fn what_goes_of_a_session_stands_behind_its_end_once() {
         stored().ended_session().recorded(&[kind::ENDED]),
         stored().ended_session().recorded(&[kind::STARTED]),
         stored().recorded(&[kind::ERASED]).ended_with_entries(5),
+        stored().recorded(&[kind::EXPIRED]),
+        stored().recorded(&[kind::EXPIRED, kind::EXPIRED]).ended_with_entries(6),
+        stored().ended_session().recorded(&[kind::EXPIRED]),
     ];
     for (at, broken) in broken.into_iter().enumerate() {
         let found = broken.verify();
         assert!(places(&found).contains(&(Place::SessionLog, -1)), "{at}: {found:?}");
     }
+    assert_eq!(stored().recorded(&[kind::EXPIRED]).ended_with_entries(5).verify().faults, []);
     let mut silent = stored().ended_session().without_payloads().recorded(&[kind::PRUNED]);
     silent.session.state = SessionState::Erased as i16;
     assert_eq!(places(&silent.verify()), [(Place::SessionLog, -1)].into());

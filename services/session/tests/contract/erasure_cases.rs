@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use mar_session::store::{
     ApprovalPage, Error, Outcome, RequestKey, RunRow, SessionRow,
-    erasure::{Begun, Extent, Timer, TimerKind},
+    erasure::{Begun, Extent},
     session_log::kind,
+    timer::{Timer, TimerKind},
 };
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ const OTHER: &str = "globex";
 
 impl Subject {
     /// A session with a run of inline and large contents, both ended.
-    async fn ended(&self) -> (SessionRow, RunRow) {
+    pub async fn ended(&self) -> (SessionRow, RunRow) {
         let session = self.started().await;
         let run = run(&session, Concurrency::Serial);
         let mut log = Log::default();
@@ -33,12 +34,12 @@ impl Subject {
         self.store.erasure_begin(None, TENANT, session, extent).await.unwrap()
     }
 
-    async fn kinds(&self, session: Uuid) -> Vec<String> {
+    pub async fn kinds(&self, session: Uuid) -> Vec<String> {
         self.store.session_log(TENANT, session).await.unwrap().into_iter().map(|entry| entry.kind).collect()
     }
 
     /// Makes every timer due.
-    async fn let_time_pass(&self) {
+    pub async fn let_time_pass(&self) {
         match &self.behind {
             Behind::Postgres(pool) => {
                 let sql = "UPDATE session.timers SET due_time = now() - interval '1 second'";

@@ -52,6 +52,14 @@ macro_rules! store_suite {
             an_unfinished_erasure_comes_back timers_at_a_time_are_claimed_once);
         suite!($open, slice_cases:
             a_window_has_generations slices_are_stored_in_their_generation no_slice_slips_past_a_rebuild);
+        suite!($open, expiry_cases:
+            idle_timeouts_are_kept an_idle_session_expires what_calls_name_is_not_idle an_open_run_keeps_its_session
+            the_end_of_a_run_is_something_that_happens only_what_was_read_expires an_end_that_nobody_completes_comes_back
+            what_is_past_retention_is_found_once);
+        suite!($open, hook_cases:
+            everything_that_happens_is_marked tenants_without_hooks_are_not_marked what_was_told_is_kept
+            what_happens_meanwhile_is_told_next claims_of_hooks_at_a_time_are_disjoint dead_notices_are_kept_and_paged
+            leaves_are_read_without_payloads);
         suite!($open, tenant_cases:
             another_tenant_sees_nothing another_tenant_changes_nothing);
     };
@@ -89,7 +97,11 @@ mod erasure_cases;
 #[cfg(test)]
 mod event_cases;
 #[cfg(test)]
+mod expiry_cases;
+#[cfg(test)]
 mod holding_cases;
+#[cfg(test)]
+mod hook_cases;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]

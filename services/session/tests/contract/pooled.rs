@@ -6,7 +6,7 @@ use mar_session::store::postgres::{Pooler, PostgresConfig, PostgresStore};
 use mar_testkit::{pgbouncer::PgBouncer, postgres::Postgres};
 use sqlx::postgres::PgPoolOptions;
 
-use crate::rows::{Behind, Subject};
+use crate::rows::{Behind, Subject, hooked};
 
 /// A Postgres with a login of the application's, and the pooler before it.
 struct Servers {
@@ -36,6 +36,7 @@ async fn open() -> Option<Subject> {
         migrate_url: Some(direct.clone().into()),
         pooler: Pooler::Transaction,
         max_connections: 6,
+        hooked: hooked(),
         connect_timeout: std::time::Duration::from_secs(10),
         ..PostgresConfig::new(servers.pooler.url(&direct).into())
     };

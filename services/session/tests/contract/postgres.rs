@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     proxy::Proxy,
-    rows::{Behind, Concurrency, Log, OWNER, Subject, TENANT, change, key, now, run, session},
+    rows::{Behind, Concurrency, Log, OWNER, Subject, TENANT, change, hooked, key, now, run, session},
 };
 
 /// Short enough for tests; still generous for a busy machine.
@@ -28,7 +28,7 @@ fn config(url: String) -> PostgresConfig {
 async fn open() -> Subject {
     let url = Postgres::shared().unwrap().database().unwrap();
     // The suites stress a small machine; the bound has tests of its own.
-    let patient = PostgresConfig { max_connections: 6, ..PostgresConfig::new(url.clone().into()) };
+    let patient = PostgresConfig { max_connections: 6, hooked: hooked(), ..PostgresConfig::new(url.clone().into()) };
     let patient = PostgresConfig { connect_timeout: Duration::from_secs(10), ..patient };
     subject(Arc::new(PostgresStore::connect(&patient).await.unwrap()), &url)
 }

@@ -6,7 +6,7 @@ use mar_session::store::postgres::{PostgresConfig, PostgresStore};
 use mar_testkit::postgres::Postgres;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::rows::{Behind, Subject};
+use crate::rows::{Behind, Subject, hooked};
 
 const VERSION: u32 = 18;
 
@@ -24,7 +24,7 @@ static POSTGRES: LazyLock<Option<Postgres>> = LazyLock::new(|| {
 async fn open() -> Option<Subject> {
     let postgres = tokio::task::block_in_place(|| POSTGRES.as_ref())?;
     let url = postgres.database().unwrap();
-    let config = PostgresConfig { max_connections: 6, ..PostgresConfig::new(url.clone().into()) };
+    let config = PostgresConfig { max_connections: 6, hooked: hooked(), ..PostgresConfig::new(url.clone().into()) };
     let config = PostgresConfig { connect_timeout: std::time::Duration::from_secs(10), ..config };
     let store = PostgresStore::connect(&config).await.unwrap();
     let behind = PgPoolOptions::new().max_connections(1).connect_lazy(&url).unwrap();

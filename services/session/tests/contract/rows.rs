@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mar_session::store::hook::Hooked;
 use mar_session::store::{Admission, Append, EventRow, RequestKey, RunChange, RunRow, SessionRow, Store};
 use sqlx::{PgPool, SqlitePool};
 use time::{Duration, OffsetDateTime};
@@ -17,6 +18,13 @@ use uuid::Uuid;
 
 pub const TENANT: &str = "acme";
 pub const OWNER: &str = "replica-1";
+/// The hook of the tenant.
+pub const HOOK: &str = "audit";
+
+/// The hooks of all tenants.
+pub fn hooked() -> Hooked {
+    Hooked::new([(TENANT.to_owned(), vec![HOOK.to_owned()])].into())
+}
 
 /// A store under test, with a look behind it.
 pub struct Subject {
@@ -165,6 +173,7 @@ pub fn session() -> SessionRow {
         version: 1,
         create_time: time,
         update_time: time,
+        idle_timeout: None,
     }
 }
 

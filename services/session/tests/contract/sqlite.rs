@@ -6,12 +6,13 @@ use mar_session::store::{Append, OpenError, Store, sqlite::SqliteStore};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tempfile::TempDir;
 
-use crate::rows::{Behind, Subject, TENANT};
+use crate::rows::{Behind, Subject, TENANT, hooked};
 
 async fn open() -> Subject {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("sessions.db");
     let store = Arc::new(SqliteStore::open(&path).await.unwrap());
+    store.hook(&hooked()).await.unwrap();
     subject(store, &path, directory)
 }
 

@@ -3,19 +3,22 @@
 use mar_proto::session::{Session, SessionBudget};
 use mar_runtime::violations::Violations;
 
+use crate::config::tenant::IDLE;
 use crate::counters::MAX_AMOUNT;
+use crate::sessions::span;
 
 const MAX_PURPOSE_CHARS: usize = 256;
 const MAX_RUNS: i64 = 1_000_000;
-const NOT_SERVED: &str = "is not served by this version";
 
 /// Records what breaks the rules of `Session`.
 pub fn check(session: &Session, found: &mut Violations) {
     let chars = session.purpose.chars().count();
     found.require(chars <= MAX_PURPOSE_CHARS, "purpose", format!("must have at most {MAX_PURPOSE_CHARS} characters"));
     mar_task::check_labels(&session.labels, found);
-    // What does not bind yet is refused: a limit that is taken and not kept is worse than none.
-    found.require(session.idle_timeout.is_none(), "idle_timeout", NOT_SERVED);
+    if let Some(idle) = &session.idle_timeout {
+        let fits = span(idle).is_some_and(|idle| (IDLE.0..=IDLE.1).contains(&idle));
+        found.require(fits, "idle_timeout", "must be 1 s to 30 days");
+    }
     if let Some(budget) = &session.budget {
         found.within("budget", |found| check_budget(budget, found));
     }

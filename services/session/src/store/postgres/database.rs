@@ -18,7 +18,7 @@ use sqlx::{
     query::{Query, QueryScalar},
 };
 
-use crate::store::{Error, OpenError, fault::Fault};
+use crate::store::{Error, OpenError, fault::Fault, hook::Hooked};
 
 use super::{Pooler, PostgresConfig, failure};
 
@@ -46,6 +46,7 @@ pub(super) struct Database {
     /// What each transaction sets behind a pooler, as SQL.
     settings: String,
     bound: Duration,
+    hooked: Hooked,
     suspicion: Arc<Suspicion>,
 }
 
@@ -84,11 +85,23 @@ impl Database {
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self { pool, pooler: config.pooler, settings, bound: config.bound(), suspicion })
+        Ok(Self {
+            pool,
+            pooler: config.pooler,
+            settings,
+            bound: config.bound(),
+            hooked: Arc::clone(&config.hooked),
+            suspicion,
+        })
     }
 
     pub(super) async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// The hooks that are told of a tenant's sessions.
+    pub(super) fn hooks_of(&self, tenant: &str) -> &[String] {
+        self.hooked.get(tenant).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// After this a call has answered.

@@ -7,12 +7,14 @@ use bytes::Bytes;
 
 use crate::store::{
     RequestKey, SESSION_ENDED, SESSION_ERASED, SessionRow,
-    erasure::{Begun, Extent, HOLD, TimerKind},
+    erasure::{Begun, Extent},
     fault::Fault,
+    timer::{HOLD, TimerKind},
 };
 
 use super::{
     database::{Database, Tx},
+    hooks,
     requests::{Request, take_in_tx},
     sessions::{lock_in_tx, log_append_in_tx},
     timers,
@@ -52,6 +54,7 @@ pub(super) async fn begin(
     query.bind(session).execute(&mut *tx).await?;
     log_append_in_tx(&mut tx, tenant, session, extent.entry(), None).await?;
     timers::set_in_tx(&mut tx, tenant, session, kind, HOLD).await?;
+    hooks::mark_in_tx(&mut tx, db.hooks_of(tenant), tenant, session).await?;
     tx.commit().await?;
     Ok(Begun::Going)
 }

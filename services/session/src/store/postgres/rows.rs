@@ -1,5 +1,7 @@
 //! From rows to the contract's types.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sqlx::{Row, postgres::PgRow};
 
@@ -8,7 +10,7 @@ use crate::store::{EventRow, RunRow, SessionLogRow, SessionRow, fault, fault::Fa
 /// Columns are named, never `*`: a migration that adds one must not break the statements prepared before it.
 macro_rules! session_columns {
     () => {
-        "id, tenant, state, principal, body, salt_key, version, create_time, update_time"
+        "id, tenant, state, principal, body, salt_key, version, create_time, update_time, idle_ms"
     };
 }
 macro_rules! log_columns {
@@ -34,6 +36,7 @@ pub(super) fn session(row: &PgRow) -> Result<SessionRow, Fault> {
         version: row.try_get("version")?,
         create_time: row.try_get("create_time")?,
         update_time: row.try_get("update_time")?,
+        idle_timeout: row.try_get::<Option<i64>, _>("idle_ms")?.map(|ms| Duration::from_millis(ms.unsigned_abs())),
     })
 }
 

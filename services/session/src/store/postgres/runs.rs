@@ -11,7 +11,7 @@ use crate::store::{
 
 use super::{
     database::{Database, Try, Tx},
-    events,
+    events, expiry, hooks,
     requests::{Request, take_in_tx},
     rows::{self, run_columns},
     sessions::{lock_in_tx, log_append_in_tx},
@@ -46,6 +46,7 @@ pub(super) async fn admit(
     let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
     events::insert_first_in_tx(&mut tx, scope, first).await?;
     log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    hooks::mark_in_tx(&mut tx, db.hooks_of(&run.tenant), &run.tenant, run.session).await?;
     tx.commit().await?;
     Ok(Admission::Admitted)
 }
@@ -166,7 +167,9 @@ pub(super) async fn change(
         tx.query("DELETE FROM session.commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
         lock_in_tx(&mut tx, tenant, session).await?;
         log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
+        expiry::seen_in_tx(&mut tx, session).await?;
     }
+    hooks::mark_in_tx(&mut tx, db.hooks_of(tenant), tenant, session).await?;
     tx.commit().await?;
     Ok(true)
 }

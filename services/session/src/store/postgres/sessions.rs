@@ -10,7 +10,9 @@ use crate::store::{
 };
 
 use super::{
+    claims::millis,
     database::{Database, Try, Tx},
+    expiry, hooks,
     requests::{Request, take_in_tx},
     rows::{self, log_columns, session_columns},
 };
@@ -26,8 +28,8 @@ pub(super) async fn start(db: &Database, key: &RequestKey, session: &SessionRow)
         }
     }
     let row = tx.query(
-        concat!("INSERT INTO session.sessions (id, tenant, state, principal, body, salt_key, version, create_time, update_time) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING ", session_columns!()),
+        concat!("INSERT INTO session.sessions (id, tenant, state, principal, body, salt_key, version, create_time, update_time, idle_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING ", session_columns!()),
     )
     .bind(session.id)
     .bind(&session.tenant)
@@ -38,10 +40,13 @@ pub(super) async fn start(db: &Database, key: &RequestKey, session: &SessionRow)
     .bind(session.version)
     .bind(session.create_time)
     .bind(session.update_time)
+    .bind(session.idle_timeout.map(millis))
     .fetch_one(&mut *tx)
     .await?;
     let stored = rows::session(&row)?;
     log_append_in_tx(&mut tx, &session.tenant, session.id, kind::STARTED, None).await?;
+    expiry::arm_in_tx(&mut tx, &stored).await?;
+    hooks::mark_in_tx(&mut tx, db.hooks_of(&session.tenant), &session.tenant, session.id).await?;
     tx.commit().await?;
     Ok(Outcome::Done(stored))
 }
@@ -122,7 +127,7 @@ pub(super) async fn change(
         return Ok(own.then_some(Outcome::Done(before)));
     }
     let row = tx.query(concat!(
-        "UPDATE session.sessions SET state = $2, body = $3, update_time = $4, version = $5 WHERE id = $1 RETURNING ",
+        "UPDATE session.sessions SET state = $2, body = $3, update_time = $4, version = $5, idle_ms = $6 WHERE id = $1 RETURNING ",
         session_columns!()
     ))
     .bind(session.id)
@@ -130,11 +135,14 @@ pub(super) async fn change(
     .bind(&session.body[..])
     .bind(session.update_time)
     .bind(session.version)
+    .bind(session.idle_timeout.map(millis))
     .fetch_one(&mut *tx)
     .await?;
     let stored = rows::session(&row)?;
+    expiry::follow_in_tx(&mut tx, &before, &stored).await?;
     if before.state < SESSION_ENDED && stored.state == SESSION_ENDED {
         log_append_in_tx(&mut tx, &session.tenant, session.id, kind::ENDED, None).await?;
+        hooks::mark_in_tx(&mut tx, db.hooks_of(&session.tenant), &session.tenant, session.id).await?;
     }
     tx.commit().await?;
     Ok(Some(Outcome::Done(stored)))

@@ -6,8 +6,8 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::store::{
-    erasure::{HOLD, Timer, TimerKind},
     fault::Fault,
+    timer::{HOLD, Timer, TimerKind},
 };
 
 use super::{

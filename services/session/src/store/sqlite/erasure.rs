@@ -6,12 +6,14 @@ use uuid::Uuid;
 
 use crate::store::{
     Error, RequestKey, SESSION_ENDED, SESSION_ERASED, SessionRow,
-    erasure::{Begun, Extent, HOLD, TimerKind},
+    erasure::{Begun, Extent},
     fault::Fault,
     session_log::kind,
+    timer::{HOLD, TimerKind},
 };
 
 use super::{
+    hooks,
     requests::{Request, take_in_tx},
     rows::micros,
     sessions::{log_append_in_tx, state_in_tx},
@@ -52,6 +54,7 @@ pub(super) async fn begin(
     query.bind(session).execute(&mut *tx).await?;
     log_append_in_tx(&mut tx, tenant, session, extent.entry(), None).await?;
     timers::set_in_tx(&mut tx, tenant, session, kind, HOLD).await?;
+    hooks::mark_in_tx(&mut tx, tenant, session).await?;
     tx.commit().await?;
     Ok(Begun::Going)
 }

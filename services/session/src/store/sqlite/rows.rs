@@ -1,5 +1,7 @@
 //! From rows to the contract's types.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sqlx::{Row, sqlite::SqliteRow};
 use time::OffsetDateTime;
@@ -9,7 +11,7 @@ use crate::store::{Error, EventRow, RunRow, SessionLogRow, SessionRow, fault, fa
 /// Columns are named, never `*`: a migration that adds one must not break the statements prepared before it.
 macro_rules! session_columns {
     () => {
-        "id, tenant, state, principal, body, salt_key, version, create_time, update_time"
+        "id, tenant, state, principal, body, salt_key, version, create_time, update_time, idle_ms"
     };
 }
 macro_rules! log_columns {
@@ -41,6 +43,7 @@ pub(super) fn session(row: &SqliteRow) -> Result<SessionRow, Fault> {
         version: row.try_get("version")?,
         create_time: time(row, "create_time")?,
         update_time: time(row, "update_time")?,
+        idle_timeout: row.try_get::<Option<i64>, _>("idle_ms")?.map(|ms| Duration::from_millis(ms.unsigned_abs())),
     })
 }
 

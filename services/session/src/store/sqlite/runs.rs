@@ -11,7 +11,7 @@ use crate::store::{
 };
 
 use super::{
-    events,
+    events, expiry, hooks,
     requests::{Request, take_in_tx},
     rows::{self, micros, run_columns},
     sessions::{log_append_in_tx, state_in_tx},
@@ -46,6 +46,7 @@ pub(super) async fn admit(
     let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
     events::insert_in_tx(&mut tx, scope, std::slice::from_ref(first)).await?;
     log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    hooks::mark_in_tx(&mut tx, &run.tenant, run.session).await?;
     tx.commit().await?;
     Ok(Admission::Admitted)
 }
@@ -157,7 +158,9 @@ pub(super) async fn change(pool: &SqlitePool, tenant: &str, id: Uuid, change: &R
         sqlx::query("DELETE FROM leases WHERE run = $1").bind(id).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM commands WHERE run = $1").bind(id).execute(&mut *tx).await?;
         log_append_in_tx(&mut tx, tenant, session, kind::RUN_SEALED, Some((id, head))).await?;
+        expiry::seen_in_tx(&mut tx, session).await?;
     }
+    hooks::mark_in_tx(&mut tx, tenant, session).await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -10,6 +10,7 @@ use crate::store::{
 };
 
 use super::{
+    expiry, hooks,
     requests::{Request, take_in_tx},
     rows::{self, log_columns, micros, session_columns},
 };
@@ -29,8 +30,8 @@ pub(super) async fn start(
         }
     }
     let row = sqlx::query(concat!(
-        "INSERT INTO sessions (id, tenant, state, principal, body, salt_key, version, create_time, update_time) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING ",
+        "INSERT INTO sessions (id, tenant, state, principal, body, salt_key, version, create_time, update_time, \
+         idle_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING ",
         session_columns!()
     ))
     .bind(session.id)
@@ -42,10 +43,13 @@ pub(super) async fn start(
     .bind(session.version)
     .bind(micros(session.create_time))
     .bind(micros(session.update_time))
+    .bind(session.idle_timeout.map(expiry::millis))
     .fetch_one(&mut *tx)
     .await?;
     let stored = rows::session(&row)?;
     log_append_in_tx(&mut tx, &session.tenant, session.id, kind::STARTED, None).await?;
+    expiry::arm_in_tx(&mut tx, &stored).await?;
+    hooks::mark_in_tx(&mut tx, &session.tenant, session.id).await?;
     tx.commit().await?;
     Ok(Outcome::Done(stored))
 }
@@ -109,7 +113,7 @@ pub(super) async fn change(
         return Ok(None);
     }
     let row = sqlx::query(concat!(
-        "UPDATE sessions SET state = $2, body = $3, update_time = $4, version = $5 WHERE id = $1 RETURNING ",
+        "UPDATE sessions SET state = $2, body = $3, update_time = $4, version = $5, idle_ms = $6 WHERE id = $1 RETURNING ",
         session_columns!()
     ))
     .bind(session.id)
@@ -117,11 +121,14 @@ pub(super) async fn change(
     .bind(&session.body[..])
     .bind(micros(session.update_time))
     .bind(session.version)
+    .bind(session.idle_timeout.map(expiry::millis))
     .fetch_one(&mut *tx)
     .await?;
     let stored = rows::session(&row)?;
+    expiry::follow_in_tx(&mut tx, &before, &stored).await?;
     if before.state < SESSION_ENDED && stored.state == SESSION_ENDED {
         log_append_in_tx(&mut tx, &session.tenant, session.id, kind::ENDED, None).await?;
+        hooks::mark_in_tx(&mut tx, &session.tenant, session.id).await?;
     }
     tx.commit().await?;
     Ok(Some(Outcome::Done(stored)))

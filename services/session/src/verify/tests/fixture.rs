@@ -302,6 +302,7 @@ fn session_row(id: Uuid, salt: u8) -> SessionRow {
         version: 1,
         create_time: time_of(0),
         update_time: time_of(0),
+        idle_timeout: None,
     }
 }
 
