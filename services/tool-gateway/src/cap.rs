@@ -39,6 +39,9 @@ pub fn cap(mut answer: Answer, limit: usize) -> Answer {
     });
     if cut {
         answer.truncated = true;
+        // What was cut off was not received, and cannot be cited.
+        let shown: String = answer.parts.iter().filter_map(words).collect();
+        answer.passages.retain(|passage| shown.contains(&passage.passage_id));
         answer.parts.push(note(format!(
             "[The result of {} bytes was cut to {limit} bytes. Ask for less, or for a part of it.]",
             answer.size
@@ -47,8 +50,17 @@ pub fn cap(mut answer: Answer, limit: usize) -> Answer {
     answer
 }
 
+fn words(part: &mar_proto::types::Part) -> Option<&str> {
+    match &part.content {
+        Some(part::Content::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use mar_proto::types::Passage;
+
     use super::*;
     use crate::outcome::tool_text;
 
@@ -66,6 +78,19 @@ mod tests {
         assert_eq!((text(&cut, 0), text(&cut, 1)), ("aé", "b"));
         assert!(cut.truncated && text(&cut, 2).contains("8 bytes"));
         assert_eq!(cap(answer.clone(), 8), answer);
+    }
+
+    #[test]
+    fn what_is_cut_off_was_not_received() {
+        let passage = |id: &str| Passage { passage_id: id.to_owned(), ..Passage::default() };
+        let answer = Answer {
+            parts: vec![tool_text("[a#1] one [b#2] two")],
+            passages: vec![passage("a#1"), passage("b#2")],
+            size: 19,
+            ..Answer::default()
+        };
+        assert_eq!(cap(answer.clone(), 19).passages.len(), 2);
+        assert_eq!(cap(answer, 12).passages, [passage("a#1")]);
     }
 
     #[test]

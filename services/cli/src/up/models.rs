@@ -181,7 +181,9 @@ fn catalogue(local: Option<&Found>, only_rehearsal: bool) -> Result<String, Stri
         .map(|entry| of(entry, "provider_model"))
         .collect();
     let mut names: BTreeSet<_> = entries.iter().map(|entry| of(entry, "name")).collect();
-    for model in listed.iter().filter(|model| !known.contains(*model)).take(MAX_MODELS) {
+    // What a server lists under no name, or under one that no catalogue holds, is passed over.
+    let nameable = |model: &&String| !model.trim().is_empty() && model.len() <= MAX_ID && !known.contains(*model);
+    for model in listed.iter().filter(nameable).take(MAX_MODELS) {
         let name = free_name(model, &names);
         entries.push(undescribed(&name, model, local.map_or("", |found| found.url.as_str())).into());
         names.insert(name);
@@ -189,10 +191,18 @@ fn catalogue(local: Option<&Found>, only_rehearsal: bool) -> Result<String, Stri
     toml::to_string(&file).map_err(|error| error.to_string())
 }
 
+/// Characters of a made name without its number; the catalogue takes 64.
+const MAX_NAME: usize = 60;
+/// Bytes of a model's id that the catalogue takes.
+const MAX_ID: usize = 256;
+
 /// A name of the catalogue's form, `[a-z0-9][a-z0-9._-]*`, that is not taken.
 fn free_name(model: &str, taken: &BTreeSet<String>) -> String {
     let fits = |char: char| if char.is_ascii_alphanumeric() || ".-_".contains(char) { char } else { '-' };
-    let name: String = model.to_lowercase().chars().map(fits).take(100).collect();
+    let name: String = model.to_lowercase().chars().map(fits).collect();
+    let name = name.trim_start_matches(['.', '-', '_']);
+    // The end of a path says more than its beginning, and a number has to fit behind it.
+    let name = &name[name.len().saturating_sub(MAX_NAME)..];
     let name = name.trim_start_matches(['.', '-', '_']);
     let name = if name.is_empty() { "model" } else { name };
     let mut numbers = 2..;
@@ -254,10 +264,22 @@ mod tests {
 
     #[test]
     fn what_is_made_is_a_catalogue() {
+        let long = |at: u8| format!("/home/me/.cache/models/{}/q4-{at}.gguf", "deep/".repeat(20));
         let found = Found {
             kind: "x".into(),
             url: "http://127.0.0.1:1/v1".into(),
-            models: vec!["é".into(), "..".into(), "a".into(), "A".into(), "gpt-4o".into()],
+            models: vec![
+                "é".into(),
+                "..".into(),
+                "a".into(),
+                "A".into(),
+                "gpt-4o".into(),
+                " ".into(),
+                String::new(),
+                "x".repeat(600),
+                long(7),
+                long(8),
+            ],
         };
         let text = catalogue(Some(&found), false).unwrap();
         mar_router::catalogue::Catalogue::parse(&text).unwrap();

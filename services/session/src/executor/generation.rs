@@ -212,6 +212,8 @@ fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
         "PROVIDER_UNAVAILABLE" | "PROVIDER_RATE_LIMITED" => (Retry::Bounded, Usage::default()),
         "PROVIDER_BROKEN" | "DEADLINE_EXCEEDED" => (Retry::Bounded, spent),
         _ if refusal.transient => (Retry::Bounded, spent),
+        // An answer that was made and got lost on its way was paid for.
+        "MESSAGE_TOO_LARGE" | "INTERNAL" => (Retry::Never, spent),
         _ => (Retry::Never, Usage::default()),
     };
     Input::GenerationFailed {

@@ -1,6 +1,6 @@
 //! What a hook tells: one thing that happened, by ids, kinds, states and reasons. Never a payload.
 
-use mar_proto::session::{EventLeaf, RunState, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::session::{EventLeaf, RunState, SliceGranted, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::types::HaltReason;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -175,8 +175,21 @@ fn told(session: Uuid, run: Uuid, body: Body) -> Option<Told> {
             let reason = returned.reason;
             Some(Told { call_id: Some(returned.call_id), ..of(NoticeKind::PolicyDenied, None, &reason) })
         }
+        Body::SliceGranted(granted) if !granted.crossed.is_empty() => {
+            Some(of(NoticeKind::BudgetThreshold, None, &crossed(&granted)))
+        }
         _ => None,
     }
+}
+
+/// `SESSION_COST_80`, one for each threshold.
+fn crossed(granted: &SliceGranted) -> String {
+    let scope = granted.scope().as_str_name().trim_start_matches("BUDGET_SCOPE_");
+    let names = granted.crossed.iter().map(|threshold| {
+        let unit = threshold.unit().as_str_name().trim_start_matches("BUDGET_UNIT_");
+        format!("{scope}_{unit}_{}", threshold.percent)
+    });
+    names.collect::<Vec<_>>().join(",")
 }
 
 fn wait_name(reason: WaitReason) -> &'static str {
@@ -185,4 +198,27 @@ fn wait_name(reason: WaitReason) -> &'static str {
 
 fn halt_name(reason: HaltReason) -> &'static str {
     reason.as_str_name().trim_start_matches("HALT_REASON_")
+}
+
+#[cfg(test)]
+mod tests {
+    use mar_proto::session::{BudgetScope, BudgetThreshold, BudgetUnit};
+
+    use super::*;
+
+    fn granted(percents: &[i32]) -> Vec<u8> {
+        let at = |percent: &i32| BudgetThreshold { unit: BudgetUnit::Cost.into(), percent: *percent };
+        let crossed = percents.iter().map(at).collect();
+        let slice = SliceGranted { scope: BudgetScope::Tenant.into(), crossed, ..SliceGranted::default() };
+        EventLeaf { body: Some(Body::SliceGranted(slice)), ..EventLeaf::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn a_slice_tells_the_thresholds_that_it_reached() {
+        let told = |percents: &[i32]| of_event("acme", Uuid::nil(), Uuid::nil(), 3, &granted(percents));
+        assert_eq!(told(&[]), None);
+        let notice = told(&[50, 80]).unwrap();
+        assert_eq!(notice.kind, NoticeKind::BudgetThreshold);
+        assert_eq!(notice.reason.as_deref(), Some("TENANT_COST_50,TENANT_COST_80"));
+    }
 }

@@ -384,7 +384,8 @@ impl State {
     /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level
     /// tokenizer never exceeds. The settlement gives back what was not used.
     pub fn prompt_bound(&self) -> i64 {
-        let start = PROMPT_OVERHEAD + self.tool_bytes();
+        let form = i64::try_from(2 * self.output_schema.len()).unwrap_or(i64::MAX / 4);
+        let start = PROMPT_OVERHEAD + self.tool_bytes() + form;
         self.transcript.iter().fold(start, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
     }
 

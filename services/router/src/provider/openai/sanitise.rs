@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 /// References that go deeper, recursive ones mostly, become any value.
 const MAX_DEPTH: usize = 24;
+/// Schemas in one that is written out: one that refers to itself several times would grow without end.
+const MAX_SCHEMAS: usize = 4_000;
 /// Longer bounds would blow a grammar up.
 const MAX_LENGTH: u64 = 1_000;
 const MAX_ITEMS: u64 = 200;
@@ -53,7 +55,7 @@ const FORMATS: [&str; 4] = ["date", "time", "date-time", "uuid"];
 
 /// The schema with local references written out and without what a grammar cannot say. `what` names it in warnings.
 pub fn schema(schema: &Value, what: &str, warnings: &mut Vec<String>) -> Value {
-    let mut cleaner = Cleaner { root: schema, dropped: BTreeSet::new() };
+    let mut cleaner = Cleaner { root: schema, dropped: BTreeSet::new(), left: MAX_SCHEMAS };
     let clean = cleaner.clean(schema, 0);
     if !cleaner.dropped.is_empty() {
         let dropped: Vec<_> = cleaner.dropped.into_iter().collect();
@@ -66,18 +68,20 @@ pub fn schema(schema: &Value, what: &str, warnings: &mut Vec<String>) -> Value {
 struct Cleaner<'a> {
     root: &'a Value,
     dropped: BTreeSet<String>,
+    left: usize,
 }
 
-impl Cleaner<'_> {
+impl<'a> Cleaner<'a> {
     fn clean(&mut self, schema: &Value, depth: usize) -> Value {
         let Value::Object(fields) = schema else {
             // `true` and `false` are schemas, too; a grammar reads the empty one as any value.
             return json!({});
         };
-        if depth > MAX_DEPTH {
+        if depth > MAX_DEPTH || self.left == 0 {
             self.dropped.insert("nesting".to_owned());
             return json!({});
         }
+        self.left -= 1;
         if let Some(reference) = fields.get("$ref") {
             return self.resolve(reference, depth);
         }
@@ -91,9 +95,10 @@ impl Cleaner<'_> {
     }
 
     fn resolve(&mut self, reference: &Value, depth: usize) -> Value {
-        let target = reference.as_str().and_then(|reference| self.root.pointer(reference.strip_prefix('#')?));
-        match target.cloned() {
-            Some(target) => self.clean(&target, depth + 1),
+        let root: &'a Value = self.root;
+        let target = reference.as_str().and_then(|reference| root.pointer(reference.strip_prefix('#')?));
+        match target {
+            Some(target) => self.clean(target, depth + 1),
             None => {
                 self.dropped.insert("$ref".to_owned());
                 json!({})
@@ -201,6 +206,17 @@ mod tests {
         let tree = json!({"type": "object", "properties": {"child": {"$ref": "#"}}});
         schema(&tree, "tree", &mut warnings);
         assert!(warnings[0].ends_with(": nesting"));
+    }
+
+    #[test]
+    fn recursion_many_times_over_stays_small() {
+        let mut warnings = Vec::new();
+        let names: Vec<String> = (0..8).map(|at| format!("p{at}")).collect();
+        let properties: Map<String, Value> = names.iter().map(|name| (name.clone(), json!({"$ref": "#"}))).collect();
+        let tree = json!({"type": "object", "properties": properties});
+        let clean = schema(&tree, "tree", &mut warnings);
+        assert!(warnings[0].ends_with(": nesting"));
+        assert!(clean.to_string().len() < 1 << 20);
     }
 
     #[test]
