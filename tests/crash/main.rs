@@ -4,6 +4,7 @@
 
 mod calls;
 mod cancelled;
+mod children;
 mod counters;
 mod drain;
 mod ending;

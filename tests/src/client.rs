@@ -79,6 +79,9 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::ApprovalDecided(_)) => "ApprovalDecided",
         Some(Body::CallHandedOver(_)) => "CallHandedOver",
         Some(Body::SliceGranted(_)) => "SliceGranted",
+        Some(Body::DelegationIntent(_)) => "DelegationIntent",
+        Some(Body::ChildEnded(_)) => "ChildEnded",
+        Some(Body::AllotmentRefilled(_)) => "AllotmentRefilled",
         Some(Body::RunEnded(_)) => "RunEnded",
         None => "nothing",
     }

@@ -180,6 +180,9 @@ impl Replay {
             Body::ApprovalRequested(_) | Body::ApprovalDecided(_) | Body::CallHandedOver(_) => {
                 anyhow::bail!("nobody holds these runs")
             }
+            Body::DelegationIntent(_) | Body::ChildEnded(_) | Body::AllotmentRefilled(_) => {
+                anyhow::bail!("these runs delegate nothing")
+            }
         }
         Ok(())
     }

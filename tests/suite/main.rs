@@ -35,6 +35,8 @@ mod callers;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod delegating;
+#[cfg(test)]
 mod erasing;
 #[cfg(test)]
 mod expiring;

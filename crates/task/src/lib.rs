@@ -15,6 +15,7 @@ use schema::OutputSchema;
 use selector::Selector;
 
 pub mod caller_tool;
+pub mod delegation;
 pub mod media;
 pub mod schema;
 pub mod selector;

@@ -36,6 +36,7 @@ pub mod config;
 pub mod decisions;
 pub mod error;
 pub mod grpc;
+pub mod lineage;
 pub mod missing;
 pub mod models;
 pub mod order;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mar_alignment::Policy;
-use mar_descriptor::{HaltingSection, TrustTier};
+use mar_descriptor::{HaltingSection, Hash, TrustTier};
 use mar_proto::types::{Part, ToolDefinition};
 
 use crate::schema::OutputSchema;
@@ -42,6 +42,8 @@ pub struct Order {
     pub limits: HaltingSection,
     /// The task's own policy layer.
     pub policy: Option<Arc<Policy>>,
+    /// The agent of the run's parent, which this one does not go beyond.
+    pub parent: Option<Hash>,
     /// Labels to seal.
     pub labels: BTreeMap<String, String>,
 }

@@ -18,6 +18,7 @@ use mar_runtime::violations::Violations;
 use crate::alias;
 use crate::decisions;
 use crate::error::Error;
+use crate::lineage;
 use crate::missing::Missing;
 use crate::models::{self, Wish};
 use crate::order::{Brief, Order};
@@ -77,6 +78,11 @@ impl Synthesis {
     pub async fn generate(&self, call: &Call, order: &Order) -> Result<Agent, Error> {
         let (pick, mut found) = self.known(call, order).await?;
         found.bring(&order.caller_tools);
+        if let Some(hash) = order.parent {
+            let parent = lineage::parent(&*self.store, &call.identity.caller.tenant, hash).await?;
+            lineage::within(&parent, &order.limits)?;
+            found.narrow(&parent, &order.selectors)?;
+        }
         let stack = Stack::new([Some(self.platform.clone()), order.policy.clone()].into_iter().flatten());
         let caller = &call.identity.caller;
         let agent = policy_agent(caller, order, &pick);

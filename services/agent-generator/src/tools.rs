@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mar_alignment::{Agent, Decision, Question, Request, Stack, Verdict};
-use mar_descriptor::SealedTool;
+use mar_descriptor::{Descriptor, SealedTool};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
-use mar_proto::types::{self, ToolDefinition};
+use mar_proto::types::{self, ToolDefinition, TrustTier};
 use mar_runtime::ServiceName;
 use mar_runtime::violations::Violations;
+use mar_task::delegation;
 
 use crate::alias;
 use crate::decisions;
@@ -48,10 +49,12 @@ pub struct Toolbox {
 /// [`Error::Peer`], and [`Error::PeerBroken`] for pages that never end.
 pub async fn find(registry: &dyn ToolRegistry, call: &Call, selectors: &[Selector]) -> Result<Found, Error> {
     let mut found = Found::default();
-    if selectors.is_empty() {
+    let (own, asked): (Vec<&Selector>, Vec<&Selector>) = selectors.iter().partition(|selector| is_runtime(selector));
+    found.add_runtime(&own);
+    if asked.is_empty() {
         return Ok(found);
     }
-    let patterns: Vec<String> = selectors.iter().map(Selector::to_string).collect();
+    let patterns: Vec<String> = asked.iter().map(ToString::to_string).collect();
     let mut page_token = String::new();
     for _ in 0..MAX_PAGES {
         let request = ListToolsRequest { page_size: PAGE_SIZE, page_token, patterns: patterns.clone() };
@@ -68,7 +71,30 @@ pub async fn find(registry: &dyn ToolRegistry, call: &Call, selectors: &[Selecto
     Err(broken("a list of tools that does not end"))
 }
 
+/// Whether it picks tools of the runtime, which are none of the gateway's: `*` does not.
+fn is_runtime(selector: &Selector) -> bool {
+    match selector {
+        Selector::Every => false,
+        Selector::Upstream(upstream) => upstream == delegation::UPSTREAM,
+        Selector::Tool(tool) => tool.split_once('.').is_some_and(|(upstream, _)| upstream == delegation::UPSTREAM),
+    }
+}
+
 impl Found {
+    /// The runtime's own tools. They have been reviewed with it.
+    fn add_runtime(&mut self, selectors: &[&Selector]) {
+        if selectors.iter().any(|selector| selector.picks(delegation::NAME)) {
+            let tool = Tool {
+                name: format!("{PREFIX}{}", delegation::NAME),
+                upstream: delegation::UPSTREAM.to_owned(),
+                definition: Some(delegation::definition()),
+                trust_tier: TrustTier::Aligned.into(),
+                ..Tool::default()
+            };
+            self.tools.insert(delegation::NAME.to_owned(), tool);
+        }
+    }
+
     fn take(&mut self, page: ListToolsResponse, selectors: &[Selector]) {
         self.unavailable.extend(page.unavailable.into_iter().map(|upstream| upstream.upstream));
         for tool in page.tools {
@@ -95,6 +121,29 @@ impl Found {
             self.brought.insert(name.clone());
             self.tools.insert(name, tool);
         }
+    }
+
+    /// Leaves out what a parent's agent has not, or not as it is now.
+    ///
+    /// # Errors
+    /// [`Error::PolicyDenied`] for tools that the task names.
+    pub fn narrow(&mut self, parent: &Descriptor, selectors: &[Selector]) -> Result<(), Error> {
+        let has = |name: &str, tool: &Tool| {
+            let hash = tool.definition.as_ref().map(|definition| definition.definition_hash.as_str());
+            parent.agent.tool(name).is_some_and(|own| Some(own.definition_hash.to_string().as_str()) == hash)
+        };
+        let mut beyond = Vec::new();
+        self.tools.retain(|name, tool| {
+            let kept = has(name, tool);
+            if !kept && selectors.iter().any(|selector| selector.named() == Some(name)) {
+                beyond.push(format!("{PREFIX}{name}"));
+            }
+            kept
+        });
+        if beyond.is_empty() {
+            return Ok(());
+        }
+        Err(Error::PolicyDenied { denied: Denied::Tools(beyond), policies: vec!["the parent's descriptor".to_owned()] })
     }
 
     /// What the policies let the agent have. A tool or an upstream that a selector names is not silently left out.

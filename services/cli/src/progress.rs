@@ -11,6 +11,7 @@ use crate::out::{Out, clean, one_line};
 use crate::table::{count, usd};
 use crate::waiting;
 
+mod children;
 pub mod describe;
 
 pub use describe::{Warned, describe};
@@ -179,6 +180,9 @@ impl Live {
                 self.doing = waiting::doing(asked);
             }
             Some(Body::CallHandedOver(handed)) => self.returned(&handed.call_id),
+            Some(Body::DelegationIntent(intent)) => {
+                self.doing = format!("waiting for {} sub-agents", intent.children.len());
+            }
             Some(Body::RunWaiting(parked)) if parked.reason() == WaitReason::Approval => {}
             Some(Body::RunWaiting(parked)) => self.doing = waiting::doing_nothing(parked),
             Some(Body::RunResumed(_)) => self.doing = "going on".into(),

@@ -184,6 +184,18 @@ pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<Strin
         Body::CallHandedOver(handed) => {
             json!({ "call_id": handed.call_id, "wait_reason": constant(handed.reason()) })
         }
+        Body::DelegationIntent(intent) => {
+            let session = run.split_once("/runs/").map_or(run, |(session, _)| session);
+            let children = intent.children.iter().map(|child| format!("{session}/runs/{}", child.run));
+            json!({
+                "call_id": intent.call_id,
+                "mode": intent.mode().as_str_name().trim_start_matches("DELEGATION_MODE_"),
+                "children": children.collect::<Vec<_>>(),
+            })
+        }
+        Body::ChildEnded(ended) => {
+            json!({ "child": ended.run, "child_state": ended.state().as_str_name().trim_start_matches("RUN_STATE_") })
+        }
         _ => return Map::new(),
     };
     match fields {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use mar_descriptor::Hash;
-use mar_proto::session::{SessionState, VerifyRunResponse};
+use mar_proto::session::{EventLeaf, RunAdmitted, SessionState, VerifyRunResponse, event_leaf};
+use prost::Message as _;
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -31,6 +32,8 @@ struct Beside {
     session_log: Vec<SessionLogRow>,
     run: RunRow,
     seals: BTreeMap<Uuid, Hash>,
+    /// The event of its parent that started the run.
+    intent: Option<EventRow>,
 }
 
 /// Verifies a stored run. Rows are read one after the other while the run may go on: a state change in between makes the
@@ -51,6 +54,7 @@ pub async fn verify(
                 session: &beside.session,
                 session_log: &beside.session_log,
                 run: &beside.run,
+                intent: beside.intent.as_ref(),
                 seals: &beside.seals,
             };
             let mut verifier = Verifier::new(keys, rows);
@@ -75,7 +79,29 @@ async fn read_beside(store: &dyn Store, tenant: &str, session: Uuid, run: Uuid) 
     let session_log = store.session_log(tenant, session).await?;
     let over = row.state >= SessionState::Ended as i16;
     let seals = if over { seals(store, tenant, session).await? } else { BTreeMap::new() };
-    Ok(Beside { session: row, session_log, run, seals })
+    let intent = intent(store, &run).await?;
+    Ok(Beside { session: row, session_log, run, seals, intent })
+}
+
+/// The event that started a run, where its first event names one. What cannot be read is told by the verifier.
+async fn intent(store: &dyn Store, run: &RunRow) -> Result<Option<EventRow>, store::Error> {
+    let tenant = run.tenant.as_str();
+    let read = |run: Uuid, seq: i64| async move {
+        match store.event_read(tenant, run, seq, 1, READ_BYTES).await {
+            Ok(mut rows) => Ok(rows.pop().filter(|row| row.seq == seq)),
+            Err(store::Error::Corrupt(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let Some(first) = read(run.id, 0).await? else { return Ok(None) };
+    let Ok(leaf) = EventLeaf::decode(first.leaf) else { return Ok(None) };
+    let Some(event_leaf::Body::RunAdmitted(RunAdmitted { parent: Some(parent), .. })) = leaf.body else {
+        return Ok(None);
+    };
+    match parent.run.parse() {
+        Ok(id) => read(id, parent.intent_seq).await,
+        Err(_) => Ok(None),
+    }
 }
 
 /// The hashes of the seals of a session's runs, as far as they have one.

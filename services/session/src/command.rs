@@ -1,10 +1,11 @@
 //! What callers want of runs, as it is kept until the run has taken it.
 
 use bytes::Bytes;
+use mar_proto::session::{Answer, ChildEnded};
 use mar_proto::types::{Part, ToolResult};
 use prost::Message as _;
 
-use crate::run::{Command, Reply, Resolution, Submission};
+use crate::run::{ChildEnd, Command, Reply, Resolution, Submission};
 use crate::store;
 
 /// Exactly one is set.
@@ -24,6 +25,19 @@ struct Stored {
     input: Option<Input>,
     #[prost(message, optional, tag = "20")]
     renew: Option<Renew>,
+    #[prost(message, optional, tag = "21")]
+    halt_with_parent: Option<Resume>,
+    #[prost(message, optional, tag = "22")]
+    child_ended: Option<Ended>,
+}
+
+/// How a child ended, in the form of its parent's log.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ended {
+    #[prost(message, optional, tag = "1")]
+    leaf: Option<ChildEnded>,
+    #[prost(message, optional, tag = "2")]
+    answer: Option<Answer>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -96,6 +110,10 @@ pub fn encode(command: &Command) -> Bytes {
         Command::Input(Reply { call_id, parts, principal }) => {
             stored.input = Some(Input { parts, call_id, principal });
         }
+        Command::HaltWithParent => stored.halt_with_parent = Some(Resume {}),
+        Command::ChildEnded { run, end } => {
+            stored.child_ended = Some(Ended { leaf: Some(end.to_leaf(run)), answer: end.answer });
+        }
     }
     stored.encode_to_vec().into()
 }
@@ -120,7 +138,13 @@ pub fn decode(bytes: &Bytes) -> Result<Command, store::Error> {
     });
     let input =
         stored.input.map(|Input { parts, call_id, principal }| Command::Input(Reply { call_id, parts, principal }));
-    cancel.or(pause).or(resume).or(renew).or(resolve).or(result).or(input).ok_or_else(corrupt)
+    let halt = stored.halt_with_parent.map(|Resume {}| Command::HaltWithParent);
+    let ended = stored.child_ended.and_then(|ended| {
+        let leaf = ended.leaf?;
+        let run = leaf.run.parse().ok()?;
+        Some(Command::ChildEnded { run, end: Box::new(ChildEnd::of_leaf(&leaf, ended.answer)) })
+    });
+    cancel.or(halt).or(ended).or(pause).or(resume).or(renew).or(resolve).or(result).or(input).ok_or_else(corrupt)
 }
 
 #[cfg(test)]
@@ -136,6 +160,9 @@ mod tests {
             principal: "user:bob".into(),
             comment: "fine".into(),
         };
+        let leaf =
+            ChildEnded { state: 6, halt_reason: 1, tainted: true, head: vec![1; 32].into(), ..Default::default() };
+        let end = ChildEnd::of_leaf(&leaf, Some(Answer { json: "{}".into(), ..Answer::default() }));
         let commands = [
             Command::Cancel { reason: "CANCELLED_BY_CALLER".into(), principal: "user:ada".into() },
             Command::Pause { principal: String::new() },
@@ -147,6 +174,8 @@ mod tests {
                 ..Submission::default()
             })),
             Command::Input(Reply { call_id: "r/1/0".into(), parts: Vec::new(), principal: "user:ada".into() }),
+            Command::HaltWithParent,
+            Command::ChildEnded { run: uuid::Uuid::from_u128(9), end: Box::new(end) },
         ];
         for command in commands {
             assert_eq!(decode(&encode(&command)).unwrap(), command);

@@ -11,12 +11,14 @@ macro_rules! points {
     (
         run { $($variant:ident = $name:literal, $meaning:literal;)+ }
         beside { $($erasing:ident = $step:literal, $left:literal;)+ }
+        children { $($child:ident = $called:literal, $means:literal;)+ }
     ) => {
         /// A moment at which a process may die.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Point {
             $(#[doc = $meaning] $variant,)+
             $(#[doc = $left] $erasing,)+
+            $(#[doc = $means] $child,)+
         }
 
         impl Point {
@@ -26,16 +28,19 @@ macro_rules! points {
             /// Every point that no run passes: those of an erasure, in this order, and of what hooks are told.
             pub const BESIDE: &[Self] = &[$(Self::$erasing),+];
 
+            /// Every point that only a run with child runs, or a child run, passes.
+            pub const OF_CHILDREN: &[Self] = &[$(Self::$child),+];
+
             /// Its name, as `MAR_CRASH_AT` takes it.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ $(Self::$erasing => $step),+ }
+                match self { $(Self::$variant => $name,)+ $(Self::$erasing => $step,)+ $(Self::$child => $called),+ }
             }
 
             /// What is durable there, and what is not.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning,)+ $(Self::$erasing => $left),+ }
+                match self { $(Self::$variant => $meaning,)+ $(Self::$erasing => $left,)+ $(Self::$child => $means),+ }
             }
         }
     };
@@ -67,13 +72,19 @@ points! {
         ErasureDone = "erasure.done", "nothing is left but the chains; nobody was told";
         HookTaken = "hook.taken", "a hook has taken a notice; that it has is not durable";
     }
+    children {
+        ChildrenCommitted = "children.committed", "the intent to start child runs is durable; none of them is";
+        ChildAdmitted = "child.admitted", "a child run is durable; its siblings may not be";
+        ChildStopped = "child.stopped", "a child run is told durably to stop; its siblings may not be";
+        ParentTold = "parent.told", "the end of a child run is durable for its parent; the child is not sealed";
+    }
 }
 
 impl Point {
     /// The point of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().chain(Self::BESIDE).copied().find(|point| point.name() == name)
+        Self::ALL.iter().chain(Self::BESIDE).chain(Self::OF_CHILDREN).copied().find(|point| point.name() == name)
     }
 }
 
@@ -90,7 +101,7 @@ pub type Trap = Box<dyn Fn(Point, u64) -> bool + Send + Sync>;
 #[derive(Default)]
 pub struct CrashPoints {
     trap: Option<Trap>,
-    passed: [AtomicU64; Point::ALL.len() + Point::BESIDE.len()],
+    passed: [AtomicU64; Point::ALL.len() + Point::BESIDE.len() + Point::OF_CHILDREN.len()],
 }
 
 impl fmt::Debug for CrashPoints {
@@ -173,7 +184,7 @@ mod tests {
 
     #[test]
     fn points_are_found_by_their_names() {
-        for point in Point::ALL.iter().chain(Point::BESIDE) {
+        for point in Point::ALL.iter().chain(Point::BESIDE).chain(Point::OF_CHILDREN) {
             assert_eq!(Point::named(point.name()), Some(*point));
             assert!(!point.meaning().is_empty());
         }

@@ -28,6 +28,7 @@ use crate::crash::{CrashPoints, Point};
 use crate::feed::{Feed, View};
 use crate::log::{Log, commitment};
 use crate::run::{self, Counted, Effect, Event, Input, State, Timed};
+use crate::runs::Runs;
 use crate::sabotage::Sabotage;
 use crate::store::{Append, EventRow, RunChange, Store};
 use crate::tenants::Tenants;
@@ -38,11 +39,13 @@ use commands::Commands;
 
 mod approvals;
 mod call;
+mod children;
 mod commands;
 mod effects;
 mod generation;
 mod hand_over;
 mod park;
+mod pool;
 mod refill;
 mod sabotaged;
 mod seal;
@@ -92,6 +95,8 @@ pub struct Begin {
     pub input: Input,
     /// The replica.
     pub owner: Arc<str>,
+    /// The way to the other runs of the tree.
+    pub kin: Runs,
 }
 
 /// The way in for inputs from outside.
@@ -136,6 +141,7 @@ pub struct Executor {
     /// The events of the commit that ended the run, until they are shown with its seal.
     last_rows: Vec<EventRow>,
     owner: Arc<str>,
+    kin: Runs,
     commands: Commands,
     approvals: Approvals,
     /// Whether a slice is being asked for.
@@ -187,6 +193,7 @@ impl Executor {
             counters_after: None,
             last_rows: Vec::new(),
             owner: begin.owner,
+            kin: begin.kin,
             commands,
             approvals: Approvals::default(),
             refilling: Arc::default(),
@@ -262,7 +269,11 @@ impl Executor {
         self.commands.taken(&self.pending);
         self.pending.clear();
         for effect in decision.effects {
-            self.perform(effect);
+            match effect {
+                Effect::Delegate { call_id } => self.delegate(&call_id).await?,
+                Effect::StopChildren { call_id } => self.stop_children(&call_id).await?,
+                effect => self.perform(effect),
+            }
         }
         Ok(())
     }
@@ -320,7 +331,7 @@ impl Executor {
         }
         self.shared.crash.pass(Point::AdvanceBefore).await;
         let advance = Advance {
-            root: self.state.run,
+            root: self.state.root(),
             run: self.state.run,
             epoch: charge.epoch,
             seq: self.state.next_seq,
@@ -329,10 +340,10 @@ impl Executor {
             settle: charge.settle,
             reserve: charge.reserve,
             limits: self.state.limit_amounts(),
-            carve: None,
-            draw: None,
+            carve: charge.carve,
+            draw: charge.draw,
         };
-        match self.advance(advance).await {
+        match self.advance_in_tree(advance).await {
             Ok(answer) => {
                 self.counters_after = None;
                 self.shared.crash.pass(Point::AdvanceDone).await;
@@ -345,8 +356,8 @@ impl Executor {
             }
             Err(counters::Error::Stale(..)) => Err(Halt::Fenced),
             Err(error) => {
-                // Limits and reservations are bounded at admission, and no pool is drawn from: a fault of ours must not
-                // let the call through.
+                // Limits and reservations are bounded at admission, and a pool that is lost is rebuilt: a fault of ours
+                // must not let the call through.
                 tracing::error!(run.id = %self.state.run, error = %error, "counters refuse the change");
                 self.counters_after = Some(self.shared.clock.now() + COUNTERS_BACKOFF);
                 Ok(Counted::Unavailable)
@@ -432,8 +443,8 @@ impl Executor {
             Effect::Generate { step, attempt } => self.generate(step, attempt),
             Effect::Invoke { call_id, attempt } => self.invoke(&call_id, attempt),
             Effect::Stop => self.stop.cancel(),
-            // The loop seals when the state says that the run has ended.
-            Effect::Seal => {}
+            // The loop seals when the state says that the run has ended; children are seen to before the next transition.
+            Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => {}
         }
     }
 }

@@ -30,6 +30,11 @@ impl Log {
         Self { run, salt_key, head: Head::genesis(Hash::ZERO), epoch: 1 }
     }
 
+    /// The log of a run that another one starts: its chain begins with the hash of that run's intent.
+    pub fn of_child(run: Uuid, salt_key: SaltKey, intent: Hash) -> Self {
+        Self { head: Head::genesis(intent), ..Self::new(run, salt_key) }
+    }
+
     /// The end of the chain.
     pub fn head(&self) -> Head {
         self.head
@@ -103,6 +108,7 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         message("approval", content.approval.as_ref().map(Message::encode_to_vec)),
         text("comment", &content.comment),
         message("history", content.history.as_ref().map(Message::encode_to_vec)),
+        message("child_tasks", content.child_tasks.as_ref().map(Message::encode_to_vec)),
     ]
     .into_iter()
     .flatten()
@@ -148,7 +154,8 @@ fn content(row: &EventRow) -> Result<EventContent, store::Error> {
 
 /// State and log as the stored events say. Fails where the chain does not hold.
 pub fn replay(run: Uuid, session: Uuid, salt_key: SaltKey, rows: &[EventRow]) -> Result<(State, Log), store::Error> {
-    let mut log = Log::new(run, salt_key);
+    let genesis = rows.first().map_or(Hash::ZERO, |row| Hash::from_bytes(row.prev_hash));
+    let mut log = Log::of_child(run, salt_key, genesis);
     let mut state: Option<State> = None;
     for row in rows {
         let next = log.head().next(&row.leaf);
@@ -162,7 +169,12 @@ pub fn replay(run: Uuid, session: Uuid, salt_key: SaltKey, rows: &[EventRow]) ->
         }
         log.advance(row, leaf.epoch);
     }
-    state.map(|state| (state, log)).ok_or(store::Error::Corrupt("first event"))
+    let state = state.ok_or(store::Error::Corrupt("first event"))?;
+    // Only what was started by another run begins with something.
+    if (genesis == Hash::ZERO) != state.parent.is_none() {
+        return Err(store::Error::Corrupt("event chain"));
+    }
+    Ok((state, log))
 }
 
 /// A time as protobuf has it.

@@ -5,8 +5,9 @@
 //! three does I/O, reads a clock or draws a random number, so a live run, a takeover and a replay take the same path.
 //!
 //! **Invariant:** effects are only emitted together with the events that record their intent and reservation.
-//! **Invariant:** after [`Body::StopRequested`] no effect but
-//! [`Effect::Stop`] is emitted.
+//! **Invariant:** after [`Body::StopRequested`] no effect but [`Effect::Stop`] and
+//! [`Effect::StopChildren`] is emitted.
+//! **Invariant:** a run ends after its child runs.
 //! **Invariant:** late and doubled inputs change nothing: an input counts only while what it closes is open.
 
 use mar_proto::session::{EventContent, event_leaf::Body};
@@ -18,7 +19,9 @@ pub mod answer;
 mod apply;
 mod command;
 mod decide;
+mod delegation;
 mod event;
+mod gathering;
 mod input;
 pub mod loop_detector;
 mod next;
@@ -29,6 +32,7 @@ mod tests;
 
 pub use apply::timestamp;
 pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
+pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
 pub use input::{
     ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Reply, Resolution, Retry, Submission, Timed,
@@ -42,6 +46,8 @@ pub const MAX_ATTEMPTS: i64 = 3;
 pub const MAX_CALL_ATTEMPTS: i64 = 3;
 /// How long effects in flight are waited for after a stop.
 pub const CANCEL_GRACE: time::Duration = time::Duration::seconds(2);
+/// How long the child runs of a run that stops are waited for, for each level that may be below it. Longer than a takeover.
+pub const CHILDREN_GRACE: time::Duration = time::Duration::seconds(30);
 
 /// Something that happened, before it has a place in the log.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,8 +86,18 @@ pub enum Effect {
     /// Ask a budget for a slice; answered by [`Input::Granted`] or [`Input::Exhausted`]. Asked for again with every
     /// transition until then: it is for the executor to ask once.
     Refill(Lack),
+    /// See to it that the children of a call are admitted; each is answered by [`Command::ChildEnded`].
+    Delegate {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+    },
     /// Signal everything in flight to stop.
     Stop,
+    /// Have the children of a call stop, for the run's own reason.
+    StopChildren {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+    },
     /// The run has ended: seal it.
     Seal,
 }

@@ -32,15 +32,18 @@ use crate::view;
 
 mod admit;
 mod approvals;
+mod children;
 mod claim;
 mod command;
 mod control;
 mod follow;
 mod history;
+mod pools;
 mod submit;
 
 pub use admit::Admit;
 pub use approvals::Decide;
+pub(crate) use children::Birth;
 pub use command::Wish;
 pub use control::Target;
 pub use follow::{Follow, FrameStream};
@@ -238,6 +241,7 @@ impl Runs {
         };
         let begin = Begin {
             owner: Arc::clone(&self.0.owner),
+            kin: self.clone(),
             purpose: session_body(session)?.purpose,
             first_leaf: rows.first().map(|row| row.leaf.clone()).unwrap_or_default(),
             context,

@@ -369,6 +369,10 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
         first: &EventRow,
         owner: &str,
     ) -> Result<Admission, Error>;
+    /// Stores a child run as PENDING with its first event, a lease at epoch 1 that anybody may claim at once, and the
+    /// session log's entry in one transaction, beside whatever is open in the session. Repeating it changes nothing: the
+    /// first to admit a run of this id has, whatever the others bring.
+    async fn child_admit(&self, run: &RunRow, first: &EventRow) -> Result<Admission, Error>;
     /// Reads a run.
     async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error>;
     /// Lists runs, newest first; of one session or of the whole tenant.

@@ -29,6 +29,7 @@ use crate::store::{EventRow, RunRow, SessionLogRow, SessionRow};
 mod beside;
 mod content;
 mod descriptor;
+mod parent;
 mod seals;
 
 pub use seals::{session_seal, stored_seals};
@@ -54,6 +55,8 @@ pub struct Rows<'a> {
     pub session_log: &'a [SessionLogRow],
     /// The run.
     pub run: &'a RunRow,
+    /// The event of its parent's log that started it, where the run's first event names one and it is there.
+    pub intent: Option<&'a EventRow>,
     /// The hashes of the session's run seals by run, as their rows have them; used once the session has ended.
     pub seals: &'a std::collections::BTreeMap<Uuid, Hash>,
 }
@@ -136,14 +139,15 @@ pub fn verify(keys: &Keys, rows: Rows<'_>, events: &[EventRow]) -> VerifyRunResp
 }
 
 impl<'a> Verifier<'a> {
-    /// Begins with a run of which no event has been looked at. A root run's chain starts from zeros.
+    /// Begins with a run of which no event has been looked at. A root run's chain starts from zeros, that of a child run
+    /// from its parent's intent.
     pub fn new(keys: &'a Keys, rows: Rows<'a>) -> Self {
         let mut verifier = Self {
             keys,
             rows,
             name: rows.run.id.to_string(),
             salt_key: <[u8; 32]>::try_from(rows.session.salt_key.as_ref()).ok().map(SaltKey::from_bytes),
-            head: Head::genesis(Hash::ZERO),
+            head: Head::genesis(parent::genesis(&rows)),
             before: None,
             lost: None,
             events: 0,
@@ -217,7 +221,7 @@ impl<'a> Verifier<'a> {
     fn link(&mut self, row: &EventRow, follows: bool) -> Hash {
         let candidates = match self.before {
             _ if !follows => Vec::new(),
-            None => vec![Hash::ZERO],
+            None => vec![parent::genesis(&self.rows)],
             Some(before) => vec![before.recomputed, before.stored],
         };
         let prev = Hash::from_bytes(row.prev_hash);
@@ -322,6 +326,9 @@ impl<'a> Verifier<'a> {
             Body::RunAdmitted(admitted) if seq == 0 => {
                 if admitted.session != session_name(self.rows.session.id) {
                     self.faults.event(seq, Kind::Foreign, "it admits the run to another session");
+                }
+                if let Some((kind, text)) = parent::faults(&self.rows, admitted) {
+                    self.faults.event(seq, kind, text);
                 }
                 self.told.first_time = leaf.time;
                 self.told.input_commitment = log::commitment(leaf, "task");

@@ -52,6 +52,11 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
         expire_time: Some(stamp(state.expires_at)),
         ..Run::default()
     };
+    if let Some(parent) = &state.parent {
+        run.parent = run_name(state.session, parent.run);
+        run.depth = parent.depth;
+    }
+    run.children = state.children.iter().map(|child| run_name(state.session, *child)).collect();
     if let Phase::Waiting(reason) | Phase::Pending(Some(reason)) = state.phase {
         run.wait_reason = reason.into();
     }
@@ -75,7 +80,7 @@ pub fn descriptor_hash(state: &State) -> String {
 fn held_call(state: &State, call: &Call) -> Option<HeldCall> {
     let reason = match call.state {
         CallState::Asking { .. } => WaitReason::Approval,
-        CallState::Handed { reason } => reason,
+        CallState::Handed { reason } if reason != WaitReason::ChildRun => reason,
         _ => return None,
     };
     let asked = call.approval.as_ref().filter(|_| reason == WaitReason::Approval);

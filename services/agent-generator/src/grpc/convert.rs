@@ -28,7 +28,10 @@ pub fn order(request: GenerateAgentRequest) -> Result<Order, Violations> {
     purpose(&request.purpose, &mut found);
     let limits = limits::read(request.limits, &mut found);
     let task = task(request.task, &mut found);
-    let order = found.within("task", |found| task::order(task, request.purpose, limits, found));
+    let mut order = found.within("task", |found| task::order(task, request.purpose, limits, found));
+    if !request.parent_hash.is_empty() {
+        order.parent = found.take("parent_hash", request.parent_hash.parse());
+    }
     found.into_result(order)
 }
 

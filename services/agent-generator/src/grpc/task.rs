@@ -22,6 +22,7 @@ pub(super) fn order(task: Task, purpose: String, limits: HaltingSection, found: 
         model: model(task.model.unwrap_or_default()),
         limits,
         policy: mar_task::policy(&task.alignment_policy).ok().flatten().map(Arc::new),
+        parent: None,
         labels: task.labels,
     }
 }

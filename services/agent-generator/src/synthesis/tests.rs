@@ -135,6 +135,7 @@ fn order() -> Order {
         },
         selectors: vec!["*".parse().unwrap()],
         caller_tools: Vec::new(),
+        parent: None,
         model: ModelWish {
             routing_policy: String::new(),
             models: Vec::new(),

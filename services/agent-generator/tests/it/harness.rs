@@ -141,7 +141,7 @@ pub fn limits() -> HaltingPolicy {
 }
 
 pub fn request(task: Task) -> GenerateAgentRequest {
-    GenerateAgentRequest { task: Some(task), purpose: "support".into(), limits: Some(limits()) }
+    GenerateAgentRequest { task: Some(task), purpose: "support".into(), limits: Some(limits()), ..Default::default() }
 }
 
 /// Verifies what came over the wire, as a client would.

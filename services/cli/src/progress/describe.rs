@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
     Event, EventContent, GenerationFailed, RunEnded, RunState, StopRequested, ToolIntent, ToolOutcome, ToolReturned,
-    TurnCommitted,
+    TurnCommitted, WaitReason,
 };
 use mar_proto::types::{HaltReason, Usage};
 
+use super::children;
 use crate::out::{Ink, one_line};
 use crate::slices;
 use crate::table::{bytes, count, span, usd};
@@ -54,8 +55,12 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::PauseRequested(_) => ink.warn("is to pause"),
         Body::ApprovalRequested(asked) => waiting::asked(asked, &event.run, ink),
         Body::ApprovalDecided(decided) => waiting::decided(decided, content, ink),
+        Body::CallHandedOver(handed) if handed.reason() == WaitReason::ChildRun => return None,
         Body::CallHandedOver(handed) => waiting::handed(handed, &event.run, ink),
         Body::SliceGranted(granted) => return slices::granted(granted, ink),
+        Body::DelegationIntent(intent) => children::started(intent, content, &event.run, ink),
+        Body::ChildEnded(ended) => children::ended(ended, ink),
+        Body::AllotmentRefilled(refilled) => children::refilled(refilled, ink),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
     };

@@ -28,7 +28,7 @@ impl Amounts {
     }
 
     /// The inverse of [`Self::in_order`].
-    pub(super) const fn from_order([steps, tool_calls, input_tokens, output_tokens, cost_nano_usd]: [i64; 5]) -> Self {
+    pub(crate) const fn from_order([steps, tool_calls, input_tokens, output_tokens, cost_nano_usd]: [i64; 5]) -> Self {
         Self { steps, tool_calls, input_tokens, output_tokens, cost_nano_usd }
     }
 
@@ -64,6 +64,17 @@ impl Amounts {
 }
 
 impl Limit {
+    /// Its amount.
+    pub(crate) const fn of(self, amounts: Amounts) -> i64 {
+        match self {
+            Self::Steps => amounts.steps,
+            Self::ToolCalls => amounts.tool_calls,
+            Self::InputTokens => amounts.input_tokens,
+            Self::OutputTokens => amounts.output_tokens,
+            Self::Cost => amounts.cost_nano_usd,
+        }
+    }
+
     /// All of them, in the order in which they are checked.
     pub(super) const IN_ORDER: [Self; 5] =
         [Self::Steps, Self::ToolCalls, Self::InputTokens, Self::OutputTokens, Self::Cost];

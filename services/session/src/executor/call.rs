@@ -74,8 +74,12 @@ impl Executor {
                 }) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
                 Ok(InvokeToolResponse {
                     outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, ..
-                }) if to.executor() == types::Executor::Caller => {
-                    let reason = if asks { WaitReason::Input } else { WaitReason::ToolResult };
+                }) if to.executor() != types::Executor::Unspecified => {
+                    let reason = match to.executor() {
+                        types::Executor::Runtime => WaitReason::ChildRun,
+                        _ if asks => WaitReason::Input,
+                        _ => WaitReason::ToolResult,
+                    };
                     return Input::HandedOver { call_id: id, attempt, reason, decision_json, policy_hashes };
                 }
                 Ok(response) => answered(response),

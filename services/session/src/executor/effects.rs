@@ -40,6 +40,7 @@ impl Executor {
             task: Some((*self.state.task).clone()),
             purpose: self.purpose.clone(),
             limits: Some(self.state.limits),
+            parent_hash: self.state.parent.as_ref().map(|parent| parent.descriptor_hash.clone()).unwrap_or_default(),
         };
         let effect = async move {
             let mut pause = SYNTHESIS_BACKOFF.0;

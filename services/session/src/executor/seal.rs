@@ -24,6 +24,7 @@ impl Executor {
                 RunSeal::default()
             }
         };
+        self.tell_parent().await?;
         let state = view::run_state(self.state.phase).into();
         self.give_back().await?;
         let change = self.change(state, Some(seal.clone()));
@@ -39,9 +40,7 @@ impl Executor {
         let run = Arc::new(view::run(&self.state, self.shared.clock.now(), Some(seal)));
         self.feed.publish(&self.last_rows, View { run, attempt: None, stopping: true, over: true, left: false });
         self.shared.peers.forget(&self.context);
-        if let Err(error) = self.shared.counters.forget(self.state.run, self.state.run).await {
-            tracing::debug!(run.id = %self.state.run, error = %error, "counters not dropped; they expire");
-        }
+        self.release().await;
         Ok(())
     }
 

@@ -14,6 +14,8 @@ use super::state::{Call, CallState, Phase, State};
 use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS};
 use crate::counters::Amounts;
 
+mod children;
+
 /// Reason of a generation that died with its replica.
 pub(super) const LOST: &str = "LOST";
 /// Characters of what a peer says that go into a run's failure.
@@ -40,6 +42,8 @@ pub(super) struct Plan {
     pub command: Option<Uuid>,
     /// Whether nothing may begin.
     pub draining: bool,
+    /// The `seq` of a pool whose children have all ended.
+    pub closed_pool: Option<i64>,
 }
 
 impl Plan {
@@ -54,6 +58,7 @@ impl Plan {
             now,
             command: None,
             draining: inputs.iter().any(|timed| timed.input == Input::Draining),
+            closed_pool: None,
         };
         for timed in inputs {
             if plan.state.ended() {
@@ -126,6 +131,7 @@ impl Plan {
                 self.hand_over((call_id, *attempt), *reason, (decision_json, policy_hashes), timed.at);
             }
             Input::Commanded { id, command } => self.take(*id, command, timed.at),
+            Input::ChildRefused { run } => self.child_refused(*run, timed.at),
             Input::Cancel { reason, principal } => self.cancel(reason, principal, timed.at),
             Input::Granted(granted) => self.granted(granted, timed.at),
             Input::Exhausted { scope, number, again_at } => self.exhausted(*scope, *number, *again_at, timed.at),
@@ -165,6 +171,7 @@ impl Plan {
         for (call, attempt) in open {
             self.doubt(&call, attempt, None, at);
         }
+        self.see_to_children();
     }
 
     fn open_calls(&self) -> Vec<(Call, i64)> {
@@ -275,10 +282,11 @@ impl Plan {
         }
     }
 
-    fn stop(&mut self, draft: Draft, at: OffsetDateTime) {
+    pub(super) fn stop(&mut self, draft: Draft, at: OffsetDateTime) {
         self.emit(at, draft);
         self.effects.clear();
         self.effects.push(Effect::Stop);
+        self.see_to_children();
     }
 
     /// Limits of time bind whatever else happens.
@@ -312,6 +320,12 @@ impl Plan {
             for (call, attempt) in self.open_calls() {
                 self.doubt(&call, attempt, None, self.now);
             }
+        }
+        if self.state.has_open_children() {
+            if self.now < self.state.children_due(&stop) {
+                return;
+            }
+            self.give_children_up();
         }
         self.drop_held();
         self.end(ended_by(&stop), None);

@@ -20,6 +20,10 @@ use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase
 use super::{Event, answer};
 use crate::counters::Amounts;
 
+mod children;
+
+use children::parent_of;
+
 /// Commands that are remembered: more than can be on their way at a time.
 const REMEMBERED: usize = 256;
 
@@ -37,6 +41,9 @@ impl State {
             run,
             session,
             phase: Phase::Pending(None),
+            parent: admitted.parent.as_ref().and_then(parent_of).map(Arc::new),
+            children: Vec::new(),
+            drawn: Amounts::default(),
             epoch: 1,
             next_seq: 1,
             task: Arc::new(event.content.task.clone().unwrap_or_default()),
@@ -73,7 +80,7 @@ impl State {
             principal: event.content.principal.as_str().into(),
             approvals: Default::default(),
             commands: Default::default(),
-            tainted,
+            tainted: tainted || admitted.parent.as_ref().is_some_and(|parent| parent.tainted),
             active: Duration::ZERO,
             running_since: None,
             ending: None,
@@ -108,7 +115,14 @@ impl State {
                 }
                 self.set_call(&intent.call_id, CallState::Open { attempt: intent.attempt });
             }
+            Body::DelegationIntent(intent) => self.delegate(intent, content, event.counted_seq),
+            Body::ChildEnded(ended) => self.end_child(ended, content, event.counted_seq),
+            Body::AllotmentRefilled(refilled) => {
+                let drawn = refilled.drawn.as_ref().map(Amounts::of_reservation).unwrap_or_default();
+                self.drawn = self.drawn + drawn;
+            }
             Body::ToolReturned(returned) => {
+                self.abandon_children(&returned.call_id);
                 self.return_call(&returned.call_id, content.tool_result.clone().unwrap_or_default());
             }
             Body::AnswerRejected(_) => {

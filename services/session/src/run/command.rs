@@ -24,6 +24,8 @@ impl Plan {
         self.command = Some(id);
         match command {
             Command::Cancel { reason, principal } => self.cancel(reason, principal, at),
+            Command::HaltWithParent => self.halt_with_parent(at),
+            Command::ChildEnded { run, end } => self.child_ended(*run, end, at),
             Command::Pause { principal } => self.pause(principal, at),
             Command::Resume => {
                 if self.state.paused && self.state.stop.is_none() {
@@ -74,7 +76,7 @@ impl Plan {
         self.emit(at, (Body::ApprovalRequested(body), content));
     }
 
-    /// A call that the caller makes.
+    /// A call that the caller makes, or child runs do.
     pub(super) fn hand_over(
         &mut self,
         (call_id, attempt): (&str, i64),
@@ -85,6 +87,9 @@ impl Plan {
         let Some(call) = self.open_call(call_id, attempt) else { return };
         if self.state.stop.is_some() {
             return self.emit(at, not_sent(&call));
+        }
+        if reason == WaitReason::ChildRun && !self.may_delegate(&call, at) {
+            return;
         }
         let body =
             CallHandedOver { call_id: call.call_id, reason: reason.into(), policy_hashes: policy_hashes.to_vec() };
@@ -224,7 +229,8 @@ impl Plan {
     /// Closes the calls that people hold when the run stops. A call that was handed over may have been made.
     pub(super) fn drop_held(&mut self) {
         for call in self.state.held_calls().cloned().collect::<Vec<_>>() {
-            let draft = if matches!(call.state, CallState::Handed { .. }) {
+            let made = matches!(call.state, CallState::Handed { reason } if reason != WaitReason::ChildRun);
+            let draft = if made {
                 tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT)
             } else {
                 not_sent(&call)

@@ -4,12 +4,14 @@ use mar_proto::session::WaitReason;
 use mar_proto::types::HaltReason;
 
 use super::absorb::Plan;
-use super::event::{counters_rebuilt, generation_started, halted, resumed, tool_intent, waiting_for};
+use super::event::{
+    counters_rebuilt, delegation_intent, generation_started, refilled, resumed, tool_intent, waiting_for,
+};
 use super::input::{Input, Timed};
 use super::next::Next;
 use super::state::{CallState, Phase, State};
 use super::{Counted, Effect, Event};
-use crate::counters::{Amounts, Limit, Verdict};
+use crate::counters::{Amounts, Carve, Draw, Limit, Verdict};
 
 /// Name of the counters as a dependency that is down.
 const COUNTERS: &str = "halting counters";
@@ -24,6 +26,10 @@ pub struct Charge {
     /// The ownership under which the commit will stand. A takeover counts under its own from its first commit on: under
     /// its predecessor's, counters would answer what the predecessor asked at the same `seq` and never committed.
     pub epoch: i64,
+    /// What happens to a pool for child runs.
+    pub carve: Option<Carve>,
+    /// What the run draws from its parent's pool.
+    pub draw: Option<Draw>,
 }
 
 impl Charge {
@@ -46,7 +52,13 @@ pub struct Decision {
 pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
     let mut plan = Plan::of(state, inputs);
     let next = plan.next();
-    Charge { settle: plan.settle, reserve: next.reservation(), epoch: plan.state.epoch }
+    let carve = match &next {
+        Next::Delegate(carving) => Some(Carve::Open(carving.pool)),
+        _ => plan.closed_pool.map(Carve::Close),
+    };
+    let reserve = next.reservation();
+    let draw = state.draw().filter(|_| !reserve.is_zero());
+    Charge { settle: plan.settle, reserve, epoch: plan.state.epoch, carve, draw }
 }
 
 /// Events and effects, given what the counters said to [`charge`]'s answer for the same state and inputs.
@@ -60,7 +72,7 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
     {
         plan.emit(plan.now, counters_rebuilt(found));
     }
-    begin(&mut plan, next, counted);
+    begin(&mut plan, state, next, counted);
     if matches!(counted, Counted::Answer(_)) {
         for event in &mut plan.events {
             event.counted_seq = Some(state.next_seq);
@@ -70,7 +82,7 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
 }
 
 /// Begins what comes next as far as the counters let it.
-fn begin(plan: &mut Plan, next: Next, counted: Counted) {
+fn begin(plan: &mut Plan, before: &State, next: Next, counted: Counted) {
     if next == Next::Nothing {
         return;
     }
@@ -84,8 +96,11 @@ fn begin(plan: &mut Plan, next: Next, counted: Counted) {
         }
     };
     if let Verdict::Refused(limit) = answer.verdict {
-        plan.end(halted(halt_reason(limit)), None);
+        refused(plan, before, limit);
         return;
+    }
+    if !answer.drawn.is_zero() {
+        plan.emit(plan.now, refilled(answer.drawn));
     }
     if let Phase::Waiting(reason) = plan.state.phase {
         plan.emit(plan.now, resumed(reason));
@@ -97,6 +112,11 @@ fn begin(plan: &mut Plan, next: Next, counted: Counted) {
             plan.emit(plan.now, generation_started(step, attempt, reservation, left, repair));
             plan.effects.push(Effect::Generate { step, attempt });
         }
+        Next::Delegate(carving) => {
+            plan.emit(plan.now, delegation_intent(&carving, answer.opened.unwrap_or_default()));
+            plan.effects.push(Effect::Delegate { call_id: carving.call_id.clone() });
+            plan.park();
+        }
         Next::Call(calls) => {
             for call in calls {
                 let intent = tool_intent(&plan.state, &call, 1);
@@ -105,6 +125,16 @@ fn begin(plan: &mut Plan, next: Next, counted: Counted) {
             }
         }
     }
+}
+
+/// A limit does not cover what comes next. A child may draw for what its log says that it needs, and what has just come
+/// in is not there yet: then it is committed alone, and drawn for after that.
+fn refused(plan: &mut Plan, before: &State, limit: Limit) {
+    let wanted = |state: &State| state.draw().map_or(0, |draw| limit.of(draw.want));
+    if !plan.events.is_empty() && wanted(&plan.state) > wanted(before) {
+        return;
+    }
+    plan.halt(halt_reason(limit));
 }
 
 /// The halt reason of a limit.

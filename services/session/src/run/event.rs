@@ -1,13 +1,15 @@
 //! Making events.
 
 use mar_proto::session::{
-    AnswerRejected, CountersRebuilt, EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure,
-    RunResumed, RunState, RunWaiting, StopRequested, ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason,
-    event_leaf::Body,
+    AllotmentRefilled, AnswerRejected, ChildRun, ChildTasks, CountersRebuilt, DelegationIntent, EventContent,
+    GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunResumed, RunState, RunWaiting, StopRequested,
+    ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Origin, Part, ToolResult, Usage, part::Content};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
+use super::delegation::{Carving, ChildEnd};
 use super::input::{CallReturn, FinishedTurn};
 use super::state::{Call, Generation, State, Stop};
 use crate::counters::Amounts;
@@ -73,6 +75,35 @@ pub(super) fn generation_started(step: i64, attempt: i64, reservation: Amounts, 
         left: Some(left.to_reservation()),
         repair,
     }))
+}
+
+/// Child runs about to be admitted.
+pub(super) fn delegation_intent(carving: &Carving, pool_nonce: i64) -> Draft {
+    let child = |child: &super::Child| ChildRun {
+        run: child.run.to_string(),
+        limits: Some(child.limits),
+        ceiling: Some(child.ceiling.to_reservation()),
+    };
+    let body = DelegationIntent {
+        call_id: carving.call_id.clone(),
+        mode: carving.mode.into(),
+        children: carving.children.iter().map(child).collect(),
+        reserved: Some(carving.reserved.to_reservation()),
+        pool: Some(carving.pool.to_reservation()),
+        pool_nonce,
+    };
+    let tasks = carving.children.iter().map(|child| (*child.task).clone()).collect();
+    (Body::DelegationIntent(body), EventContent { child_tasks: Some(ChildTasks { tasks }), ..EventContent::default() })
+}
+
+/// A child run that has ended.
+pub(super) fn child_ended(run: Uuid, end: &ChildEnd) -> Draft {
+    (Body::ChildEnded(end.to_leaf(run)), EventContent { answer: end.answer.clone(), ..EventContent::default() })
+}
+
+/// The run's limits have grown.
+pub(super) fn refilled(drawn: Amounts) -> Draft {
+    bare(Body::AllotmentRefilled(AllotmentRefilled { drawn: Some(drawn.to_reservation()) }))
 }
 
 /// A call about to be issued.

@@ -5,6 +5,7 @@ use mar_proto::types::{Message, Part, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::delegation::ChildEnd;
 use super::slices::Granted;
 
 /// An input and when it arrived.
@@ -71,7 +72,7 @@ pub enum Input {
         call_id: String,
         /// Session's number of the try.
         attempt: i64,
-        /// TOOL_RESULT or INPUT.
+        /// TOOL_RESULT, INPUT or CHILD_RUN.
         reason: WaitReason,
         /// The gateway's decision record.
         decision_json: String,
@@ -84,6 +85,11 @@ pub enum Input {
         id: Uuid,
         /// What it wants.
         command: Command,
+    },
+    /// A child run cannot be admitted any more.
+    ChildRefused {
+        /// The child.
+        run: Uuid,
     },
     /// The run has to stop for a reason of the runtime's own.
     Cancel {
@@ -114,9 +120,18 @@ pub enum Input {
     Timer,
 }
 
-/// What a caller wants of a run.
+/// What a caller, or another run of its tree, wants of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
+    /// The run's parent was halted.
+    HaltWithParent,
+    /// A child run has ended.
+    ChildEnded {
+        /// The child.
+        run: Uuid,
+        /// How.
+        end: Box<ChildEnd>,
+    },
     /// Stop.
     Cancel {
         /// CANCELLED_BY_CALLER or SESSION_ENDED.

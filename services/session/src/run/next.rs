@@ -5,6 +5,7 @@ use mar_proto::types::HaltReason;
 
 use super::absorb::Plan;
 use super::answer;
+use super::delegation::Carving;
 use super::event::{answer_rejected, failed, halted};
 use super::state::{Call, CallState};
 use crate::counters::Amounts;
@@ -18,6 +19,8 @@ pub(super) enum Next {
     Generate { step: i64, attempt: i64, reservation: Amounts, repair: bool },
     /// The calls that the last turn asks for.
     Call(Vec<Call>),
+    /// The child runs of a call.
+    Delegate(Box<Carving>),
 }
 
 impl Next {
@@ -26,6 +29,7 @@ impl Next {
         match self {
             Self::Nothing => Amounts::default(),
             Self::Generate { reservation, .. } => *reservation,
+            Self::Delegate(carving) => carving.reserved,
             Self::Call(calls) => {
                 Amounts { tool_calls: i64::try_from(calls.len()).unwrap_or(i64::MAX), ..Amounts::default() }
             }
@@ -50,6 +54,9 @@ impl Plan {
         }
         if self.state.renews_at.is_some() && self.state.parks_for().is_none() {
             return Next::Nothing;
+        }
+        if let Some(carving) = self.due_delegation() {
+            return Next::Delegate(Box::new(carving));
         }
         if self.state.parks_for().is_some() {
             self.park();

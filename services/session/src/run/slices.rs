@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::Effect;
 use super::absorb::Plan;
-use super::event::{halted, renewing, resumed, waiting_for};
+use super::event::{renewing, resumed, waiting_for};
 use super::next::Next;
 use super::state::{Phase, State};
 
@@ -108,7 +108,7 @@ impl Plan {
             BudgetScope::Session => HaltReason::SessionBudget,
             BudgetScope::Tenant | BudgetScope::Unspecified => HaltReason::TenantBudget,
         };
-        self.end(halted(reason), None);
+        self.halt(reason);
     }
 
     /// A budget that cannot be asked.

@@ -8,6 +8,7 @@ use mar_proto::types::{Executor, HaltReason, HaltingPolicy, Message, ToolDefinit
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::delegation::{Delegated, Parent};
 use super::loop_detector::LoopDetector;
 use super::slices::Purse;
 use crate::counters::Amounts;
@@ -34,6 +35,12 @@ pub struct State {
     pub task: Arc<Task>,
     /// Effective limits, complete.
     pub limits: HaltingPolicy,
+    /// The run that started it; `None` for a root run.
+    pub parent: Option<Arc<Parent>>,
+    /// Every run that it started, in order.
+    pub children: Vec<Uuid>,
+    /// What it has drawn from its parent's pool.
+    pub drawn: Amounts,
     /// When it was admitted.
     pub admitted_at: OffsetDateTime,
     /// When it halts at the latest.
@@ -227,7 +234,9 @@ pub enum CallState {
         /// The try that was asked about.
         attempt: i64,
     },
-    /// It is in the caller's hands.
+    /// Child runs work on it.
+    Delegated(Box<Delegated>),
+    /// It is in the caller's hands, or, for CHILD_RUN, about to start child runs.
     Handed {
         /// What the run waits for.
         reason: WaitReason,
@@ -272,8 +281,13 @@ pub enum Ending {
 }
 
 impl State {
-    /// The run's limits as amounts.
+    /// The run's limits as amounts, with what it has drawn.
     pub fn limit_amounts(&self) -> Amounts {
+        self.allotment() + self.drawn
+    }
+
+    /// The limits that the run was admitted with.
+    pub fn allotment(&self) -> Amounts {
         let limits = &self.limits;
         Amounts {
             steps: limits.max_steps.unwrap_or(0),
@@ -319,24 +333,28 @@ impl State {
             return None;
         }
         let held = |wanted: fn(&CallState) -> bool| self.calls.iter().any(|call| wanted(&call.state));
-        if held(|state| matches!(state, CallState::Approved { .. })) && !self.paused {
+        let ready = |state: &CallState| {
+            matches!(state, CallState::Approved { .. } | CallState::Handed { reason: WaitReason::ChildRun })
+        };
+        if held(ready) && !self.paused {
             return None;
         }
         if held(|state| matches!(state, CallState::Asking { .. })) {
             return Some(WaitReason::Approval);
         }
         let handed = self.calls.iter().find_map(|call| match call.state {
-            CallState::Handed { reason } => Some(reason),
+            CallState::Handed { reason } if reason != WaitReason::ChildRun => Some(reason),
             _ => None,
         });
-        handed.or(self.paused.then_some(WaitReason::Paused))
+        let children = self.has_open_children().then_some(WaitReason::ChildRun);
+        handed.or(children).or(self.paused.then_some(WaitReason::Paused))
     }
 
     /// Whether the run waits for a command or a time: it needs no executor until then.
     pub fn is_parked(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting(reason) if reason != WaitReason::Dependency);
         let unfunded = self.phase == Phase::Pending(Some(WaitReason::Budget));
-        (waits || unfunded) && self.stop.is_none() && !self.in_flight()
+        (waits && !self.is_due() || unfunded) && self.stop.is_none() && !self.in_flight()
     }
 
     /// Whether the run is over.
@@ -351,7 +369,7 @@ impl State {
             return None;
         }
         if let Some(stop) = &self.stop {
-            return Some(stop.at + super::CANCEL_GRACE);
+            return Some(if self.in_flight() { stop.at + super::CANCEL_GRACE } else { self.children_due(stop) });
         }
         let mut at = self.expires_at;
         if let Some(active) = self.active_deadline() {
@@ -360,6 +378,8 @@ impl State {
         // Something in flight brings its own input, and counters that are away hold back a try however overdue.
         if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) {
             at = at.min(self.changed_at + Duration::seconds(1));
+        } else if self.is_due() {
+            at = at.min(self.changed_at);
         } else if let Some(retry) = &self.retry
             && !self.in_flight()
             && !self.paused
@@ -368,6 +388,19 @@ impl State {
         }
         let renewal = self.renews_at.into_iter();
         Some(self.approvals_due().chain(renewal).fold(at, OffsetDateTime::min))
+    }
+
+    /// Whether the run, a child, goes on at once: what it has committed says what it may draw for, and nothing brings another
+    /// input. Budgets are its root's to ask.
+    fn is_due(&self) -> bool {
+        let stands = matches!(self.phase, Phase::Running | Phase::Waiting(_)) && self.parent.is_some();
+        stands && !self.in_flight() && self.retry.is_none() && self.parks_for().is_none()
+    }
+
+    /// Until when the children of a run that stops are waited for.
+    pub fn children_due(&self, stop: &Stop) -> OffsetDateTime {
+        let levels = i32::try_from(self.limits.max_depth.unwrap_or(0).clamp(1, 8)).unwrap_or(1);
+        stop.at + super::CHILDREN_GRACE * levels
     }
 
     /// When the approvals that are asked for lapse.

@@ -1,6 +1,7 @@
 //! The machine under test: scenarios that are read as prose, and thousands of random histories of a simulated world.
 
 mod audit;
+mod audit_children;
 mod audit_held;
 mod audit_state;
 mod dice;
@@ -10,6 +11,7 @@ mod fixture;
 mod histories;
 mod holding;
 mod judging;
+mod nursery;
 mod scenarios;
 mod slices;
 mod stopping;

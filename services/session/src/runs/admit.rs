@@ -120,6 +120,7 @@ impl Runs {
                 expire_time: Some(stamp(expires_at)),
                 history_through: earlier.through,
                 budgets: self.budgets(caller, session)?,
+                parent: None,
             }),
             content: EventContent {
                 task: Some(admit.task.clone()),
@@ -201,7 +202,7 @@ impl Runs {
 }
 
 /// What the session commitment opens to: the session as of admission.
-fn session_json(session: &Session) -> String {
+pub(super) fn session_json(session: &Session) -> String {
     let value = serde_json::json!({
         "name": session.name, "purpose": session.purpose, "labels": session.labels, "environment": session.environment,
     });

@@ -201,6 +201,10 @@ impl Store for PostgresStore {
         self.db.call(|_| runs::admit(&self.db, key, run, first, owner)).await
     }
 
+    async fn child_admit(&self, run: &RunRow, first: &EventRow) -> Result<Admission, Error> {
+        self.db.call(|_| runs::admit_child(&self.db, run, first)).await
+    }
+
     async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error> {
         self.db.call(|_| runs::read(&self.db, tenant, id)).await
     }

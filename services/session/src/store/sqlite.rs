@@ -222,6 +222,10 @@ impl Store for SqliteStore {
         answer(runs::admit(&self.writer, key, run, first, owner).await)
     }
 
+    async fn child_admit(&self, run: &RunRow, first: &EventRow) -> Result<Admission, Error> {
+        answer(runs::admit_child(&self.writer, run, first).await)
+    }
+
     async fn run_get(&self, tenant: &str, id: Uuid) -> Result<Option<RunRow>, Error> {
         answer(runs::read(&self.readers, tenant, id).await)
     }

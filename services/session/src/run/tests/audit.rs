@@ -24,6 +24,8 @@ pub struct CallRecord {
     pub approved: bool,
     /// Its last intent was neither answered nor handed to anybody.
     pub in_flight: bool,
+    /// Handed to the runtime, which starts child runs for it.
+    pub to_delegate: bool,
 }
 
 /// A reader of a run's events.
@@ -54,6 +56,8 @@ pub struct Audit {
     pub seals: usize,
     pub paused: bool,
     pub approvals: BTreeMap<String, super::audit_held::Asked>,
+    /// Child runs by call.
+    pub delegated: BTreeMap<String, super::audit_children::Family>,
     /// Commands of earlier commits.
     pub commands: BTreeSet<uuid::Uuid>,
     /// Slices of each budget, and what they grant.
@@ -88,7 +92,7 @@ impl Audit {
         self.stops(before, decision);
         self.commands_count_once(events);
         let (mut begun, mut repeated, mut settled) = (Amounts::default(), Amounts::default(), Amounts::default());
-        let mut wanted = Vec::new();
+        let (mut wanted, mut started) = (Vec::new(), Vec::new());
         let mut open = before.generation.clone();
         for event in events {
             match &event.body {
@@ -108,9 +112,14 @@ impl Audit {
                     let reserved = Amounts { steps: 0, ..reservation };
                     settled = settled + (spent(&usage.unwrap()) - reserved);
                 }
+                Body::DelegationIntent(intent) => {
+                    begun = begun + Amounts::of_reservation(intent.reserved.as_ref().unwrap());
+                    started.push(Effect::Delegate { call_id: intent.call_id.clone() });
+                }
                 _ => {}
             }
         }
+        let settled = settled + self.children_settle(events);
         assert_eq!(settled, charge.settle, "the counters settle what the events settle");
         let granted = matches!(counted, Counted::Answer(answer) if answer.verdict == Verdict::Granted);
         let expected = if granted { charge.reserve } else { Amounts::default() };
@@ -125,6 +134,7 @@ impl Audit {
         } else {
             assert_eq!(issued, wanted, "effects are the intents of the same commit");
         }
+        self.children_are_seen_to(before, events, effects, &started);
         let seq = matches!(counted, Counted::Answer(_)).then_some(before.next_seq);
         assert!(events.iter().all(|event| event.counted_seq == seq));
         if !charge.is_zero() {
@@ -135,7 +145,10 @@ impl Audit {
     }
 
     fn stops(&mut self, before: &State, decision: &Decision) {
-        let harmless = decision.effects.iter().all(|effect| matches!(effect, Effect::Stop | Effect::Seal));
+        let harmless = decision
+            .effects
+            .iter()
+            .all(|effect| matches!(effect, Effect::Stop | Effect::Seal | Effect::StopChildren { .. }));
         let ends = decision.events.iter().position(|event| matches!(event.body, Body::RunEnded(_)));
         let seals = decision.effects.iter().filter(|effect| **effect == Effect::Seal).count();
         assert_eq!(seals, usize::from(ends.is_some()), "a seal with the end, once");
@@ -157,6 +170,9 @@ impl Audit {
         let quiet = inputs
             .iter()
             .all(|timed| closed(before, &timed.input) && before.wake_at().is_none_or(|wake| timed.at < wake));
+        // A call that may start its children does so at the next occasion.
+        let due = crate::run::CallState::Handed { reason: WaitReason::ChildRun };
+        let quiet = quiet && before.calls.iter().all(|call| call.state != due);
         if quiet && !matches!(before.phase, Phase::Waiting(_)) {
             let asks = |effect: &Effect| matches!(effect, Effect::Refill(_));
             let quiet = decision.events.is_empty() && decision.effects.iter().all(asks);
@@ -248,7 +264,8 @@ impl Audit {
                 let call = self.calls.entry(intent.call_id.clone()).or_default();
                 assert!(!call.returned, "a returned call was issued again");
                 call.attempts += 1;
-                call.idempotent = intent.idempotent || intent.tool == super::fixture::PICK;
+                let elsewhere = [super::fixture::PICK, super::fixture::DELEGATE].contains(&intent.tool.as_str());
+                call.idempotent = intent.idempotent || elsewhere;
                 call.keys.insert(intent.idempotency_key.clone());
                 assert_eq!(intent.attempt, call.attempts);
                 assert_eq!(call.keys.len(), 1, "another key for the same call");
@@ -263,6 +280,7 @@ impl Audit {
                 assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
                 let call = self.calls.entry(back.call_id.clone()).or_default();
                 (call.returned, call.held, call.in_flight) = (true, false, false);
+                self.family_returns(back);
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
             }
@@ -274,6 +292,12 @@ impl Audit {
             | Body::ApprovalRequested(_)
             | Body::ApprovalDecided(_)
             | Body::CallHandedOver(_) => self.held(event, state),
+            Body::DelegationIntent(_) | Body::ChildEnded(_) => self.family(event, state),
+            Body::AllotmentRefilled(refilled) => {
+                let drawn = Amounts::of_reservation(refilled.drawn.as_ref().unwrap());
+                assert!(!drawn.is_zero() && drawn.max(Amounts::default()) == drawn);
+                self.limits = self.limits + drawn;
+            }
             Body::RunWaiting(waiting) => {
                 self.parks(waiting.reason());
                 assert!(!self.stopped && self.generation.is_none() && state.open_calls().next().is_none());
@@ -304,10 +328,11 @@ impl Audit {
     }
 
     fn parks(&mut self, reason: WaitReason) {
-        let held = self.calls.values().any(|call| call.held);
+        let held = self.calls.values().any(|call| call.held && !call.to_delegate);
         match reason {
             WaitReason::Paused => assert!(self.paused && !held),
             WaitReason::Approval | WaitReason::ToolResult | WaitReason::Input => assert!(held),
+            WaitReason::ChildRun => assert!(self.delegated.values().any(super::audit_children::Family::is_open)),
             _ => {}
         }
         self.waits_for = self.sealed.then_some(reason);
@@ -374,6 +399,9 @@ fn closed(state: &State, input: &Input) -> bool {
             Input::HandedOver { call_id, attempt, .. } => open_call(call_id, *attempt),
             // Whether a command fits is not said again here, only that it counts once.
             Input::Commanded { id, .. } => !state.commands.contains(id),
+            Input::ChildRefused { run } => {
+                state.delegations().any(|(_, delegated)| delegated.open().any(|child| child.run == *run))
+            }
             Input::Cancel { .. } => state.stop.is_none(),
             Input::Granted(granted) => {
                 let scope = granted.slice.scope();

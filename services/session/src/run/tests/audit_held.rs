@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mar_proto::session::{ApprovalState, event_leaf::Body};
+use mar_proto::session::{ApprovalState, WaitReason, event_leaf::Body};
 use time::OffsetDateTime;
 
 use super::audit::Audit;
@@ -69,6 +69,7 @@ impl Audit {
                 let call = self.calls.get_mut(&handed.call_id).expect("a call that was intended");
                 assert!(!call.returned && !std::mem::replace(&mut call.held, true));
                 call.in_flight = false;
+                call.to_delegate = handed.reason() == WaitReason::ChildRun;
             }
             _ => unreachable!("no event about what people hold"),
         }

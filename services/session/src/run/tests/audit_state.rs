@@ -1,6 +1,6 @@
 //! The machine's own state against what its events say, and how a run may end.
 
-use mar_proto::session::{ApprovalState, RunEnded, RunState};
+use mar_proto::session::{ApprovalState, RunEnded, RunState, WaitReason};
 use mar_proto::types::HaltReason;
 
 use super::audit::{Audit, spent};
@@ -15,7 +15,11 @@ impl Audit {
         assert_eq!(state.overshoot, self.overshoot);
         let settled = spent(&state.usage);
         let counted = Amounts { steps: state.used.steps, tool_calls: state.used.tool_calls, ..settled };
-        assert_eq!(counted + Amounts { steps: 0, ..state.reserved }, state.used, "used is settled plus reserved");
+        assert_eq!(
+            counted + Amounts { steps: 0, tool_calls: 0, ..state.reserved },
+            state.used,
+            "used is settled plus reserved"
+        );
         assert!(state.used.steps <= self.limits.steps && state.used.tool_calls <= self.limits.tool_calls);
         let bound = self.limits + self.overshoot;
         assert_eq!(
@@ -28,7 +32,8 @@ impl Audit {
         self.phase(state);
         let begun = || self.calls.values().filter(|call| call.attempts > 0 && !call.returned);
         let held = begun().filter(|call| call.held).count();
-        let open = begun().count() - held - self.approved_and_waiting(state);
+        let delegated = self.delegated.values().filter(|family| !family.is_returned()).count();
+        let open = begun().count() - held - delegated - self.approved_and_waiting(state);
         assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { open });
         assert!(!state.ended() || begun().next().is_none(), "a call that was begun has no result");
         assert_eq!(state.paused, self.paused);
@@ -54,7 +59,13 @@ impl Audit {
             Phase::Ended(_) => assert!(self.ended && !state.in_flight() && self.seals == 1),
         }
         let lacks = state.lack(state.generation_reservation(1).cost_nano_usd).is_some();
-        let moving = state.in_flight() || state.retry.is_some() || state.stop.is_some() || lacks;
+        // What was committed may say what comes next: then the run goes on at once.
+        let due = state.wake_at().is_some_and(|wake| wake <= state.changed_at);
+        let moving = state.in_flight() || state.retry.is_some() || state.stop.is_some() || due || lacks;
+        // Its budgets have to cover what the children take, too.
+        let due = CallState::Handed { reason: WaitReason::ChildRun };
+        let funding = !state.budgets.is_empty() && state.calls.iter().any(|call| call.state == due);
+        let moving = moving || funding || state.has_open_children();
         assert!(state.phase != Phase::Running || moving, "a running run that nothing moves");
         assert_eq!(state.wake_at().is_none(), state.ended());
         if state.in_flight() && state.stop.is_none() {
@@ -68,6 +79,7 @@ impl Audit {
 
     /// The last event.
     pub fn end(&self, ended: &RunEnded, event: &Event, state: &State) {
+        assert!(!self.delegated.values().any(super::audit_children::Family::is_open), "ended before its children");
         let totals = ended.totals.as_ref().unwrap();
         assert_eq!((totals.steps, totals.tool_calls), (self.used.steps, self.used.tool_calls));
         assert_eq!(totals, &state.totals(event.time), "totals are those of the end");

@@ -3,10 +3,11 @@
 use futures::FutureExt;
 use mar_descriptor::SaltKey;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::audit::Audit;
-use super::fixture::{RUN, SESSION, admitted};
-use crate::counters::{Advance, Counters, memory::MemoryCounters};
+use super::fixture::{RUN, SESSION, admitted, admitted_child};
+use crate::counters::{Advance, Amounts, Answer, Carve, Counters, Error, Pool, PoolRebuild, memory::MemoryCounters};
 use crate::log::{Log, replay};
 use crate::run::{Charge, Counted, Effect, Event, Input, State, Timed, charge, decide};
 use crate::store::EventRow;
@@ -31,6 +32,10 @@ pub struct Driver {
     /// Changes that the counters have taken, in order.
     pub changes: Vec<Advance>,
     pub counters_up: bool,
+    /// The pool that the run, a child, draws from, and its size.
+    pub pool: Option<(Pool, Amounts)>,
+    /// Pools that were put together again.
+    pub healed: usize,
 }
 
 impl Driver {
@@ -47,7 +52,36 @@ impl Driver {
             counters: MemoryCounters::new(),
             changes: Vec::new(),
             counters_up: true,
+            pool: None,
+            healed: 0,
         }
+    }
+
+    /// A child run whose parent keeps a pool of this size.
+    pub fn child(limits: HaltingPolicy, size: Amounts) -> Self {
+        let mut driver = Self::new(limits);
+        let parent = Uuid::from_u128(77);
+        let open = Advance {
+            root: parent,
+            run: parent,
+            epoch: 1,
+            seq: 3,
+            last_seq: -1,
+            totals: Amounts::default(),
+            settle: Amounts::default(),
+            reserve: size,
+            limits: size,
+            carve: Some(Carve::Open(size)),
+            draw: None,
+        };
+        let opened = driver.counters.advance(open).now_or_never().unwrap().unwrap().opened.unwrap();
+        let pool = Pool { parent, seq: 3, nonce: opened };
+        let ceiling = driver.state.allotment() + size;
+        let first = admitted_child(limits, pool, ceiling);
+        driver.state = State::admitted(RUN, SESSION, &first).unwrap();
+        driver.events = vec![first];
+        driver.pool = Some((pool, size));
+        driver
     }
 
     /// One transition; `None` where the replica died in it, else what is to be done.
@@ -70,6 +104,9 @@ impl Driver {
         // What a drained run has to do is for its next owner.
         if !inputs.iter().any(|timed| timed.input == Input::Draining) {
             self.audit.state(&self.state);
+            if let Some((_, size)) = self.pool {
+                assert_eq!(self.state.drawn.max(size), size, "more was drawn than there is");
+            }
         }
         Some(decision.effects)
     }
@@ -82,7 +119,7 @@ impl Driver {
             return Counted::Unavailable;
         }
         let change = Advance {
-            root: RUN,
+            root: self.state.root(),
             run: RUN,
             epoch: charge.epoch,
             seq: self.state.next_seq,
@@ -91,12 +128,28 @@ impl Driver {
             settle: charge.settle,
             reserve: charge.reserve,
             limits: self.state.limit_amounts(),
-            carve: None,
-            draw: None,
+            carve: charge.carve,
+            draw: charge.draw,
         };
         self.changes.push(change);
-        let answer = self.counters.advance(change).now_or_never().unwrap().unwrap();
+        let answer = self.advance(change);
         if mishap == Mishap::AnswerLost { Counted::Unavailable } else { Counted::Answer(answer) }
+    }
+
+    /// A pool that is lost is put together from the log, as it is committed.
+    fn advance(&mut self, change: Advance) -> Answer {
+        loop {
+            match self.counters.advance(change).now_or_never().unwrap() {
+                Err(Error::PoolLost(token)) => {
+                    let (pool, size) = self.pool.unwrap();
+                    let held = vec![self.state.held()];
+                    let rebuild = PoolRebuild { root: self.state.root(), pool, token, size, held };
+                    self.counters.rebuild_pool(&rebuild).now_or_never().unwrap().unwrap();
+                    self.healed += 1;
+                }
+                answer => return answer.unwrap(),
+            }
+        }
     }
 
     /// Counters lose everything, or come back without the last `lost` changes.
@@ -112,7 +165,11 @@ impl Driver {
     /// The state as another replica finds it, which has to be the one at hand.
     pub fn replayed(&self) -> State {
         let key = SaltKey::from_bytes([9; 32]);
-        let mut log = Log::new(RUN, key.clone());
+        let genesis = match self.state.parent {
+            Some(_) => mar_descriptor::Hash::from_bytes([5; 32]),
+            None => mar_descriptor::Hash::ZERO,
+        };
+        let mut log = Log::of_child(RUN, key.clone(), genesis);
         let mut rows: Vec<EventRow> = Vec::new();
         for event in &self.events {
             let row = log.encode(std::slice::from_ref(event)).remove(0);
@@ -126,9 +183,13 @@ impl Driver {
             leaf: &row.leaf,
             hash: mar_descriptor::Hash::from_bytes(row.hash),
         });
-        let head = mar_descriptor::chain::verify(mar_descriptor::Head::genesis(mar_descriptor::Hash::ZERO), links);
+        let head = mar_descriptor::chain::verify(mar_descriptor::Head::genesis(genesis), links);
         assert_eq!(head.unwrap(), log.head());
-        assert_eq!(Log::new(RUN, key.clone()).encode(&self.events), rows, "a batch encodes like its events one by one");
+        assert_eq!(
+            Log::of_child(RUN, key.clone(), genesis).encode(&self.events),
+            rows,
+            "a batch encodes like its events one by one"
+        );
         let (stored, again) = replay(RUN, SESSION, key, &rows).unwrap();
         assert_eq!(again.head(), log.head());
         assert_eq!(stored, self.state, "the stored log replays to another state");

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::session::{
-    Agent, BudgetScope, EventContent, FinishReason, ReservationPrice, RunAdmitted, SliceGranted, Task, ToolOutcome,
-    WaitReason, event_leaf::Body,
+    Agent, BudgetScope, EventContent, FinishReason, ParentRun, ReservationPrice, RunAdmitted, SliceGranted, Task,
+    ToolOutcome, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{
     Executor, HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition,
@@ -14,6 +14,7 @@ use mar_proto::types::{
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use crate::counters::{Amounts, Pool};
 use crate::log::stamp;
 use crate::run::{
     ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Granted, Input, Lack, Reply, Resolution, Submission,
@@ -29,6 +30,8 @@ pub const SEARCH: &str = "tools/docs.search";
 pub const SEND: &str = "tools/mail.send";
 /// The caller makes it, and may not make it twice.
 pub const PICK: &str = "tools/caller.pick";
+/// Starts child runs.
+pub const DELEGATE: &str = "tools/runtime.delegate";
 /// Output tokens of one generation.
 pub const MAX_OUTPUT: i64 = 100;
 
@@ -69,10 +72,32 @@ pub fn admitted_on(limits: HaltingPolicy, budgets: &[BudgetScope]) -> Event {
         expire_time: Some(stamp(START + life)),
         history_through: String::new(),
         budgets: budgets.iter().map(|scope| (*scope).into()).collect(),
+        parent: None,
     };
     let content =
         EventContent { task: Some(Task::default()), principal: "user:ada".to_owned(), ..EventContent::default() };
     Event { time: START, body: Body::RunAdmitted(body), content, counted_seq: None, command: None }
+}
+
+/// The first event of a child run, which may draw from this pool.
+pub fn admitted_child(limits: HaltingPolicy, pool: Pool, ceiling: Amounts) -> Event {
+    let mut event = admitted(limits);
+    if let Body::RunAdmitted(body) = &mut event.body {
+        body.parent = Some(ParentRun {
+            run: pool.parent.to_string(),
+            root: pool.parent.to_string(),
+            call_id: format!("{}/1/0", pool.parent),
+            intent_seq: pool.seq,
+            index: 0,
+            depth: 1,
+            pool_seq: pool.seq,
+            pool_nonce: pool.nonce,
+            ceiling: Some(ceiling.to_reservation()),
+            tainted: false,
+            descriptor_hash: String::new(),
+        });
+    }
+    event
 }
 
 /// What an answer of the agent has to look like.
@@ -100,7 +125,7 @@ fn synthesised(form: Form) -> Agent {
     Agent {
         descriptor: Some(sealed),
         prompt: vec![message(Role::System, [text("be brief")]), message(Role::User, [text("what is it?")])],
-        tools: vec![tool(SEARCH, true), tool(SEND, false), tool(PICK, false)],
+        tools: vec![tool(SEARCH, true), tool(SEND, false), tool(PICK, false), tool(DELEGATE, false)],
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
     }
 }
@@ -113,7 +138,12 @@ fn tool(name: &str, idempotent: bool) -> ToolDefinition {
         input_schema_json: r#"{"type":"object"}"#.to_owned(),
         definition_hash: format!("sha256:{name}"),
         idempotent,
-        executor: if name == PICK { Executor::Caller } else { Executor::Unspecified }.into(),
+        executor: match name {
+            PICK => Executor::Caller,
+            DELEGATE => Executor::Runtime,
+            _ => Executor::Unspecified,
+        }
+        .into(),
         ..ToolDefinition::default()
     }
 }
@@ -135,6 +165,15 @@ pub fn ask(tool: &str, provider_call_id: &str) -> Part {
         ..ToolCall::default()
     };
     Part { content: Some(Content::ToolCall(call)), ..Part::default() }
+}
+
+/// A part that hands these tasks to child runs.
+pub fn hand_out(provider_call_id: &str, tasks: &[&str]) -> Part {
+    let mut part = ask(DELEGATE, provider_call_id);
+    if let Some(Content::ToolCall(call)) = &mut part.content {
+        call.arguments_json = serde_json::json!({"tasks": tasks}).to_string();
+    }
+    part
 }
 
 /// An answer in the schema's form that cites these passages.
@@ -288,6 +327,12 @@ pub fn word(event: &Event) -> String {
             let scope = granted.scope().as_str_name().trim_start_matches("BUDGET_SCOPE_");
             format!("Slice({scope} {})", granted.cost_nano_usd)
         }
+        Body::DelegationIntent(intent) => format!("Delegated({} {})", place(&intent.call_id), intent.children.len()),
+        Body::ChildEnded(ended) => {
+            let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
+            format!("ChildEnded({state})")
+        }
+        Body::AllotmentRefilled(_) => "Refilled".to_owned(),
         Body::RunEnded(ended) => {
             let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
             let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");

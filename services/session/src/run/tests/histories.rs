@@ -39,6 +39,7 @@ fn histories_reach_every_corner() {
             let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);
             let corner = match kind {
                 "Ended" => word.clone(),
+                "ChildEnded" => word.clone(),
                 "Decided" => format!("Decided({}", word.split_once(' ').unwrap().1),
                 _ => kind.to_owned(),
             };
@@ -61,6 +62,12 @@ fn histories_reach_every_corner() {
         "Slice",
         "Ended(HALTED TENANT_BUDGET)",
         "Ended(HALTED SESSION_BUDGET)",
+        "Delegated",
+        "Refilled",
+        "ChildEnded(SUCCEEDED)",
+        "ChildEnded(FAILED)",
+        "ChildEnded(HALTED)",
+        "Ended(HALTED MAX_DEPTH)",
         "Stop",
         "Failed",
         "Ended(SUCCEEDED)",

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
-use super::fixture::{self, Form, MAX_OUTPUT, PICK, SEARCH, SEND, START, ask, text};
+use super::fixture::{self, DELEGATE, Form, MAX_OUTPUT, PICK, SEARCH, SEND, START, ask, text};
+use super::nursery::Nursery;
+use crate::counters::Amounts;
 use crate::run::{CallState, Command, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe};
 
 /// No history takes more transitions.
@@ -23,6 +25,8 @@ pub struct World {
     now: OffsetDateTime,
     /// Issued and not answered yet.
     flying: Vec<Effect>,
+    /// Child runs that have not ended.
+    nursery: Nursery,
     /// Handed over and not taken by a commit.
     inbox: Vec<Timed>,
     /// Every input that was ever handed over.
@@ -37,17 +41,20 @@ impl World {
     pub fn new(script: Vec<u8>) -> Self {
         let mut dice = Dice::new(script);
         let limits = limits(&mut dice);
+        // What a child has by itself is little, and its parent's pool not much more.
+        let child = dice.once_in(6);
         let form = dice.of(&[Form::Prose, Form::Schema, Form::Schema]);
-        let stubborn = dice.once_in(8);
+        let stubborn = dice.once_in(4);
         let both: &[_] = &[BudgetScope::Tenant, BudgetScope::Session];
         let budgets = dice.of(&[&[], &[], both, &both[..1], &both[1..]]);
         let mut world = Self {
             stubborn,
-            driver: Driver::of(fixture::admitted_on(limits, budgets)),
+            driver: if child { small(limits, &mut dice) } else { Driver::of(fixture::admitted_on(limits, budgets)) },
             dice,
             form,
             now: START,
             flying: Vec::new(),
+            nursery: Nursery::default(),
             inbox: Vec::new(),
             past: Vec::new(),
             mishap: Mishap::None,
@@ -116,7 +123,15 @@ impl World {
         if let Some(input) = self.answer() {
             return self.hand(input);
         }
-        if self.driver.state.is_parked() && self.driver.state.renews_at.is_none() && !self.dice.once_in(8) {
+        if let Some(command) = self.nursery.end_one(&mut self.dice) {
+            return self.command(|_| command);
+        }
+        let for_children = self.driver.state.phase == Phase::Waiting(WaitReason::ChildRun);
+        if self.driver.state.is_parked()
+            && self.driver.state.renews_at.is_none()
+            && !for_children
+            && !self.dice.once_in(8)
+        {
             return self.command(Self::remedy);
         }
         let Some(due) = self.driver.wake_at() else { return };
@@ -208,11 +223,20 @@ impl World {
         match self.driver.transition(&inputs, mishap) {
             None => self.crash(),
             Some(effects) => {
-                let issued = |effect: &Effect| !matches!(effect, Effect::Stop | Effect::Seal);
-                for effect in effects.into_iter().filter(issued) {
-                    // Asked for with every transition, and by the executor once at a time.
-                    if !matches!(effect, Effect::Refill(_)) || !self.flying.contains(&effect) {
-                        self.flying.push(effect);
+                for effect in effects {
+                    match effect {
+                        Effect::Stop | Effect::Seal => {}
+                        Effect::Delegate { call_id } => {
+                            self.nursery.admit(&self.driver.state, &call_id, &mut self.dice);
+                            self.inbox.push(Timed { at: self.now, input: Input::Timer });
+                        }
+                        Effect::StopChildren { call_id } => {
+                            self.nursery.admit(&self.driver.state, &call_id, &mut self.dice);
+                            self.nursery.stop(&mut self.dice);
+                        }
+                        // Asked for with every transition, and by the executor once at a time.
+                        Effect::Refill(_) if self.flying.contains(&effect) => {}
+                        effect => self.flying.push(effect),
                     }
                 }
             }
@@ -258,7 +282,7 @@ impl World {
             Effect::Generate { step, attempt } => self.generation(step, attempt),
             Effect::Invoke { call_id, attempt } => self.call(&call_id, attempt),
             Effect::Refill(lack) => self.slice(lack),
-            Effect::Stop | Effect::Seal => Input::Timer,
+            Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => Input::Timer,
         })
     }
 
@@ -326,6 +350,10 @@ impl World {
         }
         let step = self.driver.state.step;
         let asked = (0..count).map(|i| {
+            if self.dice.once_in(5) {
+                let tasks = self.dice.of(&[&["a", "b"][..], &["a"], &["a", "b", "c", "d"], &[]]);
+                return fixture::hand_out(&format!("p{step}-{i}"), tasks);
+            }
             let tool = self.dice.of(&[SEARCH, SEARCH, SEND, PICK, "frobnicate"]);
             ask(tool, &format!("p{step}-{i}"))
         });
@@ -372,6 +400,10 @@ impl World {
 
     fn call(&mut self, call_id: &str, attempt: i64) -> Input {
         use ToolOutcome::{Denied, Error, NotSent, Ok, Unknown};
+        let delegates = self.driver.state.calls.iter().any(|call| call.call_id == call_id && call.tool == DELEGATE);
+        if delegates && !self.dice.once_in(6) {
+            return fixture::handed(call_id, attempt, WaitReason::ChildRun);
+        }
         match self.dice.below(9) {
             6 => return fixture::wanted(call_id, attempt),
             7 => return fixture::handed(call_id, attempt, WaitReason::ToolResult),
@@ -389,12 +421,33 @@ impl World {
     }
 }
 
+/// A child run that will have to draw.
+fn small(limits: HaltingPolicy, dice: &mut Dice) -> Driver {
+    let few = HaltingPolicy {
+        max_steps: Some(dice.of(&[1, 2])),
+        max_tool_calls: Some(dice.of(&[0, 1])),
+        max_input_tokens: Some(dice.of(&[1, 6_000, 20_000])),
+        max_output_tokens: Some(dice.of(&[1, 120])),
+        max_cost_nano_usd: Some(dice.of(&[0, 80_000_000])),
+        ..limits
+    };
+    let many = dice.of(&[8, 2, 0]);
+    let pool = Amounts {
+        steps: many,
+        tool_calls: 2 * many,
+        input_tokens: 20_000 * many,
+        output_tokens: 200 * many,
+        cost_nano_usd: 100_000_000 * many,
+    };
+    Driver::child(few, pool)
+}
+
 /// Limits of all sizes; most of them wide, or no history would go far.
 fn limits(dice: &mut Dice) -> HaltingPolicy {
     let on_budget = dice.of(&[OnBudget::Halt, OnBudget::Wait]);
     let mut one = |wide: i64, narrow: &[i64]| if dice.once_in(6) { dice.of(narrow) } else { wide };
-    let roomy = fixture::roomy();
     HaltingPolicy {
+        max_depth: Some(if one(1, &[0]) == 0 { 0 } else { 2 }),
         max_steps: Some(one(16, &[5, 3, 2, 1])),
         max_tool_calls: Some(one(64, &[6, 3, 1, 0])),
         max_active_time: Some(fixture::seconds(one(60, &[10, 1]))),
@@ -403,6 +456,5 @@ fn limits(dice: &mut Dice) -> HaltingPolicy {
         max_output_tokens: Some(one(1_000_000, &[500, 150, 50])),
         max_cost_nano_usd: Some(one(1_000_000_000_000, &[80_000_000, 20_000_000, 0])),
         on_budget: on_budget.into(),
-        ..roomy
     }
 }

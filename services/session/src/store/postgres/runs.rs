@@ -42,7 +42,27 @@ pub(super) async fn admit(
     if let Some(open) = busy_in_tx(&mut tx, run).await? {
         return Ok(Admission::Busy(open));
     }
-    insert_in_tx(&mut tx, run, owner).await?;
+    insert_in_tx(&mut tx, run, Some(owner)).await?;
+    let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
+    events::insert_first_in_tx(&mut tx, scope, first).await?;
+    log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    tx.commit().await?;
+    Ok(Admission::Admitted)
+}
+
+pub(super) async fn admit_child(db: &Database, run: &RunRow, first: &EventRow) -> Result<Admission, Fault> {
+    append::check_first(first)?;
+    let mut tx = db.begin(&run.tenant).await?;
+    // Whoever else admits it waits for the session's lock.
+    let session = lock_in_tx(&mut tx, &run.tenant, run.session).await?;
+    if read_in_tx(&mut tx, &run.tenant, run.id).await?.is_some() {
+        return Ok(Admission::Admitted);
+    }
+    match session {
+        Some(SESSION_OPEN) => {}
+        other => return Ok(Admission::NotOpen(other)),
+    }
+    insert_in_tx(&mut tx, run, None).await?;
     let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
     events::insert_first_in_tx(&mut tx, scope, first).await?;
     log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
@@ -62,13 +82,15 @@ async fn busy_in_tx(tx: &mut Tx, run: &RunRow) -> Result<Option<Uuid>, Fault> {
     .await?)
 }
 
-async fn insert_in_tx(tx: &mut Tx, run: &RunRow, owner: &str) -> Result<(), Fault> {
+/// One that nobody owns is there to be claimed.
+async fn insert_in_tx(tx: &mut Tx, run: &RunRow, owner: Option<&str>) -> Result<(), Fault> {
     tx.query(
         "WITH run AS ( \
            INSERT INTO session.runs \
              (id, tenant, session, state, parallel, log_version, caller, summary, create_time, update_time, expire_time) \
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)) \
-         INSERT INTO session.leases (run, tenant, session, owner, epoch, log_version) VALUES ($1, $2, $3, $12, 1, $6)",
+         INSERT INTO session.leases (run, tenant, session, owner, epoch, log_version, wake_time) \
+         VALUES ($1, $2, $3, $12, 1, $6, CASE WHEN $12::text IS NULL THEN now() END)",
     )
     .bind(run.id)
     .bind(&run.tenant)

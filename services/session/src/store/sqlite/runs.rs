@@ -13,7 +13,7 @@ use crate::store::{
 use super::{
     events, expiry, hooks,
     requests::{Request, take_in_tx},
-    rows::{self, micros, run_columns},
+    rows::{self, micros, now, run_columns},
     sessions::{log_append_in_tx, state_in_tx},
 };
 
@@ -42,7 +42,25 @@ pub(super) async fn admit(
     if let Some(open) = busy_in_tx(&mut tx, run).await? {
         return Ok(Admission::Busy(open));
     }
-    insert_in_tx(&mut tx, run, owner).await?;
+    insert_in_tx(&mut tx, run, Some(owner)).await?;
+    let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
+    events::insert_in_tx(&mut tx, scope, std::slice::from_ref(first)).await?;
+    log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    tx.commit().await?;
+    Ok(Admission::Admitted)
+}
+
+pub(super) async fn admit_child(pool: &SqlitePool, run: &RunRow, first: &EventRow) -> Result<Admission, Fault> {
+    append::check_first(first)?;
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    if read(&mut *tx, &run.tenant, run.id).await?.is_some() {
+        return Ok(Admission::Admitted);
+    }
+    match state_in_tx(&mut tx, &run.tenant, run.session).await? {
+        Some(SESSION_OPEN) => {}
+        other => return Ok(Admission::NotOpen(other)),
+    }
+    insert_in_tx(&mut tx, run, None).await?;
     let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
     events::insert_in_tx(&mut tx, scope, std::slice::from_ref(first)).await?;
     log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
@@ -62,7 +80,8 @@ async fn busy_in_tx(tx: &mut SqliteConnection, run: &RunRow) -> Result<Option<Uu
     .await?)
 }
 
-async fn insert_in_tx(tx: &mut SqliteConnection, run: &RunRow, owner: &str) -> Result<(), Fault> {
+/// One that nobody owns is there to be claimed.
+async fn insert_in_tx(tx: &mut SqliteConnection, run: &RunRow, owner: Option<&str>) -> Result<(), Fault> {
     sqlx::query(
         "INSERT INTO runs \
            (id, tenant, session, state, parallel, log_version, caller, summary, create_time, update_time, expire_time) \
@@ -81,14 +100,19 @@ async fn insert_in_tx(tx: &mut SqliteConnection, run: &RunRow, owner: &str) -> R
     .bind(micros(run.expire_time))
     .execute(&mut *tx)
     .await?;
-    sqlx::query("INSERT INTO leases (run, tenant, session, owner, epoch, log_version) VALUES ($1, $2, $3, $4, 1, $5)")
-        .bind(run.id)
-        .bind(&run.tenant)
-        .bind(run.session)
-        .bind(owner)
-        .bind(run.log_version)
-        .execute(tx)
-        .await?;
+    sqlx::query(concat!(
+        "INSERT INTO leases (run, tenant, session, owner, epoch, log_version, wake_time) \
+         VALUES ($1, $2, $3, $4, 1, $5, CASE WHEN $4 IS NULL THEN ",
+        now!(),
+        " END)"
+    ))
+    .bind(run.id)
+    .bind(&run.tenant)
+    .bind(run.session)
+    .bind(owner)
+    .bind(run.log_version)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

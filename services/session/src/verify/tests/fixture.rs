@@ -30,6 +30,7 @@ pub(super) struct Stored {
     pub session_log: Vec<SessionLogRow>,
     pub run: RunRow,
     pub seals: BTreeMap<Uuid, Hash>,
+    pub intent: Option<EventRow>,
     pub events: Vec<EventRow>,
 }
 
@@ -76,12 +77,18 @@ pub(super) fn stored_as(run: u128, salt: u8) -> Stored {
     }
     let keys = Keys { seals: key(SEALS).verifying_keys(), descriptors: Some(key(DESCRIPTORS).verifying_keys()) };
     let seals = BTreeMap::from([(run, seal.hash.parse().unwrap())]);
-    Stored { keys, session, session_log, run: run_row, seals, events: rows }
+    Stored { keys, session, session_log, run: run_row, seals, intent: None, events: rows }
 }
 
 impl Stored {
     pub(super) fn verify(&self) -> VerifyRunResponse {
-        let rows = Rows { session: &self.session, session_log: &self.session_log, run: &self.run, seals: &self.seals };
+        let rows = Rows {
+            session: &self.session,
+            session_log: &self.session_log,
+            run: &self.run,
+            intent: self.intent.as_ref(),
+            seals: &self.seals,
+        };
         verify(&self.keys, rows, &self.events)
     }
 

@@ -1,0 +1,27 @@
+//! Drawing on a parent's pool, and putting together again one that is lost.
+
+use super::Executor;
+use crate::counters::{Advance, Answer, Error};
+
+/// Losses of the pool within one change that are healed; more are for the next try.
+const HEALED: usize = 2;
+
+impl Executor {
+    /// Asks the counters. A pool that is lost is put together from the logs of the tree first; where the parent keeps it no
+    /// more, the run goes on with what it has.
+    pub(super) async fn advance_in_tree(&self, mut change: Advance) -> Result<Answer, Error> {
+        for _ in 0..HEALED {
+            let Err(Error::PoolLost(token)) = self.advance(change).await else { break };
+            tracing::info!(run.id = %self.state.run, "pool of the parent is rebuilt");
+            match self.kin.pool_rebuild(&self.context, &self.state, token).await {
+                Ok(Some(rebuild)) => self.shared.counters.rebuild_pool(&rebuild).await?,
+                Ok(None) => change.draw = None,
+                Err(source) => return Err(Error::Unavailable(Box::new(source))),
+            }
+        }
+        match self.advance(change).await {
+            Err(Error::PoolLost(_)) => Err(Error::Unavailable("the parent's pool is lost again and again".into())),
+            answer => answer,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What binds a child run to the run that started it.
+
+use mar_descriptor::{Hash, chain};
+use mar_proto::session::{EventLeaf, ParentRun, RunAdmitted, VerifyFaultKind as Kind, event_leaf::Body};
+use prost::Message as _;
+
+use super::Rows;
+
+/// What the run's chain begins with: zeros, or the hash of its parent's intent, recomputed from the stored bytes.
+pub(super) fn genesis(rows: &Rows<'_>) -> Hash {
+    rows.intent.map_or(Hash::ZERO, |intent| chain::event_hash(&Hash::from_bytes(intent.prev_hash), &intent.leaf))
+}
+
+/// Whether the parent meant this run, as it was admitted.
+pub(super) fn faults(rows: &Rows<'_>, admitted: &RunAdmitted) -> Option<(Kind, &'static str)> {
+    let parent = admitted.parent.as_ref()?;
+    let Some(intent) = rows.intent else {
+        return Some((Kind::Missing, "the event of its parent that started it is not there"));
+    };
+    let Ok(leaf) = EventLeaf::decode(intent.leaf.clone()) else {
+        return Some((Kind::Unreadable, "the event of its parent that started it cannot be read"));
+    };
+    if leaf.run != parent.run || leaf.seq != parent.intent_seq {
+        return Some((Kind::Foreign, "the event that started it belongs to another run or position"));
+    }
+    let means = means(&leaf, parent, &rows.run.id.to_string(), admitted);
+    (!means).then_some((Kind::Mismatch, "its parent did not start it as it was admitted"))
+}
+
+fn means(leaf: &EventLeaf, parent: &ParentRun, run: &str, admitted: &RunAdmitted) -> bool {
+    let Some(Body::DelegationIntent(intent)) = &leaf.body else { return false };
+    let index = usize::try_from(parent.index).ok();
+    let child = index.and_then(|index| intent.children.get(index));
+    let pool = leaf.counted_seq == Some(parent.pool_seq) && intent.pool_nonce == parent.pool_nonce;
+    let meant = |child: &mar_proto::session::ChildRun| {
+        child.run == run && child.limits == admitted.limits && child.ceiling == parent.ceiling
+    };
+    pool && intent.call_id == parent.call_id && child.is_some_and(meant)
+}
