@@ -36,6 +36,7 @@ test: tools lint ## everything that must hold, on Postgres, Redis and the embedd
 test-chaos: tools ## a storm of 1,000 runs and more, and that it finds each fault that a build can be told to have (25 to 35 min)
 	@echo "test-chaos: 25 to 35 minutes; MAR_CHAOS_SEED=n repeats a storm's choices"
 	$(CARGO) build --workspace --bins --examples --quiet
+	MAR_SIMULATION_SEEDS=3000 $(CARGO) test -p mar-tests --test simulation worlds_hold -- --nocapture
 	$(CARGO) test -p mar-tests --test chaos --no-fail-fast -- --ignored --nocapture --test-threads 1
 
 demo: ## asks a real model about this project: make demo QUESTION="…" MODEL=small (first time 5 to 8 min, then under 1)

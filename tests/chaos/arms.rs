@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mar_session::crash::Point;
 
-use crate::dice::Dice;
+use mar_tests::dice::Dice;
 
 /// Deaths so far are in a file that the dying write.
 #[derive(Debug)]

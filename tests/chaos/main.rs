@@ -8,7 +8,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 mod arms;
-mod dice;
 mod judge;
 mod replica;
 mod report;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::arms::Arms;
-use crate::dice::Dice;
+use mar_tests::dice::Dice;
 
 /// What happens to a replica from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

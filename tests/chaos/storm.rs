@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::arms::Arms;
-use crate::dice::Dice;
 use crate::replica::Place;
 use crate::report::Report;
 use crate::story::{Kind, Teller, Told};
 use crate::weather::Weather;
 use crate::{judge, scene};
+use mar_tests::dice::Dice;
 
 /// What is to happen.
 #[derive(Debug, Clone)]

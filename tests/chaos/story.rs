@@ -14,7 +14,7 @@ use mar_tests::client::{Client, request_id};
 use mar_tests::task;
 use tonic::{Code, Status};
 
-use crate::dice::Dice;
+use mar_tests::dice::Dice;
 
 /// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

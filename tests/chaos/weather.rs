@@ -8,8 +8,8 @@ use mar_tests::Deployment;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::dice::Dice;
 use crate::replica::Blow;
+use mar_tests::dice::Dice;
 
 /// Place of the tool gateway among the services.
 const GATEWAY: usize = 3;

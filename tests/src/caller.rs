@@ -63,7 +63,10 @@ pub fn request(session: &str, task: Task) -> RunTaskRequest {
 
 impl Seen {
     /// Takes a frame in. An event that was seen before or comes too early is a failure.
-    fn take(&mut self, frame: RunFrame, replayed: &mut i64) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn take(&mut self, frame: RunFrame, replayed: &mut i64) -> anyhow::Result<()> {
         match frame.frame.context("an empty frame")? {
             Frame::Snapshot(snapshot) => {
                 let run = snapshot.run.context("a snapshot without its run")?;

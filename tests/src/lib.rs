@@ -8,6 +8,7 @@
 pub mod caller;
 pub mod client;
 pub mod deployment;
+pub mod dice;
 pub mod oracle;
 pub mod task;
 

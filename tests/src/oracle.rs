@@ -1,6 +1,6 @@
 //! What must hold of every run, however often its process died.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use mar_descriptor::chain::{Head, Link, verify};
@@ -113,6 +113,8 @@ struct Replay {
     /// What was in flight at the last takeover and is not yet resolved.
     doubtful_generation: bool,
     doubtful_calls: BTreeMap<String, ToolIntent>,
+    /// Calls that somebody holds.
+    held: BTreeSet<String>,
     used: Usage,
     stopping: bool,
     ended: bool,
@@ -129,6 +131,7 @@ fn replay(events: &[Event]) -> anyhow::Result<Replay> {
         ensure!(leaf.epoch == replay.epoch, "event {} has epoch {}, not {}", event.seq, leaf.epoch, replay.epoch);
     }
     ensure!(replay.ended, "the log has no end");
+    ensure!(replay.held.is_empty(), "somebody still holds {:?}", replay.held);
     ensure!(replay.open.is_none() && replay.calls.values().all(|(_, open)| !open), "something is still open");
     Ok(replay)
 }
@@ -159,8 +162,13 @@ impl Replay {
             }
             Body::ToolIntent(intent) => self.intend(intent)?,
             Body::ToolReturned(returned) => {
+                // The model wrote the name of no tool: there was nothing to intend.
+                if returned.reason == "TOOL_NOT_FOUND" && !self.calls.contains_key(&returned.call_id) {
+                    return Ok(());
+                }
+                let held = self.held.remove(&returned.call_id);
                 let (intent, open) = self.calls.get_mut(&returned.call_id).context("returned without intent")?;
-                ensure!(std::mem::take(open), "{} returned twice", returned.call_id);
+                ensure!(std::mem::take(open) || held, "{} returned twice", returned.call_id);
                 let unknown = returned.outcome() == ToolOutcome::Unknown;
                 if self.doubtful_calls.remove(&returned.call_id).is_some() {
                     ensure!(unknown, "a call of a dead process is {:?}", returned.outcome());
@@ -177,13 +185,21 @@ impl Replay {
             Body::RunEnded(_) => self.ended = true,
             Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
             Body::PauseRequested(_) | Body::SliceGranted(_) => {}
-            Body::ApprovalRequested(_) | Body::ApprovalDecided(_) | Body::CallHandedOver(_) => {
-                anyhow::bail!("nobody holds these runs")
-            }
+            Body::ApprovalRequested(asked) => self.hold(&asked.call_id)?,
+            Body::CallHandedOver(handed) => self.hold(&handed.call_id)?,
+            Body::ApprovalDecided(_) => {}
             Body::DelegationIntent(_) | Body::ChildEnded(_) | Body::AllotmentRefilled(_) => {
                 anyhow::bail!("these runs delegate nothing")
             }
         }
+        Ok(())
+    }
+
+    /// A call is in the hands of people or of the caller; it was not sent.
+    fn hold(&mut self, call_id: &str) -> anyhow::Result<()> {
+        let (_, open) = self.calls.get_mut(call_id).context("held without intent")?;
+        ensure!(std::mem::take(open), "{call_id} is held after its result");
+        self.held.insert(call_id.to_owned());
         Ok(())
     }
 
@@ -221,8 +237,12 @@ impl Replay {
         match before {
             None => ensure!(intent.attempt == 1, "first intent is try {}", intent.attempt),
             Some((before, open)) => {
-                ensure!(*open, "{} is repeated after its result", intent.call_id);
-                ensure!(intent.idempotent && before.idempotent, "{} is not idempotent and repeated", intent.call_id);
+                // A call that was held was not sent: another try is the first of it.
+                if !self.held.remove(&intent.call_id) {
+                    ensure!(*open, "{} is repeated after its result", intent.call_id);
+                    let both = intent.idempotent && before.idempotent;
+                    ensure!(both, "{} is not idempotent and repeated", intent.call_id);
+                }
                 ensure!(intent.attempt == before.attempt + 1, "try {} after {}", intent.attempt, before.attempt);
                 ensure!(intent.idempotency_key == before.idempotency_key, "{} has another key", intent.call_id);
                 self.scars.repeated += 1;

@@ -142,6 +142,8 @@ pub struct Executor {
     last_rows: Vec<EventRow>,
     owner: Arc<str>,
     kin: Runs,
+    /// Number of the ownership that this executor has, which the log may not know of yet.
+    held: i64,
     commands: Commands,
     approvals: Approvals,
     /// Whether a slice is being asked for.
@@ -176,6 +178,10 @@ impl Executor {
         let feed = Feed::new(view);
         // Before a run was admitted nobody knew its name.
         let commands = if begin.input == Input::Begin { Commands::none() } else { Commands::perhaps() };
+        let held = match &begin.input {
+            Input::Claimed { epoch, .. } => *epoch,
+            _ => begin.state.epoch,
+        };
         let executor = Self {
             stored_state: view::run_state(begin.state.phase).into(),
             pending: vec![Timed { at: now, input: begin.input }],
@@ -194,6 +200,7 @@ impl Executor {
             last_rows: Vec::new(),
             owner: begin.owner,
             kin: begin.kin,
+            held,
             commands,
             approvals: Approvals::default(),
             refilling: Arc::default(),
@@ -233,6 +240,9 @@ impl Executor {
         }
         self.effects.close();
         self.effects.wait().await;
+        if matches!(halt, Halt::Fenced) {
+            self.give_up().await;
+        }
     }
 
     /// One transition, as soon as there is something worth one.
@@ -383,6 +393,7 @@ impl Executor {
         tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(error), "commit waits for the store");
         let clock = Arc::clone(&self.shared.clock);
         tokio::select! {
+            biased;
             () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
             () = clock.sleep(*pause) => {}
         }

@@ -37,6 +37,42 @@ impl Executor {
         Ok(false)
     }
 
+    /// Lets go of a run that somebody else has written to, if this replica holds it all the same: its predecessor, taken for
+    /// dead, was quicker to write than its new owner to say that it is one. Kept, nobody would execute it while this
+    /// replica lives; let go of, it is claimed again.
+    pub(super) async fn give_up(&self) {
+        let mut pause = STORE_BACKOFF.0;
+        let mut refused = 0;
+        while refused < REFUSALS {
+            match self.try_give_up().await {
+                Ok(true) => return,
+                Ok(false) => refused += 1,
+                Err(error) if error.is_unavailable() => {
+                    if self.rest(&mut pause, &error).await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether the run is not this replica's any more.
+    async fn try_give_up(&self) -> Result<bool, crate::store::Error> {
+        let (store, tenant, run) = (&self.shared.store, &self.context.caller.tenant, self.state.run);
+        let hold = Hold { owner: &self.owner, epoch: self.held };
+        if store.run_park(tenant, run, hold, time::OffsetDateTime::UNIX_EPOCH).await? {
+            tracing::info!(run.id = %run, run.epoch = self.held, "run is let go of");
+            return Ok(true);
+        }
+        // A command on its way keeps it here, which its next owner reads again.
+        if store.command_runs(&self.owner).await?.contains(&run) {
+            store.command_read(tenant, run).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
     async fn try_park(&mut self) -> Result<bool, crate::store::Error> {
         self.try_note_state().await?;
         self.try_note_approvals().await?;

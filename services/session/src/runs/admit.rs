@@ -182,6 +182,7 @@ impl Runs {
         let mut absent = 0;
         loop {
             tokio::select! {
+                biased;
                 () = self.0.shutdown.cancelled() => return,
                 () = self.clock().sleep(super::STORE_PAUSE) => {}
             }

@@ -48,6 +48,7 @@ impl Runs {
         self.0.tasks.spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = claiming.0.shutdown.cancelled() => return,
                     () = claiming.0.claim.notified() => {}
                     () = claiming.clock().sleep(claiming.0.replicas.heartbeat) => {}
@@ -62,6 +63,7 @@ impl Runs {
     /// Whether the time has passed rather than the service been stopped.
     pub(crate) async fn pause_or_stop(&self, span: Duration) -> bool {
         tokio::select! {
+            biased;
             () = self.0.shutdown.cancelled() => false,
             () = self.clock().sleep(span) => true,
         }

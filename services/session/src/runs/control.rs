@@ -94,6 +94,7 @@ impl Runs {
             }
             let mut moved = self.0.moved.subscribe();
             tokio::select! {
+                biased;
                 () = self.0.shutdown.cancelled() => return Err(Error::Draining),
                 _ = moved.changed() => {}
                 () = self.clock().sleep(LOOK) => {}

@@ -121,6 +121,7 @@ impl Runs {
                 // Nobody executes it here.
                 let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
                 let stopped = tokio::select! {
+                    biased;
                     () = self.0.shutdown.cancelled() => true,
                     _ = moved.changed() => false,
                     () = self.clock().sleep(pause) => false,

@@ -1,0 +1,180 @@
+//! The production executor, state machine, takeovers, counters and followers in simulated worlds: time, network, stores and
+//! peers are simulated and drawn from a seed, on one thread, so that a world that breaks an invariant breaks it again.
+//!
+//! `MAR_SIMULATION_SEED=n` repeats one world; `MAR_SIMULATION_SEEDS=n` looks at more of them.
+
+#![expect(clippy::disallowed_methods, reason = "the simulation's own tasks live and die with their world's runtime")]
+
+mod counters;
+mod judge;
+mod link;
+mod peers;
+mod store;
+mod story;
+mod time;
+mod transitions;
+mod world;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::ensure;
+use mar_session::crash::Point;
+use mar_session::sabotage::Fault;
+
+use transitions::TRANSITIONS;
+use world::{Outcome, simulate};
+
+/// Worlds that `make test` looks at.
+const SEEDS: u64 = 400;
+/// Worlds in which a fault has to show.
+const SABOTAGED: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// What came of many worlds.
+#[derive(Debug, Default)]
+struct Sum {
+    worlds: u64,
+    transitions: BTreeMap<(&'static str, &'static str), usize>,
+    points: BTreeMap<Point, (u64, u64)>,
+    endings: BTreeMap<String, usize>,
+    marks: [usize; 5],
+}
+
+impl Sum {
+    fn add(&mut self, outcome: Outcome) {
+        self.worlds += 1;
+        for (pair, times) in outcome.judged.transitions {
+            *self.transitions.entry(pair).or_default() += times;
+        }
+        for (point, (passed, died)) in outcome.points {
+            let sum = self.points.entry(point).or_default();
+            *sum = (sum.0 + passed, sum.1 + died);
+        }
+        for (how, times) in outcome.endings {
+            *self.endings.entry(how).or_default() += times;
+        }
+        let scars = outcome.judged.scars;
+        let marks = [scars.claims, scars.lost, scars.repeated, scars.unknown, scars.rebuilt];
+        self.marks.iter_mut().zip(marks).for_each(|(sum, times)| *sum += times);
+    }
+
+    fn print(&self, seconds: f64) {
+        say(&format!("{} worlds in {seconds:.1} s, {:.0} a minute", self.worlds, self.worlds as f64 * 60.0 / seconds));
+        for point in Point::ALL {
+            let (passed, died) = self.points.get(point).copied().unwrap_or_default();
+            say(&format!("  {:<22} passed {passed:>8}  died {died:>6}", point.name()));
+        }
+        for (how, times) in &self.endings {
+            say(&format!("  {how:<40} {times:>6}"));
+        }
+        let [claims, lost, repeated, unknown, rebuilt] = self.marks;
+        say(&format!(
+            "  takeovers {claims}, generations lost {lost}, calls repeated {repeated}, doubts {unknown}, counters rebuilt {rebuilt}"
+        ));
+    }
+}
+
+/// Looks at worlds on every core; each is one thread's.
+fn look(seeds: std::ops::Range<u64>) -> anyhow::Result<Sum> {
+    let (next, broken) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let (sum, failure) = (Mutex::new(Sum::default()), Mutex::new(None));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !broken.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    match simulate(seed, None) {
+                        Ok(outcome) => sum.lock().unwrap_or_else(PoisonError::into_inner).add(outcome),
+                        Err(error) => {
+                            broken.store(true, Ordering::Relaxed);
+                            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(sum.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+#[test]
+fn worlds_hold() -> anyhow::Result<()> {
+    if let Some(seed) = number("MAR_SIMULATION_SEED") {
+        simulate(seed, None)?;
+        return Ok(());
+    }
+    let began = Instant::now();
+    let sum = look(1..number("MAR_SIMULATION_SEEDS").unwrap_or(SEEDS) + 1)?;
+    sum.print(began.elapsed().as_secs_f64());
+    for ((from, to), times) in &sum.transitions {
+        let known = if TRANSITIONS.contains(&(*from, *to)) { "" } else { "   seldom" };
+        say(&format!("    {from:<20} {to:<20} {times:>6}{known}"));
+    }
+    for &(from, to) in TRANSITIONS {
+        ensure!(sum.transitions.contains_key(&(from, to)), "no run went from {from} to {to}");
+    }
+    for point in Point::ALL {
+        let (_, died) = sum.points.get(point).copied().unwrap_or_default();
+        ensure!(died > 0, "nobody died at {point}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_world_repeats_itself() -> anyhow::Result<()> {
+    for seed in 1..=5 {
+        let (one, other) = (simulate(seed, None)?, simulate(seed, None)?);
+        ensure!(one.judged.heads == other.judged.heads, "world {seed} had two histories");
+        ensure!(one.points == other.points, "world {seed} passed other points");
+    }
+    Ok(())
+}
+
+/// A fault shows in one of the first worlds.
+fn is_found(fault: Fault) -> anyhow::Result<()> {
+    for seed in 1..=SABOTAGED {
+        if let Err(error) = simulate(seed, Some(fault)) {
+            say(&format!("{} shows in world {seed}: {error:#}", fault.name()));
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{} does not show in {SABOTAGED} worlds", fault.name())
+}
+
+macro_rules! sabotage {
+    ($($name:ident: $fault:ident;)+) => {
+        $(
+            #[test]
+            fn $name() -> anyhow::Result<()> {
+                is_found(Fault::$fault)
+            }
+        )+
+    };
+}
+
+sabotage! {
+    a_fence_that_is_skipped_is_found: SkipEpoch;
+    a_reservation_that_is_skipped_is_found: SkipReserve;
+    an_intent_that_is_skipped_is_found: SkipIntent;
+    an_acknowledgement_before_the_commit_is_found: AckBeforeCommit;
+    a_stale_counter_that_is_believed_is_found: StaleCounter;
+    an_event_that_is_dropped_is_found: DropEvent;
+}

@@ -1,0 +1,246 @@
+//! The other services: an agent for each kind of task, a model that plays it, and tools that remember.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use mar_descriptor::{Descriptor, ModelRole, Sampling};
+use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
+use mar_proto::router::stream_generate_response::Frame;
+use mar_proto::router::{ProviderAttempt, StreamGenerateRequest, StreamGenerateResponse, Turn, TurnDelta};
+use mar_proto::session::{Agent, ReservationPrice};
+use mar_proto::tool::{
+    ApprovalRequired, InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse,
+    invoke_tool_response::Outcome,
+};
+use mar_proto::types::{
+    Message, Part as Piece, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
+};
+use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
+
+use crate::link::{Link, Lost, Part};
+use crate::story::Kind;
+
+/// Declared idempotent: one effect for each key.
+pub const SURE: &str = "tools/sure.apply";
+/// Not: an effect each time.
+pub const ONCE: &str = "tools/once.append";
+/// Not either, and a policy wants people to be asked.
+pub const MAIL: &str = "tools/mail.send";
+const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"}}}"#;
+
+/// What tools remember: calls and effects by tool and key.
+#[derive(Debug, Clone, Default)]
+pub struct Journal(Arc<Mutex<Entries>>);
+
+/// Calls and effects by tool and key.
+pub type Entries = BTreeMap<(String, String), (usize, usize)>;
+
+impl Journal {
+    fn call(&self, tool: &str, key: &str) {
+        let mut journal = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (calls, effects) = journal.entry((tool.to_owned(), key.to_owned())).or_default();
+        *calls += 1;
+        *effects = if tool == SURE { 1 } else { *effects + 1 };
+    }
+
+    pub fn entries(&self) -> Entries {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A replica's connection to its peers.
+pub struct SimPeers {
+    pub link: Arc<Link>,
+    pub journal: Journal,
+}
+
+fn text(text: &str) -> Piece {
+    Piece { content: Some(Content::Text(text.to_owned())), ..Piece::default() }
+}
+
+fn agent(kind: Kind) -> Agent {
+    static DESCRIPTORS: LazyLock<[SealedDescriptor; 2]> = LazyLock::new(|| [false, true].map(descriptor));
+    let tool = |name: &str| ToolDefinition {
+        name: name.to_owned(),
+        alias: name.trim_start_matches("tools/").replace('.', "_"),
+        input_schema_json: r#"{"type":"object"}"#.to_owned(),
+        definition_hash: format!("sha256:{name}"),
+        idempotent: name == SURE,
+        ..ToolDefinition::default()
+    };
+    let message = |role: Role, said: &str| Message { role: role.into(), parts: vec![text(said)] };
+    Agent {
+        descriptor: Some(DESCRIPTORS[usize::from(kind == Kind::Form)].clone()),
+        prompt: vec![message(Role::System, "be brief"), message(Role::User, kind.word())],
+        tools: [SURE, ONCE, MAIL].map(tool).to_vec(),
+        price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
+    }
+}
+
+fn descriptor(form: bool) -> SealedDescriptor {
+    let mut descriptor = Descriptor::default();
+    let sampling = Sampling { max_output_tokens: 100, ..Sampling::default() };
+    descriptor.model.roles.insert("reason".to_owned(), ModelRole { sampling, ..ModelRole::default() });
+    descriptor.prompt.output_schema = form.then(|| SCHEMA.to_owned());
+    let sealed = || Some((descriptor.hash().ok()?.to_string(), descriptor.canonical().ok()?));
+    let (hash, canonical) = sealed().unwrap_or_default();
+    SealedDescriptor { hash, canonical: canonical.into(), signatures: Vec::new() }
+}
+
+fn call(tool: &str, step: i64, index: usize) -> Piece {
+    let call = ToolCall {
+        provider_call_id: format!("call_{step}_{index}"),
+        tool: tool.to_owned(),
+        arguments_json: format!(r#"{{"n":{step}}}"#),
+        ..ToolCall::default()
+    };
+    Piece { content: Some(Content::ToolCall(call)), ..Piece::default() }
+}
+
+fn refusal(reason: &str, transient: bool, never_sent: bool) -> Refusal {
+    let message = "simulated".to_owned();
+    Refusal {
+        reason: reason.to_owned(),
+        message,
+        transient,
+        never_sent,
+        retry_after: None,
+        spent: None,
+        failed_models: Vec::new(),
+    }
+}
+
+fn lost(lost: Lost) -> Refusal {
+    refusal("PEER_UNAVAILABLE", true, lost == Lost::NeverSent)
+}
+
+impl SimPeers {
+    /// What the model says in this step.
+    fn turn(&self, kind: Kind, step: i64) -> Turn {
+        let chance = &self.link.chance;
+        let calls = |tools: &[&str]| tools.iter().enumerate().map(|(at, tool)| call(tool, step, at)).collect();
+        let stranger = chance.once_in(12) && kind != Kind::Form;
+        let parts: Vec<Piece> = match kind {
+            _ if stranger => calls(&["tools/nobody.knows"]),
+            Kind::Chain | Kind::Long => calls(&[SURE]),
+            Kind::Pairs => calls(&[SURE, ONCE]),
+            Kind::Medley if step == 1 => calls(&[SURE, ONCE, MAIL]),
+            Kind::Form if step == 1 => calls(&[ONCE]),
+            Kind::Form if chance.once_in(3) => vec![text(r#"{"said":"something else"}"#)],
+            Kind::Form => vec![text(r#"{"answer":"42"}"#)],
+            Kind::Medley => vec![text("all have been asked")],
+        };
+        let asks = parts.iter().any(|part| matches!(part.content, Some(Content::ToolCall(_))));
+        Turn {
+            message: Some(Message { role: Role::Assistant.into(), parts }),
+            model: "models/simulated".into(),
+            usage: Some(Usage { input_tokens: 50, output_tokens: 20, cost_nano_usd: 450_000, ..Usage::default() }),
+            finish_reason: if asks { "TOOL_CALLS" } else { "STOP" }.into(),
+            ..Turn::default()
+        }
+    }
+}
+
+fn frame(frame: Frame) -> StreamGenerateResponse {
+    StreamGenerateResponse { frame: Some(frame) }
+}
+
+#[async_trait]
+impl Peers for SimPeers {
+    async fn generate_agent(
+        &self,
+        context: &RunContext,
+        request: GenerateAgentRequest,
+    ) -> Result<GenerateAgentResponse, Refusal> {
+        let kind = Kind::of_task(&request.task.unwrap_or_default());
+        let answer = || GenerateAgentResponse { name: String::new(), agent: Some(agent(kind)) };
+        self.link.trip(Part::Generator, context.run, answer).await.map_err(lost)
+    }
+
+    async fn stream_generate(
+        &self,
+        context: &RunContext,
+        request: StreamGenerateRequest,
+        deadline: Duration,
+    ) -> Result<TurnStream, Refusal> {
+        let messages = request.prompt.as_ref().map(|prompt| prompt.messages.clone()).unwrap_or_default();
+        let said = messages.get(1).and_then(|message| message.parts.first()?.content.clone());
+        let kind = Kind::named(match &said {
+            Some(Content::Text(word)) => word,
+            _ => "",
+        });
+        let step: i64 = request.generation_id.split('/').nth(1).and_then(|step| step.parse().ok()).unwrap_or(0);
+        let chance = self.link.chance.clone();
+        let model = String::from("models/simulated");
+        let mut frames = vec![Ok(frame(Frame::Attempt(ProviderAttempt { attempt: 1, model })))];
+        let delta = || Frame::Delta(TurnDelta { text: "so ".into(), ..TurnDelta::default() });
+        frames.extend((0..chance.below(4)).map(|_| Ok(frame(delta()))));
+        let calm = self.link.weather.is_calm();
+        match chance.below(if calm { 1_000_000 } else { 60 }) {
+            1 => frames.push(Err(refusal("PROVIDER_BROKEN", true, false))),
+            2 => frames.push(Err(refusal("PEER_UNAVAILABLE", true, false))),
+            3 => {}
+            _ => frames.push(Ok(frame(Frame::Turn(self.turn(kind, step))))),
+        }
+        self.link.trip(Part::Router, context.run, || ()).await.map_err(lost)?;
+        let (link, until) = (Arc::clone(&self.link), self.link.time.now() + deadline);
+        let paced = futures::stream::iter(frames).then(move |frame| {
+            let link = Arc::clone(&link);
+            async move {
+                let slow = link.chance.once_in(40);
+                link.time
+                    .sleep(if slow { link.chance.span(100_000, 2_000_000) } else { link.chance.span(500, 30_000) })
+                    .await;
+                link.alive().await;
+                if link.time.now() > until { Err(refusal("DEADLINE_EXCEEDED", true, false)) } else { frame }
+            }
+        });
+        Ok(paced.boxed())
+    }
+
+    async fn invoke_tool(
+        &self,
+        context: &RunContext,
+        request: InvokeToolRequest,
+        deadline: Duration,
+    ) -> Result<InvokeToolResponse, Refusal> {
+        let (link, until) = (&self.link, self.link.time.now() + deadline);
+        let slow = link.chance.once_in(20);
+        let done = link.trip(Part::Gateway, context.run, || {
+            if request.tool == MAIL && request.approval.is_none() {
+                return Outcome::ApprovalRequired(ApprovalRequired {
+                    call_digest: format!("sha256:{}", request.call_id),
+                    message: "mail leaves the house".into(),
+                    needed: 1,
+                    expires_after: Some(prost_types::Duration { seconds: 8, nanos: 0 }),
+                    ..ApprovalRequired::default()
+                });
+            }
+            self.journal.call(&request.tool, &request.idempotency_key);
+            Outcome::Result(ToolResult { content: vec![text(&request.idempotency_key)], ..ToolResult::default() })
+        });
+        let outcome = done.await.map_err(lost)?;
+        if slow {
+            link.time.sleep(link.chance.span(100_000, 3_000_000)).await;
+            link.alive().await;
+        }
+        if link.time.now() > until {
+            return Err(refusal("DEADLINE_EXCEEDED", true, false));
+        }
+        Ok(InvokeToolResponse { outcome: Some(outcome), ..InvokeToolResponse::default() })
+    }
+
+    async fn receive_result(
+        &self,
+        _: &RunContext,
+        _: ReceiveResultRequest,
+        _: Duration,
+    ) -> Result<ReceiveResultResponse, Refusal> {
+        Err(refusal("UNIMPLEMENTED", false, true))
+    }
+
+    fn forget(&self, _: &RunContext) {}
+}

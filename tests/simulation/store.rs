@@ -1,0 +1,510 @@
+//! The simulated store: one truth, and a connection of each replica to it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mar_session::counters::budget::Spend;
+use mar_session::store::session_log::{self, kind};
+use mar_session::store::{
+    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
+    Hold, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
+};
+use mar_session::store::{erasure, hook, timer};
+use prost::bytes::Bytes;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::link::{Link, Part, day};
+use crate::time::Time;
+
+const NOT_SIMULATED: Error = Error::Invalid("not simulated");
+const OPEN: i16 = 1;
+const FIRST_ENDED: i16 = 4;
+
+/// Who executes a run.
+#[derive(Debug, Clone)]
+struct Lease {
+    owner: Option<String>,
+    epoch: i64,
+    wake: Option<OffsetDateTime>,
+}
+
+/// A replica's sign of life, and since when there was no gap.
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    last: OffsetDateTime,
+    since: OffsetDateTime,
+}
+
+/// What is stored.
+#[derive(Debug, Default)]
+pub struct Tables {
+    sessions: BTreeMap<Uuid, SessionRow>,
+    logs: BTreeMap<Uuid, Vec<SessionLogRow>>,
+    requests: BTreeMap<(String, &'static str, String), ([u8; 32], Uuid)>,
+    pub runs: BTreeMap<Uuid, RunRow>,
+    pub events: BTreeMap<Uuid, Vec<EventRow>>,
+    leases: BTreeMap<Uuid, Lease>,
+    beats: BTreeMap<String, Beat>,
+    commands: BTreeMap<Uuid, BTreeMap<Uuid, CommandRow>>,
+    approvals: BTreeMap<(Uuid, String), ApprovalRow>,
+}
+
+/// What a request id says about this request.
+enum Request {
+    New,
+    Repeated(Uuid),
+    Reused,
+}
+
+impl Tables {
+    fn request(&mut self, key: &RequestKey, id: Uuid) -> Request {
+        let scope = (key.principal.clone(), key.method, key.request_id.clone());
+        match self.requests.get(&scope) {
+            Some((digest, _)) if *digest != key.digest => Request::Reused,
+            Some((_, id)) => Request::Repeated(*id),
+            None => {
+                self.requests.insert(scope, (key.digest, id));
+                Request::New
+            }
+        }
+    }
+
+    fn log(&mut self, session: Uuid, kind: &str, run: Option<(Uuid, [u8; 32])>) {
+        let log = self.logs.entry(session).or_default();
+        let next = session_log::next(log.last().map(|last| (last.seq, last.hash)), kind, run);
+        log.push(next);
+    }
+
+    fn session_start(&mut self, key: &RequestKey, row: &SessionRow) -> Outcome<SessionRow> {
+        match self.request(key, row.id) {
+            Request::Reused => Outcome::Reused,
+            Request::Repeated(id) if id != row.id => Outcome::Repeated(self.sessions[&id].clone()),
+            Request::Repeated(_) => Outcome::Done(row.clone()),
+            Request::New => {
+                self.sessions.insert(row.id, row.clone());
+                self.log(row.id, kind::STARTED, None);
+                Outcome::Done(row.clone())
+            }
+        }
+    }
+
+    fn run_admit(&mut self, key: &RequestKey, run: &RunRow, first: &EventRow, owner: &str) -> Admission {
+        match self.sessions.get(&run.session).map(|session| session.state) {
+            Some(OPEN) => {}
+            state => return Admission::NotOpen(state),
+        }
+        match self.request(key, run.id) {
+            Request::Reused => return Admission::Reused,
+            Request::Repeated(id) if id != run.id => return Admission::Repeated(self.runs[&id].clone()),
+            Request::Repeated(_) => return Admission::Admitted,
+            Request::New => {}
+        }
+        self.runs.insert(run.id, run.clone());
+        self.events.insert(run.id, vec![first.clone()]);
+        self.leases.insert(run.id, Lease { owner: Some(owner.to_owned()), epoch: 1, wake: None });
+        self.log(run.session, kind::RUN_ADMITTED, Some((run.id, first.hash)));
+        Admission::Admitted
+    }
+
+    fn run_change(&mut self, id: Uuid, change: &RunChange) -> bool {
+        let Some(row) = self.runs.get_mut(&id).filter(|row| row.state < FIRST_ENDED) else { return false };
+        (row.state, row.summary, row.update_time) = (change.state, change.summary.clone(), change.time);
+        let session = row.session;
+        if let Some(head) = change.head {
+            self.leases.remove(&id);
+            self.commands.remove(&id);
+            self.log(session, kind::RUN_SEALED, Some((id, head)));
+        }
+        true
+    }
+
+    fn run_claim(&mut self, owner: &str, limit: i64, patience: Duration, now: OffsetDateTime) -> Vec<(RunRow, i64)> {
+        let gone = |other: &str| self.beats.get(other).is_none_or(|beat| beat.last <= now - patience);
+        let steady = self.beats.get(owner).is_some_and(|me| me.since <= now - patience && me.last >= now - patience);
+        let free = |lease: &Lease| match &lease.owner {
+            None => lease.wake.is_none_or(|wake| wake <= now),
+            Some(other) => other != owner && gone(other) && steady,
+        };
+        let picked: Vec<Uuid> =
+            self.leases.iter().filter(|(_, lease)| free(lease)).map(|(run, _)| *run).take(limit as usize).collect();
+        let mut claimed = Vec::new();
+        for run in picked {
+            let Some(lease) = self.leases.get_mut(&run) else { continue };
+            *lease = Lease { owner: Some(owner.to_owned()), epoch: lease.epoch + 1, wake: None };
+            claimed.push((self.runs[&run].clone(), lease.epoch));
+        }
+        claimed
+    }
+
+    fn beat(&mut self, owner: &str, patience: Duration, now: OffsetDateTime) {
+        let beat = self.beats.entry(owner.to_owned()).or_insert(Beat { last: now, since: now });
+        if beat.last < now - patience {
+            beat.since = now;
+        }
+        beat.last = now;
+    }
+
+    fn leave(&mut self, owner: &str, now: OffsetDateTime) {
+        self.beats.remove(owner);
+        for lease in self.leases.values_mut().filter(|lease| lease.owner.as_deref() == Some(owner)) {
+            (lease.owner, lease.wake) = (None, Some(now));
+        }
+    }
+
+    fn run_park(&mut self, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> bool {
+        let holds = |lease: &&mut Lease| {
+            lease.owner.as_deref() == Some(hold.owner) && lease.epoch == hold.epoch && lease.wake.is_none()
+        };
+        let Some(lease) = self.leases.get_mut(&run).filter(holds) else { return false };
+        (lease.owner, lease.wake) = (None, Some(wake));
+        true
+    }
+
+    fn command_put(
+        &mut self,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        command: &CommandRow,
+        now: OffsetDateTime,
+    ) -> Option<Outcome<Uuid>> {
+        if let Some(key) = key {
+            match self.request(key, command.id) {
+                Request::New => {}
+                Request::Reused => return Some(Outcome::Reused),
+                Request::Repeated(id) if id == command.id => return Some(Outcome::Done(id)),
+                Request::Repeated(id) => return Some(Outcome::Repeated(id)),
+            }
+        }
+        self.leases.get_mut(&run)?.wake = Some(now);
+        self.commands.entry(run).or_default().insert(command.id, command.clone());
+        Some(Outcome::Done(command.id))
+    }
+
+    fn command_read(&mut self, run: Uuid) -> Vec<CommandRow> {
+        if let Some(lease) = self.leases.get_mut(&run).filter(|lease| lease.owner.is_some()) {
+            lease.wake = None;
+        }
+        self.commands.get(&run).map(|commands| commands.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn event_append(&mut self, run: Uuid, events: &[EventRow]) -> Result<Append, Error> {
+        let stored = self.events.get_mut(&run).ok_or(Error::Invalid("no such run"))?;
+        let at = |seq: i64| usize::try_from(seq).ok().and_then(|seq| stored.get(seq)).map(|event| event.hash);
+        let Some(first) = events.first() else { return Ok(Append::Done) };
+        let other = |seq: i64, hash: [u8; 32]| at(seq).is_some_and(|stored| stored != hash);
+        if other(first.seq - 1, first.prev_hash) || events.iter().any(|event| other(event.seq, event.hash)) {
+            return Ok(Append::Fenced);
+        }
+        if events.iter().all(|event| at(event.seq).is_some()) {
+            return Ok(Append::Done);
+        }
+        if i64::try_from(stored.len()) != Ok(first.seq) {
+            return Err(Error::Invalid("events do not continue the run's log"));
+        }
+        stored.extend(events.iter().cloned());
+        Ok(Append::Done)
+    }
+}
+
+/// The truth. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Truth(Arc<Mutex<Tables>>);
+
+impl Truth {
+    pub fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A replica's connection to the truth.
+pub struct SimStore {
+    pub link: Arc<Link>,
+    pub truth: Truth,
+}
+
+impl SimStore {
+    /// A transaction, whose answer may be lost.
+    async fn ask<T>(&self, run: Uuid, act: impl FnOnce(&mut Tables, OffsetDateTime) -> T) -> Result<T, Error> {
+        let time: &Time = &self.link.time;
+        let trip = self.link.trip(Part::Store, run, || act(&mut self.truth.tables(), day(time)));
+        trip.await.map_err(|_| Error::Unavailable(sqlx::Error::PoolTimedOut))
+    }
+}
+
+#[async_trait]
+impl Store for SimStore {
+    async fn ping(&self) -> Result<(), Error> {
+        self.ask(Uuid::nil(), |_, _| ()).await
+    }
+
+    async fn session_start(&self, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Error> {
+        self.ask(session.id, |tables, _| tables.session_start(key, session)).await
+    }
+
+    async fn session_get(&self, _: &str, id: Uuid) -> Result<Option<SessionRow>, Error> {
+        self.ask(id, |tables, _| tables.sessions.get(&id).cloned()).await
+    }
+
+    async fn session_list(&self, _: &str, _: Page) -> Result<Vec<SessionRow>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn session_change(
+        &self,
+        _: Option<&RequestKey>,
+        _: &SessionRow,
+    ) -> Result<Option<Outcome<SessionRow>>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn session_log(&self, _: &str, id: Uuid) -> Result<Vec<SessionLogRow>, Error> {
+        self.ask(id, |tables, _| tables.logs.get(&id).cloned().unwrap_or_default()).await
+    }
+
+    async fn run_admit(
+        &self,
+        key: &RequestKey,
+        run: &RunRow,
+        first: &EventRow,
+        owner: &str,
+    ) -> Result<Admission, Error> {
+        self.ask(run.id, |tables, _| tables.run_admit(key, run, first, owner)).await
+    }
+
+    async fn child_admit(&self, _: &RunRow, _: &EventRow) -> Result<Admission, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn run_get(&self, _: &str, id: Uuid) -> Result<Option<RunRow>, Error> {
+        self.ask(id, |tables, _| tables.runs.get(&id).cloned()).await
+    }
+
+    async fn run_list(&self, _: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error> {
+        self.ask(Uuid::nil(), |tables, _| {
+            let wanted = |row: &&RunRow| {
+                session.is_none_or(|session| row.session == session)
+                    && page.state.is_none_or(|state| row.state == state)
+                    && page.before.is_none_or(|before| row.id < before)
+            };
+            let rows = tables.runs.values().rev().filter(wanted).cloned();
+            rows.take(usize::try_from(page.limit).unwrap_or(0)).collect()
+        })
+        .await
+    }
+
+    async fn run_change(&self, _: &str, id: Uuid, change: &RunChange) -> Result<bool, Error> {
+        self.ask(id, |tables, _| tables.run_change(id, change)).await
+    }
+
+    async fn run_claim(
+        &self,
+        owner: &str,
+        _: i32,
+        limit: i64,
+        patience: Duration,
+    ) -> Result<Vec<(RunRow, i64)>, Error> {
+        // A claim whose answer was lost is the first of the next one: here it is answered at once.
+        let claimed = Mutex::new(Vec::new());
+        let keep = |claims| *claimed.lock().unwrap_or_else(PoisonError::into_inner) = claims;
+        let asked = self.ask(Uuid::nil(), |tables, now| keep(tables.run_claim(owner, limit, patience, now))).await;
+        let claimed = claimed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Err(error) if claimed.is_empty() => Err(error),
+            _ => Ok(claimed),
+        }
+    }
+
+    async fn beat(&self, owner: &str, patience: Duration) -> Result<(), Error> {
+        self.ask(Uuid::nil(), |tables, now| tables.beat(owner, patience, now)).await
+    }
+
+    async fn leave(&self, owner: &str) -> Result<(), Error> {
+        self.ask(Uuid::nil(), |tables, now| tables.leave(owner, now)).await
+    }
+
+    async fn run_park(&self, _: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error> {
+        self.ask(run, |tables, _| tables.run_park(run, hold, wake)).await
+    }
+
+    async fn request_seen(&self, _: &str, key: &RequestKey) -> Result<Option<bool>, Error> {
+        let scope = (key.principal.clone(), key.method, key.request_id.clone());
+        self.ask(Uuid::nil(), |tables, _| tables.requests.get(&scope).map(|(digest, _)| *digest == key.digest)).await
+    }
+
+    async fn command_put(
+        &self,
+        _: &str,
+        run: Uuid,
+        key: Option<&RequestKey>,
+        command: &CommandRow,
+    ) -> Result<Option<Outcome<Uuid>>, Error> {
+        self.ask(run, |tables, now| tables.command_put(run, key, command, now)).await
+    }
+
+    async fn command_read(&self, _: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
+        self.ask(run, |tables, _| tables.command_read(run)).await
+    }
+
+    async fn command_drop(&self, _: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {
+        self.ask(run, |tables, _| {
+            if let Some(commands) = tables.commands.get_mut(&run) {
+                commands.retain(|id, _| !ids.contains(id));
+            }
+        })
+        .await
+    }
+
+    async fn command_runs(&self, owner: &str) -> Result<Vec<Uuid>, Error> {
+        self.ask(Uuid::nil(), |tables, _| {
+            let due = |lease: &Lease| lease.owner.as_deref() == Some(owner) && lease.wake.is_some();
+            tables.leases.iter().filter(|(_, lease)| due(lease)).map(|(run, _)| *run).collect()
+        })
+        .await
+    }
+
+    async fn approval_put(&self, _: &str, approvals: &[ApprovalRow]) -> Result<(), Error> {
+        self.ask(approvals.first().map(|row| row.run).unwrap_or_default(), |tables, _| {
+            for row in approvals {
+                tables.approvals.insert((row.run, row.id.clone()), row.clone());
+            }
+        })
+        .await
+    }
+
+    async fn approval_get(&self, _: &str, run: Uuid, id: &str) -> Result<Option<ApprovalRow>, Error> {
+        self.ask(run, |tables, _| tables.approvals.get(&(run, id.to_owned())).cloned()).await
+    }
+
+    async fn approval_list(&self, _: &str, page: &ApprovalPage) -> Result<Vec<ApprovalRow>, Error> {
+        self.ask(page.run.unwrap_or_default(), |tables, _| {
+            let wanted = |row: &&ApprovalRow| {
+                page.run.is_none_or(|run| row.run == run) && page.state.is_none_or(|state| row.state == state)
+            };
+            tables.approvals.values().filter(wanted).cloned().collect()
+        })
+        .await
+    }
+
+    async fn event_append(&self, _: &str, _: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error> {
+        self.ask(run, |tables, _| tables.event_append(run, events)).await?
+    }
+
+    async fn event_next(&self, _: &str, run: Uuid) -> Result<i64, Error> {
+        self.ask(run, |tables, _| tables.events.get(&run).map_or(0, |events| events.len() as i64)).await
+    }
+
+    async fn event_read(
+        &self,
+        _: &str,
+        run: Uuid,
+        from_seq: i64,
+        limit: i64,
+        _: usize,
+    ) -> Result<Vec<EventRow>, Error> {
+        self.ask(run, |tables, _| {
+            let events = tables.events.get(&run).map_or(&[][..], Vec::as_slice);
+            let from = events.iter().filter(|event| event.seq >= from_seq);
+            from.take(usize::try_from(limit).unwrap_or(0)).cloned().collect()
+        })
+        .await
+    }
+
+    // What no simulated world asks for stands below; a world that begins to will fail and say so.
+
+    async fn erasure_begin(
+        &self,
+        _: Option<&RequestKey>,
+        _: &str,
+        _: Uuid,
+        _: erasure::Extent,
+    ) -> Result<erasure::Begun, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn erasure_run(&self, _: &str, _: Uuid, _: &Bytes) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn erasure_blobs(&self, _: &str, _: Uuid, _: i32) -> Result<u64, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn erasure_finish(&self, _: &SessionRow, _: erasure::Extent) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn session_expire(&self, _: &SessionRow) -> Result<timer::Expiry, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn sessions_seen(&self, _: &[(String, Uuid)]) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn sessions_past(&self, _: &str, _: Duration, _: i64) -> Result<Vec<Uuid>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn timer_claim(&self, _: i64) -> Result<Vec<timer::Timer>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn timer_put_off(&self, _: &timer::Timer, _: Duration) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn hook_claim(&self, _: &str, _: &str, _: i64) -> Result<Vec<hook::Claim>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn hook_save(&self, _: &hook::Claim, _: &[u8], _: i32, _: hook::Due) -> Result<bool, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn hook_bury(&self, _: &hook::Claim, _: &[u8], _: &hook::DeadNotice) -> Result<bool, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn dead_list(&self, _: &str, _: &hook::DeadPage) -> Result<Vec<hook::DeadNotice>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn dead_get(&self, _: &str, _: &str, _: &str) -> Result<Option<hook::DeadNotice>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn dead_drop(&self, _: &str, _: &str, _: &str) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn event_leaves(&self, _: &str, _: Uuid, _: i64, _: i64) -> Result<Vec<(i64, Bytes)>, Error> {
+        Err(NOT_SIMULATED)
+    }
+}
+
+/// No simulated session or tenant has a budget.
+#[async_trait]
+impl BudgetStore for SimStore {
+    async fn budget_generation(&self, _: &str, _: &BudgetKey) -> Result<i64, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn budget_raise(&self, _: &str, _: &BudgetKey, _: i64) -> Result<BudgetLedger, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn slice_put(&self, _: &str, _: &SliceRow, _: i64, _: [u8; 2]) -> Result<bool, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn slice_list(&self, _: &str, _: Uuid) -> Result<Vec<SliceRow>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn slice_close(&self, _: &str, _: Uuid, _: Spend) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+}

@@ -1,0 +1,258 @@
+//! One simulated world: replicas of session on a store, counters and peers, with callers and weather.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mar_descriptor::SigningKey;
+use mar_runtime::clock::Clock;
+use mar_session::counters::memory::MemoryCounters;
+use mar_session::crash::{CrashPoints, Point};
+use mar_session::executor::Shared;
+use mar_session::runs::{Limits, Replicas, Runs};
+use mar_session::sabotage::{Fault, Sabotage};
+use mar_session::tenants::Tenants;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::counters::SimCounters;
+use crate::judge::{self, Judged};
+use crate::link::{Chance, Health, Link, Part, SimIds, Weather};
+use crate::peers::{Journal, SimPeers};
+use crate::store::{SimStore, Truth};
+use crate::story::{self, Kind, Story};
+use crate::time::Time;
+
+/// Replicas of session.
+const PLACES: usize = 3;
+/// Runs of a world.
+const STORIES: u64 = 4;
+/// How long the weather lasts.
+const WEATHER: Duration = Duration::from_secs(12);
+/// When every run has to have ended: far beyond the expiry of all.
+const END: Duration = Duration::from_secs(900);
+/// One in so many passings of a point is a death, of the world's favourite point one in so many.
+const DEATHS: (u64, u64) = (150, 3);
+
+/// A living replica.
+struct Replica {
+    link: Arc<Link>,
+    runs: Runs,
+}
+
+/// How often each crash point was passed, and died at.
+#[derive(Debug, Clone, Default)]
+pub struct Points(Arc<Mutex<BTreeMap<Point, (u64, u64)>>>);
+
+impl Points {
+    pub fn counts(&self) -> MutexGuard<'_, BTreeMap<Point, (u64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The world.
+pub struct World {
+    pub time: Arc<Time>,
+    pub chance: Chance,
+    pub truth: Truth,
+    pub journal: Journal,
+    pub points: Points,
+    weather: Arc<Weather>,
+    memory: Arc<MemoryCounters>,
+    sabotage: Sabotage,
+    places: Mutex<Vec<Option<Replica>>>,
+    /// Where deaths are told.
+    graves: mpsc::UnboundedSender<usize>,
+    /// Where most die.
+    favourite: Point,
+}
+
+/// What came of a world.
+pub struct Outcome {
+    pub judged: Judged,
+    pub points: BTreeMap<Point, (u64, u64)>,
+    pub endings: BTreeMap<String, usize>,
+}
+
+/// Lets a world run its course.
+///
+/// # Errors
+/// What does not hold in it.
+pub fn simulate(seed: u64, fault: Option<Fault>) -> anyhow::Result<Outcome> {
+    let time = Arc::new(Time::default());
+    let jumping = Arc::clone(&time);
+    // Nothing here waits for anything outside: a thread that would park has nothing left to do at this time.
+    let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || jumping.jump()).build()?;
+    let outcome = runtime.block_on(World::unfold(seed, fault, time));
+    runtime.shutdown_background();
+    outcome.with_context(|| format!("MAR_SIMULATION_SEED={seed}"))
+}
+
+impl World {
+    async fn unfold(seed: u64, fault: Option<Fault>, time: Arc<Time>) -> anyhow::Result<Outcome> {
+        let chance = Chance::new(seed);
+        let (graves, mut dying) = mpsc::unbounded_channel();
+        let sabotage = fault.map(Sabotage::of).unwrap_or_default();
+        let world = Arc::new(Self {
+            favourite: Point::ALL[chance.index(Point::ALL.len())],
+            truth: Truth::default(),
+            journal: Journal::default(),
+            points: Points::default(),
+            weather: Arc::default(),
+            memory: Arc::new(MemoryCounters::of(sabotage)),
+            sabotage,
+            places: Mutex::new((0..PLACES).map(|_| None).collect()),
+            graves,
+            time,
+            chance,
+        });
+        let mut tasks = JoinSet::new();
+        for place in 0..PLACES {
+            tasks.spawn(Arc::clone(&world).revive(place, Duration::ZERO));
+        }
+        let reviving = Arc::clone(&world);
+        tasks.spawn(async move {
+            let mut revived = JoinSet::new();
+            while let Some(place) = dying.recv().await {
+                let pause = reviving.chance.span(50_000, 3_000_000);
+                revived.spawn(Arc::clone(&reviving).revive(place, pause));
+            }
+        });
+        tasks.spawn(Arc::clone(&world).rage());
+        let mut telling = JoinSet::new();
+        for number in 0..STORIES {
+            let world = Arc::clone(&world);
+            let kind = Kind::ALL[world.chance.index(Kind::ALL.len())];
+            let (chance, begins) = (world.chance.fork(), world.chance.span(1_000, 3_000_000));
+            telling.spawn(async move {
+                let mut story = Story::new(number, kind, chance);
+                world.time.sleep(begins).await;
+                let told = world.time.within(END, story.tell(&world)).await;
+                let told = told.context("the run does not end").and_then(|told| told);
+                story::context(told, &story).map(|()| story)
+            });
+        }
+        let mut stories = Vec::new();
+        while let Some(story) = telling.join_next().await {
+            stories.push(story??);
+        }
+        // What is still on its way arrives.
+        world.time.sleep(Duration::from_secs(5)).await;
+        let judged = judge::world(&world, &stories)?;
+        let mut endings = BTreeMap::new();
+        for story in &stories {
+            *endings.entry(format!("{:<8} {}", story.kind.word(), story::named(story.ending()))).or_default() += 1;
+        }
+        let points = world.points.counts().clone();
+        Ok(Outcome { judged, points, endings })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Vec<Option<Replica>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some replica that a caller reaches.
+    pub async fn replica(&self, chance: &Chance) -> Runs {
+        loop {
+            let found: Vec<Runs> = self.places().iter().flatten().map(|replica| replica.runs.clone()).collect();
+            if !found.is_empty() {
+                return found[chance.index(found.len())].clone();
+            }
+            self.time.sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts a replica in a place.
+    async fn revive(self: Arc<Self>, place: usize, pause: Duration) {
+        self.time.sleep(pause).await;
+        let link = Arc::new(Link::new(Arc::clone(&self.time), self.chance.clone(), Arc::clone(&self.weather)));
+        let shared = Shared {
+            store: Arc::new(SimStore { link: Arc::clone(&link), truth: self.truth.clone() }),
+            counters: Arc::new(SimCounters { link: Arc::clone(&link), memory: Arc::clone(&self.memory) }),
+            peers: Arc::new(SimPeers { link: Arc::clone(&link), journal: self.journal.clone() }),
+            clock: Arc::clone(&link) as Arc<dyn Clock>,
+            seal_key: SigningKey::from_seed(&[7; 32]),
+            crash: self.traps(place, &link),
+            sabotage: self.sabotage,
+            tenants: Tenants::default(),
+        };
+        let ids = Arc::new(SimIds(Arc::clone(&self.time), self.chance.clone()));
+        let runs = Runs::new(shared, ids, Limits::default(), Replicas::default());
+        self.places()[place] = Some(Replica { link, runs: runs.clone() });
+        // As a service begins.
+        runs.beat().await;
+        let _ = runs.claim_all().await;
+        runs.keep_claiming();
+    }
+
+    /// Crash points that kill the replica in this place, and nobody else.
+    fn traps(self: &Arc<Self>, place: usize, link: &Arc<Link>) -> CrashPoints {
+        let (world, link) = (Arc::clone(self), Arc::clone(link));
+        CrashPoints::trapped(Box::new(move |point, _| {
+            if link.health() == Health::Dead {
+                return true;
+            }
+            let odds = if point == world.favourite { DEATHS.1 } else { DEATHS.0 };
+            let dies = !world.weather.is_calm() && world.chance.once_in(odds);
+            let mut counts = world.points.counts();
+            let (passed, died) = counts.entry(point).or_default();
+            *passed += 1;
+            *died += u64::from(dies);
+            drop(counts);
+            if dies {
+                world.bury(place, &link);
+            }
+            dies
+        }))
+    }
+
+    fn bury(&self, place: usize, link: &Link) {
+        link.become_so(Health::Dead);
+        self.places()[place] = None;
+        let _ = self.graves.send(place);
+    }
+
+    /// Kills, freezes, cuts off and makes forget, until the calm.
+    async fn rage(self: Arc<Self>) {
+        let mut copied = self.memory.copy();
+        while self.time.now() < WEATHER {
+            self.time.sleep(self.chance.span(20_000, 700_000)).await;
+            let place = self.chance.index(PLACES);
+            let link = self.places()[place].as_ref().map(|replica| Arc::clone(&replica.link));
+            match (self.chance.below(10), link) {
+                (0, Some(link)) => self.bury(place, &link),
+                (1 | 2, Some(link)) => {
+                    // Beyond the patience of the others, mostly.
+                    let span = self.chance.span(500_000, 6_000_000);
+                    link.become_so(Health::Frozen);
+                    let thawing = self.time.sleep(span);
+                    tokio::spawn(async move {
+                        thawing.await;
+                        link.become_so(Health::Alive);
+                    });
+                }
+                (3, _) => self.memory.clear(),
+                (4, _) => copied = self.memory.copy(),
+                (5 | 6, _) => self.memory.fall_back(&copied),
+                (7, _) => self.away(Part::Counters, self.chance.span(100_000, 3_000_000)),
+                (8, _) => self.away(Part::Store, self.chance.span(50_000, 2_000_000)),
+                (9, _) => {
+                    let peer = [Part::Generator, Part::Router, Part::Gateway][self.chance.index(3)];
+                    self.away(peer, self.chance.span(100_000, 3_000_000));
+                }
+                _ => {}
+            }
+        }
+        self.weather.calm();
+    }
+
+    fn away(&self, part: Part, span: Duration) {
+        self.weather.set(part, true);
+        let (back, weather) = (self.time.sleep(span), Arc::clone(&self.weather));
+        tokio::spawn(async move {
+            back.await;
+            weather.set(part, false);
+        });
+    }
+}
