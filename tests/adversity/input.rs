@@ -456,11 +456,11 @@ async fn odd_text_is_text() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_bind_yet_is_refused() -> anyhow::Result<()> {
+async fn a_session_that_cannot_be_is_refused() -> anyhow::Result<()> {
     let system = Deployment::start(Options::new(Shape::One, Stores::Embedded)).await?;
     let mut client = system.client().await?;
     let session = Session {
-        idle_timeout: Some(Duration { seconds: 3_600, nanos: 0 }),
+        idle_timeout: Some(Duration { seconds: 0, nanos: 0 }),
         budget: Some(SessionBudget { max_runs: Some(0), max_cost_nano_usd: Some(-1) }),
         ..Session::default()
     };

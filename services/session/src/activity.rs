@@ -66,7 +66,7 @@ mod tests {
         }
         let taken = activity.take();
         assert_eq!(taken.len(), MOST);
-        activity.note("acme", Uuid::nil());
+        activity.note("acme", Uuid::max());
         activity.put_back(taken);
         assert_eq!(activity.take().len(), MOST);
     }

@@ -174,5 +174,6 @@ pub async fn storage_per_event_stays_flat(subject: Subject) {
         over.push((grown - i64::try_from(content).unwrap()) / 100);
     }
     assert!(over.iter().all(|&over| (0..=1024).contains(&over)), "{over:?}");
-    assert!((over[3] - over[1]).abs() <= 200, "{over:?}");
+    // Room that the database finds again makes a part smaller, never larger.
+    assert!(over[3] - over[1] <= 200, "{over:?}");
 }

@@ -99,7 +99,8 @@ async fn the_list_pages_and_picks() {
         }
     }
     // Both pages of the server, without what cannot be offered.
-    let expected = ["count", "crash", "echo", "fail", "huge", "refuse", "slow"].map(|tool| format!("tools/s.{tool}"));
+    let tools = ["append", "apply", "count", "crash", "echo", "fail", "huge", "refuse", "slow"];
+    let expected = tools.map(|tool| format!("tools/s.{tool}"));
     assert_eq!(names, expected);
     bench.stop().await;
 }

@@ -46,6 +46,7 @@ pub(super) async fn admit(
     let scope = Scope { tenant: &run.tenant, session: run.session, run: run.id };
     events::insert_in_tx(&mut tx, scope, std::slice::from_ref(first)).await?;
     log_append_in_tx(&mut tx, &run.tenant, run.session, kind::RUN_ADMITTED, Some((run.id, first.hash))).await?;
+    hooks::mark_in_tx(&mut tx, &run.tenant, run.session).await?;
     tx.commit().await?;
     Ok(Admission::Admitted)
 }
