@@ -5,10 +5,14 @@
 mod calls;
 mod cancelled;
 mod children;
+mod commands;
 mod counters;
 mod drain;
 mod ending;
+mod occasion;
+mod parking;
 mod points;
 mod random;
 mod scene;
+mod takeover;
 mod twice;

@@ -1,4 +1,4 @@
-//! Death at every named point, each time that a run passes it.
+//! Death at every named point that a run passes which nobody commands, parks or claims, each time that it passes it.
 
 use anyhow::{Context as _, ensure};
 use mar_session::crash::Point;
@@ -7,27 +7,11 @@ use mar_tests::caller::{Seen, request};
 use mar_tests::client::request_id;
 use mar_tests::oracle::Scars;
 
+use crate::occasion::{self, Occasion};
 use crate::scene::{ONCE, SURE, Scene, ask};
 
 /// A point that is passed oftener, as one in a stream is, is died at so often.
 const MOST_DEATHS: usize = 5;
-
-/// The points that a run passes which nobody commands, parks or claims, and after which it is there.
-const POINTS: [Point; 13] = [
-    Point::AdmitCommitted,
-    Point::AdvanceBefore,
-    Point::AdvanceDone,
-    Point::CommitBefore,
-    Point::CommitDone,
-    Point::GenerationSent,
-    Point::GenerationStreaming,
-    Point::TurnInHand,
-    Point::CallSent,
-    Point::ResultInHand,
-    Point::EndCommitted,
-    Point::EndSealed,
-    Point::AdmitOffered,
-];
 
 /// A run that is over, whose seal has to stay as it is.
 struct Sealed {
@@ -72,7 +56,7 @@ async fn every_point(stores: Stores) -> anyhow::Result<()> {
     let mut scene = Scene::start(stores, "4ms").await?;
     let mut sum = Scars::default();
     let mut ended: Vec<Sealed> = Vec::new();
-    for point in POINTS {
+    for point in occasion::points(Occasion::Run) {
         let mut deaths = 0;
         for nth in 1..=MOST_DEATHS {
             let died = die_at(&mut scene, point, nth).await.with_context(|| format!("{point}@{nth} {stores:?}"))?;

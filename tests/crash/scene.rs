@@ -28,6 +28,12 @@ chunk_delay = "{pace}"
 match = { last_role = "tool" }
 reply = { text = "All tools have been asked, and this is what they had to say about it." }
 [[rule]]
+match = { contains = "linger" }
+reply = { hang = true }
+[[rule]]
+match = { contains = "window" }
+reply = { tool_calls = [{ name = "caller_look", arguments = {} }] }
+[[rule]]
 match = { contains = "medley" }
 reply = { tool_calls = [
   { name = "docs_search", arguments = { query = "harbour of Marel" } },
