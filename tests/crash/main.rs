@@ -12,6 +12,7 @@ mod ending;
 mod occasion;
 mod parking;
 mod points;
+mod probed;
 mod random;
 mod scene;
 mod takeover;

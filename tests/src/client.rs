@@ -75,6 +75,8 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::RunResumed(_)) => "RunResumed",
         Some(Body::StopRequested(_)) => "StopRequested",
         Some(Body::PauseRequested(_)) => "PauseRequested",
+        Some(Body::CallDoubted(_)) => "CallDoubted",
+        Some(Body::CallProbed(_)) => "CallProbed",
         Some(Body::ApprovalRequested(_)) => "ApprovalRequested",
         Some(Body::ApprovalDecided(_)) => "ApprovalDecided",
         Some(Body::CallHandedOver(_)) => "CallHandedOver",

@@ -8,6 +8,7 @@ use mar_descriptor::{Commitment, Hash, Outcome, RunSeal};
 use mar_proto::session::{
     Event, EventLeaf, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome, event_leaf::Body,
 };
+use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::Usage;
 use prost::Message as _;
 
@@ -115,6 +116,8 @@ struct Replay {
     doubtful_calls: BTreeMap<String, ToolIntent>,
     /// Calls that somebody holds.
     held: BTreeSet<String>,
+    /// What the probe said of the last try of a call.
+    probes: BTreeMap<String, ProbeAnswer>,
     used: Usage,
     stopping: bool,
     ended: bool,
@@ -171,9 +174,11 @@ impl Replay {
                 ensure!(std::mem::take(open) || held, "{} returned twice", returned.call_id);
                 let unknown = returned.outcome() == ToolOutcome::Unknown;
                 if self.doubtful_calls.remove(&returned.call_id).is_some() {
-                    ensure!(unknown, "a call of a dead process is {:?}", returned.outcome());
+                    let probed = self.probes.get(&returned.call_id);
+                    let known = probed == Some(&ProbeAnswer::Happened) && returned.outcome() == ToolOutcome::Ok;
+                    ensure!(unknown || known, "a call of a dead process is {:?}", returned.outcome());
                     ensure!(
-                        !intent.idempotent || intent.attempt == 3 || self.stopping,
+                        known || !intent.idempotent || intent.attempt == 3 || self.stopping,
                         "an idempotent call was given up"
                     );
                 }
@@ -190,6 +195,16 @@ impl Replay {
             Body::ApprovalDecided(_) => {}
             Body::DelegationIntent(_) | Body::ChildEnded(_) | Body::AllotmentRefilled(_) => {
                 anyhow::bail!("these runs delegate nothing")
+            }
+            Body::CallDoubted(doubted) => {
+                let (intent, open) = self.calls.get(&doubted.call_id).context("doubted without intent")?;
+                ensure!(*open && !self.stopping, "{doubted:?} of a call that is closed");
+                ensure!(!intent.idempotent || intent.attempt >= 3, "doubted what may be repeated");
+                self.probes.remove(&doubted.call_id);
+            }
+            Body::CallProbed(probed) => {
+                ensure!(self.calls.get(&probed.call_id).is_some_and(|(_, open)| *open), "probed what is closed");
+                self.probes.insert(probed.call_id.clone(), probed.answer());
             }
         }
         Ok(())
@@ -237,11 +252,12 @@ impl Replay {
         match before {
             None => ensure!(intent.attempt == 1, "first intent is try {}", intent.attempt),
             Some((before, open)) => {
-                // A call that was held was not sent: another try is the first of it.
+                // A call that was held was not sent, or a human wants it issued once more.
+                let absent = self.probes.remove(&intent.call_id) == Some(ProbeAnswer::DidNotHappen);
                 if !self.held.remove(&intent.call_id) {
                     ensure!(*open, "{} is repeated after its result", intent.call_id);
-                    let both = intent.idempotent && before.idempotent;
-                    ensure!(both, "{} is not idempotent and repeated", intent.call_id);
+                    let harmless = intent.idempotent && before.idempotent || absent;
+                    ensure!(harmless, "{} is not idempotent and repeated", intent.call_id);
                 }
                 ensure!(intent.attempt == before.attempt + 1, "try {} after {}", intent.attempt, before.attempt);
                 ensure!(intent.idempotency_key == before.idempotency_key, "{} has another key", intent.call_id);

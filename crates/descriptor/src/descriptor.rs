@@ -20,8 +20,8 @@ use crate::{
 };
 
 pub use sections::{
-    AdmittedModel, AgentSection, HaltingSection, MetadataSection, ModelRole, ModelSection, PolicyLayer, PolicyRef,
-    PolicySection, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
+    AdmittedModel, AgentSection, Doubt, HaltingSection, MetadataSection, ModelRole, ModelSection, PolicyLayer,
+    PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
 };
 pub use trust_tier::{TrustTier, UnknownTier};
 pub use violation::{Violation, Violations};
@@ -29,6 +29,10 @@ pub use violation::{Violation, Violations};
 /// The value of [`Descriptor::schema`].
 pub const SCHEMA: &str = "mcp-agent-runtime/descriptor/v1";
 
+/// The `on_unknown` value that tells the model.
+pub const ON_UNKNOWN_TELL_MODEL: &str = "TELL_MODEL";
+/// The `on_unknown` value that asks a human.
+pub const ON_UNKNOWN_ASK_HUMAN: &str = "ASK_HUMAN";
 /// The `on_budget` value that halts the run when a limit is reached.
 pub const ON_BUDGET_HALT: &str = "HALT";
 /// The `on_budget` value that parks the run until the budget's window renews.

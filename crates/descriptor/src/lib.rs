@@ -32,9 +32,9 @@ pub mod statement;
 pub use chain::{Head, event_hash};
 pub use commitment::{Commitment, Salt, SaltKey};
 pub use descriptor::{
-    AdmittedModel, AgentSection, Descriptor, HaltingSection, MetadataSection, ModelRole, ModelSection, PolicyLayer,
-    PolicyRef, PolicySection, PromptSection, RecipeRef, Requirement, Sampling, SealedTool, TrustTier, Violation,
-    Violations,
+    AdmittedModel, AgentSection, Descriptor, Doubt, HaltingSection, MetadataSection, ModelRole, ModelSection,
+    PolicyLayer, PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
+    TrustTier, Violation, Violations,
 };
 pub use error::Error;
 pub use hash::{Hash, domain};

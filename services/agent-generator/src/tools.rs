@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mar_alignment::{Agent, Decision, Question, Request, Stack, Verdict};
-use mar_descriptor::{Descriptor, SealedTool};
+use mar_descriptor::descriptor::{ON_UNKNOWN_ASK_HUMAN, ON_UNKNOWN_TELL_MODEL};
+use mar_descriptor::{Descriptor, Doubt, Probe, SealedTool};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
-use mar_proto::types::{self, ToolDefinition, TrustTier};
+use mar_proto::types::{self, OnUnknown, ToolDefinition, TrustTier};
 use mar_runtime::ServiceName;
 use mar_runtime::violations::Violations;
 use mar_task::delegation;
@@ -236,6 +237,7 @@ impl Toolbox {
                 definition_hash: hash,
                 idempotent: definition.idempotent,
                 read_only: definition.read_only,
+                doubt: definition.doubt.as_ref().map(doubt).transpose()?,
             };
             kept.push((sealed, ToolDefinition { alias, name: format!("{PREFIX}{name}"), ..definition }));
         }
@@ -266,6 +268,28 @@ impl Toolbox {
     pub fn into_parts(self) -> (Vec<SealedTool>, Vec<ToolDefinition>) {
         self.tools.into_iter().unzip()
     }
+}
+
+/// What the operator declares about calls whose outcome nobody knows, as it is sealed.
+fn doubt(told: &types::Doubt) -> Result<Doubt, Error> {
+    let probe = told.probe.as_ref().map(|probe| -> Result<Probe, Error> {
+        Ok(Probe {
+            tool: probe.tool.strip_prefix(PREFIX).unwrap_or(&probe.tool).to_owned(),
+            definition_hash: probe.definition_hash.parse().map_err(|_| broken("a probe's hash that is none"))?,
+            key_argument: probe.key_argument.clone(),
+            settles_after_ms: probe.settles_after_ms,
+        })
+    });
+    let on_unknown = match told.on_unknown() {
+        OnUnknown::AskHuman => ON_UNKNOWN_ASK_HUMAN,
+        OnUnknown::TellModel | OnUnknown::Unspecified => ON_UNKNOWN_TELL_MODEL,
+    };
+    Ok(Doubt {
+        probe: probe.transpose()?,
+        on_unknown: on_unknown.to_owned(),
+        group: told.group.clone(),
+        expires_after_ms: told.expires_after_ms,
+    })
 }
 
 fn decide(policy: &Stack, agent: &Agent, name: &str, tool: &Tool) -> Decision {

@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 
 pub mod approvals;
 pub mod args;
+pub mod doubt;
 pub mod endpoint;
 pub mod exit;
 pub mod failure;

@@ -243,6 +243,8 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::DelegationIntent(_)) => "DELEGATION_INTENT",
         Some(Body::ChildEnded(_)) => "CHILD_ENDED",
         Some(Body::AllotmentRefilled(_)) => "ALLOTMENT_REFILLED",
+        Some(Body::CallDoubted(_)) => "CALL_DOUBTED",
+        Some(Body::CallProbed(_)) => "CALL_PROBED",
         Some(Body::StopRequested(_)) => "STOP_REQUESTED",
         Some(Body::RunEnded(_)) => "RUN_ENDED",
         None => "UNKNOWN",

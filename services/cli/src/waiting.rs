@@ -7,6 +7,7 @@ use mar_proto::session::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::doubt;
 use crate::out::{Ink, one_line};
 use crate::progress::describe::{name, state, tool_name};
 
@@ -196,6 +197,7 @@ pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<Strin
         Body::ChildEnded(ended) => {
             json!({ "child": ended.run, "child_state": ended.state().as_str_name().trim_start_matches("RUN_STATE_") })
         }
+        Body::CallDoubted(_) | Body::CallProbed(_) => return doubt::event_fields(body, content),
         _ => return Map::new(),
     };
     match fields {

@@ -46,6 +46,7 @@ mod generation;
 mod hand_over;
 mod park;
 mod pool;
+mod probe;
 mod refill;
 mod sabotaged;
 mod seal;
@@ -453,6 +454,7 @@ impl Executor {
             Effect::Refill(lack) => self.refill(lack),
             Effect::Generate { step, attempt } => self.generate(step, attempt),
             Effect::Invoke { call_id, attempt } => self.invoke(&call_id, attempt),
+            Effect::Probe { call_id, attempt } => self.probe(&call_id, attempt),
             Effect::Stop => self.stop.cancel(),
             // The loop seals when the state says that the run has ended; children are seen to before the next transition.
             Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => {}

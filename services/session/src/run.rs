@@ -20,6 +20,7 @@ mod apply;
 mod command;
 mod decide;
 mod delegation;
+mod doubt;
 mod event;
 mod gathering;
 mod input;
@@ -35,7 +36,7 @@ pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
 pub use input::{
-    ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Reply, Resolution, Retry, Submission, Timed,
+    ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission, Timed,
 };
 pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
@@ -90,6 +91,13 @@ pub enum Effect {
     Delegate {
         /// `{run}/{step}/{index}`
         call_id: String,
+    },
+    /// Ask the probe of a call in doubt; answered by [`Input::Probed`].
+    Probe {
+        /// `{run}/{step}/{index}`
+        call_id: String,
+        /// The try in doubt.
+        attempt: i64,
     },
     /// Signal everything in flight to stop.
     Stop,

@@ -83,7 +83,7 @@ fn held_call(state: &State, call: &Call) -> Option<HeldCall> {
         CallState::Handed { reason } if reason != WaitReason::ChildRun => reason,
         _ => return None,
     };
-    let asked = call.approval.as_ref().filter(|_| reason == WaitReason::Approval);
+    let asked = call.asked().filter(|_| reason == WaitReason::Approval);
     Some(HeldCall {
         call_id: call.call_id.clone(),
         tool: call.tool.clone(),
@@ -120,6 +120,7 @@ pub fn approval(state: &State, approval: &Approval) -> mar_proto::session::Appro
         decisions: approval.decisions.iter().map(decision).collect(),
         create_time: Some(stamp(approval.asked_at)),
         expire_time: Some(stamp(approval.expires_at)),
+        in_doubt: approval.in_doubt,
     }
 }
 

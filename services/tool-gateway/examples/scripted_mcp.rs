@@ -1,6 +1,6 @@
 //! An MCP server for the gateway's tests: `scripted_mcp stdio <folder>` or `scripted_mcp http <folder>`, which prints its
 //! port. The folder takes its journal (`journal`: a line a call; `effects`: a file a key, a line an effect) and may hold
-//! `description`, the text of the tool `echo`.
+//! `description`, the text of the tool `echo`, and `status`, what the tool `status` says instead of the truth.
 
 #![expect(clippy::disallowed_methods, reason = "a slow tool is slow in real time")]
 
@@ -49,6 +49,24 @@ impl Scripted {
         Ok(key.to_owned())
     }
 
+    /// The truth about a key, or what the folder's `status` says instead; `hang` says nothing, `die` ends the server.
+    async fn status(&self, key: &str) -> String {
+        let told = std::fs::read_to_string(self.folder.join("status")).unwrap_or_default();
+        let journal = std::fs::read_to_string(self.folder.join("journal")).unwrap_or_default();
+        match told.trim() {
+            "" if journal.contains(&format!("count {key} ")) => {
+                json!({"outcome": "HAPPENED", "result": "counted before"}).to_string()
+            }
+            "" => json!({"outcome": "DID_NOT_HAPPEN"}).to_string(),
+            "hang" => {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                String::new()
+            }
+            "die" => std::process::abort(),
+            other => other.to_owned(),
+        }
+    }
+
     fn tools(&self) -> Vec<Tool> {
         let text = |name: &str| json!({"type": "object", "properties": {name: {"type": "string"}}, "required": [name]});
         let number =
@@ -64,6 +82,7 @@ impl Scripted {
             ("count", "Remembers the keys.", json!({"type": "object"})),
             ("apply", "Has one effect for each key, however often it is called.", json!({"type": "object"})),
             ("append", "Has an effect each time.", json!({"type": "object"})),
+            ("status", "Says whether `count` was called with a key.", text("key")),
             ("bad name", "Cannot be offered.", json!({"type": "object"})),
             ("remote", "Cannot be offered either.", json!({"$ref": "https://example.com/schema.json"})),
         ]
@@ -130,6 +149,7 @@ impl ServerHandler for Scripted {
                 .count()
                 .to_string(),
             "apply" | "append" => self.effect(&request.name, &key).unwrap_or_else(|error| error.to_string()),
+            "status" => self.status(arguments.get("key").and_then(Value::as_str).unwrap_or_default()).await,
             _ => return Err(ErrorData::invalid_params("no such tool", None)),
         };
         Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into())

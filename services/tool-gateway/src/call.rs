@@ -26,14 +26,18 @@ use crate::outcome::{Answer, Call, Failure, Reason, Sent};
 use crate::registry::Registry;
 use crate::upstream::{State, Upstream};
 
+use probe::Pin;
+
 mod approval;
 pub mod arguments;
 pub mod elsewhere;
+mod probe;
 mod record;
 mod result;
 pub mod trace;
 
 pub use approval::Approved;
+pub use probe::Probed;
 pub use record::Record;
 
 /// What is kept of a caller's deadline, at most, to tell it that time was up.
@@ -62,6 +66,19 @@ pub struct Invocation {
     pub definition: Option<ToolDefinition>,
     /// What is left of the caller's deadline.
     pub remaining: Option<Duration>,
+    /// Whether the call is to be made.
+    pub aim: Aim,
+}
+
+/// What is wanted of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// That it is made.
+    Make,
+    /// To know whether it took effect.
+    Ask,
+    /// It is itself the question: a probe, pinned by the tool that it is the probe of.
+    Probe(Hash),
 }
 
 /// What became of a call.
@@ -93,6 +110,8 @@ pub enum Kind {
     },
     /// Everybody lets the call through, and somebody else makes it.
     HandedOver(Executor),
+    /// What a probe says.
+    Probed(Box<Probed>),
     /// No answer came.
     Failed(Failure),
 }
@@ -142,6 +161,10 @@ struct Cleared<'a> {
 impl Dispatcher {
     /// Decides, and makes the call when the decision is yes.
     pub async fn invoke(&self, call: &Invocation) -> Outcome {
+        if call.aim == Aim::Ask { self.ask(call).await } else { self.make(call).await }
+    }
+
+    async fn make(&self, call: &Invocation) -> Outcome {
         let mut record = Record::new(call);
         let (kind, tainted) = match self.clear(call, &mut record).await {
             Err(kind) => (kind, false),
@@ -183,12 +206,12 @@ impl Dispatcher {
     }
 
     async fn clear<'a>(&'a self, call: &Invocation, record: &mut Record) -> Result<Cleared<'a>, Kind> {
-        let agent = &call.sealed.descriptor().agent;
-        let Some(sealed) = agent.tool(&call.tool) else {
-            return Err(Denial::told("TOOL_NOT_SEALED", "this agent does not have this tool"));
-        };
+        let sealed = Pin::of(call)?;
         record.sealed_definition(sealed.definition_hash);
         let (maker, definition) = self.locate(call, sealed.definition_hash, record).await?;
+        if matches!(call.aim, Aim::Probe(_)) && !definition.read_only {
+            return Err(Denial::told("NO_PROBE", "the probe is no longer declared read-only"));
+        }
         let arguments = arguments::parse(&call.arguments_json).map_err(invalid)?;
         let digest = Hash::of_foreign(domain::TOOL_ARGUMENTS, &arguments)
             .map_err(|_| invalid("the arguments are nested too deeply or too large"))?;

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::elsewhere;
 
+mod doubt;
 mod upstream;
 
+pub use doubt::{DoubtConfig, OnUnknown, ProbeConfig};
 pub use upstream::{Kind, Restart, Setting, ToolConfig, UpstreamConfig};
 
 /// `[tool_gateway]`.

@@ -2,7 +2,7 @@
 
 use jsonschema::Validator;
 use mar_descriptor::{Hash, canonical};
-use mar_proto::types::{Executor, ToolDefinition};
+use mar_proto::types::{Doubt, Executor, ToolDefinition};
 use serde_json::{Map, Value};
 
 /// The longest description, in bytes.
@@ -40,6 +40,8 @@ pub struct Definition {
     pub idempotent: bool,
     /// The operator's declaration.
     pub read_only: bool,
+    /// The operator's declaration.
+    pub doubt: Option<Doubt>,
     description: String,
     input_schema: String,
     output_schema: Option<String>,
@@ -47,12 +49,14 @@ pub struct Definition {
 }
 
 /// What the operator declares about a tool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Declared {
     /// Repeating a call with its key has the effect of one call.
     pub idempotent: bool,
     /// A call changes nothing.
     pub read_only: bool,
+    /// How a call is resolved whose outcome nobody knows.
+    pub doubt: Option<Doubt>,
 }
 
 /// Why a tool is left out of the catalogue.
@@ -94,8 +98,8 @@ impl Definition {
             jsonschema::options().offline().build(&input).map_err(|error| Refusal::Schema(cut(&error.to_string())))?;
         let hash = Hash::of_tool_definition(&name, &description, &input, output.as_ref())
             .map_err(|_| Refusal::SchemaSize("input"))?;
-        let Declared { idempotent, read_only } = declared;
-        Ok(Self { name, tool, hash, idempotent, read_only, description, input_schema, output_schema, validator })
+        let Declared { idempotent, read_only, doubt } = declared;
+        Ok(Self { name, tool, hash, idempotent, read_only, doubt, description, input_schema, output_schema, validator })
     }
 
     /// The definition in the API's form.
@@ -110,6 +114,7 @@ impl Definition {
             idempotent: self.idempotent,
             read_only: self.read_only,
             executor: Executor::Unspecified.into(),
+            doubt: self.doubt.clone(),
         }
     }
 
@@ -176,7 +181,7 @@ mod tests {
         let other = Described { description: "Reads!".into(), ..described(schema.clone()) };
         assert_ne!(Definition::try_new("files", other, Declared::default()).unwrap().hash, hash);
         assert_ne!(Definition::try_new("other", described(schema.clone()), Declared::default()).unwrap().hash, hash);
-        let declared = Declared { idempotent: true, read_only: true };
+        let declared = Declared { idempotent: true, read_only: true, doubt: None };
         assert_eq!(Definition::try_new("files", described(schema), declared).unwrap().hash, hash);
     }
 

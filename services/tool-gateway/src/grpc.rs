@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::app::Gateway;
-use crate::call::Invocation;
+use crate::call::{Aim, Invocation};
 use crate::error::Error;
 use crate::outcome::Answer;
 
@@ -105,6 +105,7 @@ impl Gateway {
             approval,
             definition: request.definition,
             remaining,
+            aim: if request.probe { Aim::Ask } else { Aim::Make },
         })
     }
 
@@ -134,6 +135,7 @@ impl Gateway {
             approval: None,
             definition: request.definition,
             remaining: None,
+            aim: Aim::Make,
         };
         Ok((call, answer))
     }

@@ -14,6 +14,7 @@ use crate::definition::{Declared, Definition, Described};
 use crate::gate::Gate;
 use crate::outcome::{Answer, Call, Failure};
 
+mod doubt;
 mod supervisor;
 
 pub use supervisor::Supervisor;
@@ -168,6 +169,7 @@ impl Upstream {
 
     fn define(&self, described: Vec<Described>) -> Catalogue {
         let mut catalogue = Catalogue::new();
+        let probes = self.probes(&described);
         for described in described {
             let tool = described.tool.clone();
             let left_out = |reason: &str| {
@@ -182,8 +184,11 @@ impl Upstream {
                 left_out("another tool of the upstream has this name");
                 continue;
             }
-            let declared =
-                Declared { idempotent: self.config.is_idempotent(&tool), read_only: self.config.is_read_only(&tool) };
+            let declared = Declared {
+                idempotent: self.config.is_idempotent(&tool),
+                read_only: self.config.is_read_only(&tool),
+                doubt: self.declared_doubt(&tool, &probes),
+            };
             match Definition::try_new(&self.name, described, declared) {
                 Ok(definition) => {
                     catalogue.insert(tool, Arc::new(definition));

@@ -212,6 +212,39 @@ pub struct SealedTool {
     pub idempotent: bool,
     /// Whether the operator declares that a call changes nothing.
     pub read_only: bool,
+    /// How a call is resolved of which nobody knows whether it took effect; without it the model is told.
+    pub doubt: Option<Doubt>,
+}
+
+/// What the operator declares about calls whose outcome nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Doubt {
+    /// What can be asked.
+    pub probe: Option<Probe>,
+    /// [`ON_UNKNOWN_TELL_MODEL`] or [`ON_UNKNOWN_ASK_HUMAN`].
+    ///
+    /// [`ON_UNKNOWN_TELL_MODEL`]: super::ON_UNKNOWN_TELL_MODEL
+    /// [`ON_UNKNOWN_ASK_HUMAN`]: super::ON_UNKNOWN_ASK_HUMAN
+    pub on_unknown: String,
+    /// Where a human is asked: the group that may decide; empty for whoever may at all.
+    pub group: String,
+    /// Where a human is asked: how long the question stands, in milliseconds; else 0.
+    pub expires_after_ms: i64,
+}
+
+/// A read-only tool of the same upstream that says whether a call with a key took effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The full name, `upstream.tool`.
+    pub tool: String,
+    /// The pin: the hash of its definition.
+    pub definition_hash: Hash,
+    /// The argument that takes the idempotency key.
+    pub key_argument: String,
+    /// How long after its issue a call may still take effect, in milliseconds.
+    pub settles_after_ms: i64,
 }
 
 /// What the agent is allowed to do.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Descriptor, ModelRole, ON_BUDGET_HALT, ON_BUDGET_WAIT, POLICY_LAYERS, PolicyLayer, Requirement, SCHEMA, Sampling,
-    Violations,
+    Descriptor, Doubt, ModelRole, ON_BUDGET_HALT, ON_BUDGET_WAIT, ON_UNKNOWN_ASK_HUMAN, ON_UNKNOWN_TELL_MODEL,
+    POLICY_LAYERS, PolicyLayer, Requirement, SCHEMA, Sampling, Violations,
 };
 use crate::{
     canonical::{self, MAX_INTEGER},
@@ -112,7 +112,26 @@ fn agent(descriptor: &Descriptor, found: &mut Violations) {
         found.require(full, format!("{at}.name"), "must be `upstream.tool`");
         found.require(is_alias(&tool.alias), format!("{at}.alias"), "must be 1 to 64 of A-Z a-z 0-9 _ -");
         found.require(aliases.insert(&tool.alias), format!("{at}.alias"), "must be unique");
+        if let Some(declared) = &tool.doubt {
+            doubt(&tool.name, declared, &format!("{at}.doubt"), found);
+        }
     }
+}
+
+fn doubt(tool: &str, doubt: &Doubt, at: &str, found: &mut Violations) {
+    let asks = doubt.on_unknown == ON_UNKNOWN_ASK_HUMAN;
+    let known = asks || doubt.on_unknown == ON_UNKNOWN_TELL_MODEL;
+    found.require(known, format!("{at}.on_unknown"), "must be TELL_MODEL or ASK_HUMAN");
+    found.require(asks || doubt.group.is_empty(), format!("{at}.group"), "must be empty unless a human is asked");
+    count(doubt.expires_after_ms, &format!("{at}.expires_after_ms"), found);
+    let lapses = asks == (doubt.expires_after_ms > 0);
+    found.require(lapses, format!("{at}.expires_after_ms"), "must be more than 0 where a human is asked, else 0");
+    let Some(probe) = &doubt.probe else { return };
+    let upstream = |name: &str| name.split_once('.').map(|(upstream, _)| upstream.to_owned());
+    let beside = probe.tool != tool && upstream(&probe.tool) == upstream(tool);
+    found.require(beside, format!("{at}.probe.tool"), "must be another tool of the same upstream");
+    found.require(!probe.key_argument.is_empty(), format!("{at}.probe.key_argument"), NOT_EMPTY);
+    count(probe.settles_after_ms, &format!("{at}.probe.settles_after_ms"), found);
 }
 
 fn is_alias(text: &str) -> bool {

@@ -38,7 +38,15 @@ fn unknown_fields_are_refused_at_every_level() {
     let objects = ["", "/model", "/model/routing_policy", "/model/roles/reason", "/model/roles/reason/requirement"];
     let more =
         ["/model/roles/reason/sampling", "/model/roles/reason/admitted/0", "/prompt", "/prompt/recipe", "/agent"];
-    let rest = ["/agent/tools/0", "/policy", "/policy/alignment_policy/0", "/halting", "/metadata"];
+    let rest = [
+        "/agent/tools/0",
+        "/agent/tools/2/doubt",
+        "/agent/tools/2/doubt/probe",
+        "/policy",
+        "/policy/alignment_policy/0",
+        "/halting",
+        "/metadata",
+    ];
     for path in objects.into_iter().chain(more).chain(rest) {
         let mut document = document.clone();
         document.pointer_mut(path).unwrap().as_object_mut().unwrap().insert("zzz".to_owned(), Value::Null);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use mar_descriptor::descriptor::ON_UNKNOWN_ASK_HUMAN;
 use mar_descriptor::{
-    AdmittedModel, Descriptor, Hash, ModelRole, PolicyLayer, PolicyRef, RecipeRef, Requirement, Sampling, SealedTool,
-    domain,
+    AdmittedModel, Descriptor, Doubt, Hash, ModelRole, PolicyLayer, PolicyRef, Probe, RecipeRef, Requirement, Sampling,
+    SealedTool, domain,
 };
 use serde_json::json;
 
@@ -35,7 +36,11 @@ pub fn full() -> Descriptor {
         .unwrap();
     descriptor.prompt.steps = strings(&["system-role", "few-shot", "compress"]);
     descriptor.agent.role = "researcher".to_owned();
-    descriptor.agent.tools = vec![tool("builtin.search", "search"), tool("files.read_file", "read_file")];
+    descriptor.agent.tools = vec![
+        tool("builtin.search", "search"),
+        tool("files.read_file", "read_file"),
+        changing_tool("mail.send", "send"),
+    ];
     descriptor.policy.alignment_policy = vec![
         PolicyLayer::new("platform", "default", 2, "permit (principal, action, resource);"),
         PolicyLayer::new("task", "read-only", 0, "forbid (principal, action, resource) unless { context.read_only };"),
@@ -75,7 +80,25 @@ pub fn tool(name: &str, alias: &str) -> SealedTool {
         definition_hash: Hash::of(domain::TOOL_DEFINITION, name.as_bytes()),
         idempotent: true,
         read_only: true,
+        doubt: None,
     }
+}
+
+/// A tool whose calls change something, and can be asked about.
+pub fn changing_tool(name: &str, alias: &str) -> SealedTool {
+    let probe = Probe {
+        tool: format!("{}.status", name.split_once('.').unwrap().0),
+        definition_hash: Hash::of(domain::TOOL_DEFINITION, b"status"),
+        key_argument: "key".to_owned(),
+        settles_after_ms: 30_000,
+    };
+    let doubt = Doubt {
+        probe: Some(probe),
+        on_unknown: ON_UNKNOWN_ASK_HUMAN.to_owned(),
+        group: "office".to_owned(),
+        expires_after_ms: 3_600_000,
+    };
+    SealedTool { idempotent: false, read_only: false, doubt: Some(doubt), ..tool(name, alias) }
 }
 
 pub fn admitted(model: &str) -> AdmittedModel {

@@ -13,7 +13,7 @@ use super::children;
 use crate::out::{Ink, one_line};
 use crate::slices;
 use crate::table::{bytes, count, span, usd};
-use crate::waiting;
+use crate::{doubt, waiting};
 
 /// The most of arguments and reasons that a line shows.
 const SHOWN: usize = 160;
@@ -61,6 +61,8 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::DelegationIntent(intent) => children::started(intent, content, &event.run, ink),
         Body::ChildEnded(ended) => children::ended(ended, ink),
         Body::AllotmentRefilled(refilled) => children::refilled(refilled, ink),
+        Body::CallDoubted(doubted) => doubt::doubted(doubted, ink),
+        Body::CallProbed(probed) => doubt::probed(probed, content, ink),
         Body::StopRequested(stop) => stop_requested(stop, ink),
         Body::RunEnded(ended) => run_ended(ended, ink),
     };

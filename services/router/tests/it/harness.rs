@@ -166,6 +166,7 @@ impl Harness {
             definition_hash: tool_hash(),
             idempotent: true,
             read_only: true,
+            doubt: None,
         };
         Descriptor {
             model: ModelSection {

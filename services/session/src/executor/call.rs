@@ -16,14 +16,18 @@ use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_resul
 /// The tool with which an agent asks its caller: what it waits for is input, not a result.
 const ASK: &str = "tools/caller.ask";
 /// The longest that one call may take; upstreams have their own, shorter limits.
-const MAX_TIME: Duration = Duration::from_secs(600);
+pub(super) const MAX_TIME: Duration = Duration::from_secs(600);
 /// Pause before an idempotent call is repeated, doubled with each try.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Executor {
     /// What people have said to a call.
     fn approval_given(&self, call: &Call) -> Option<ApprovalGiven> {
-        let asked = self.state.approval(call).filter(|asked| asked.state == ApprovalState::Approved)?;
+        let asked = self
+            .state
+            .approvals
+            .get(call.approval.as_deref()?)
+            .filter(|asked| asked.state == ApprovalState::Approved)?;
         let approved = asked.decisions.iter().filter(|one| one.approved);
         let approvers = approved.map(|one| one.principal.clone()).collect();
         Some(ApprovalGiven { call_digest: asked.digest.clone(), approvers })
@@ -50,6 +54,7 @@ impl Executor {
             descriptor: None,
             approval,
             definition: call.definition.clone().filter(|_| call.is_made_elsewhere()),
+            probe: false,
         };
         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
         let deadline = self.time_left().min(MAX_TIME);
@@ -158,7 +163,7 @@ fn answered(response: InvokeToolResponse) -> CallReturn {
             let text = "NOT_IMPLEMENTED: nobody here makes calls of this tool";
             returned(ToolOutcome::NotSent, "NOT_IMPLEMENTED", error_result(text))
         }
-        Some(Outcome::ApprovalRequired(_)) | None => {
+        Some(Outcome::ApprovalRequired(_) | Outcome::Probed(_)) | None => {
             returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result("the gateway gave no outcome"))
         }
     };

@@ -1,6 +1,7 @@
 //! Leaving a run to the next owner when the service stops.
 
 use mar_proto::session::ToolOutcome;
+use mar_proto::tool::ProbeAnswer;
 
 use super::{Executor, Halt};
 use crate::run::{Input, Timed};
@@ -39,6 +40,7 @@ fn closes_something(timed: &Timed) -> bool {
     match &timed.input {
         Input::Turn(_) | Input::GenerationFailed { .. } => true,
         Input::Returned(back) => back.outcome != ToolOutcome::Unknown,
+        Input::Probed(probed) => probed.answer == ProbeAnswer::Happened,
         _ => false,
     }
 }

@@ -6,12 +6,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::event::{
-    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_intent, tool_returned, tool_unanswered,
-    turn_committed, waiting_for,
+    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_returned, tool_unanswered, turn_committed,
+    waiting_for,
 };
 use super::input::{CallReturn, FinishedTurn, Input, Retry, Timed};
 use super::state::{Call, CallState, Phase, State};
-use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS};
+use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS};
 use crate::counters::Amounts;
 
 mod children;
@@ -126,6 +126,7 @@ impl Plan {
                 }
             }
             Input::Returned(back) => self.call_returned(back, timed.at),
+            Input::Probed(probed) => self.probed(probed, timed.at),
             Input::ApprovalWanted(wanted) => self.ask(wanted, timed.at),
             Input::HandedOver { call_id, attempt, reason, decision_json, policy_hashes } => {
                 self.hand_over((call_id, *attempt), *reason, (decision_json, policy_hashes), timed.at);
@@ -167,9 +168,12 @@ impl Plan {
         if self.state.generation.is_some() {
             self.fail_generation((LOST, "", &[]), Retry::Bounded, None, at);
         }
-        let open: Vec<(Call, i64)> = self.open_calls();
-        for (call, attempt) in open {
+        let doubted: Vec<(Call, i64)> = self.doubted_calls();
+        for (call, attempt) in self.open_calls() {
             self.doubt(&call, attempt, None, at);
+        }
+        for (call, attempt) in doubted {
+            self.ask_again(call.call_id, attempt);
         }
         self.see_to_children();
     }
@@ -180,31 +184,6 @@ impl Plan {
             _ => None,
         });
         open.collect()
-    }
-
-    /// A call was issued and nobody knows what it did: repeated with its key where it is declared idempotent, else told to the
-    /// model. One that the gateway only decides on has done nothing before it is handed over.
-    fn doubt(&mut self, call: &Call, attempt: i64, back: Option<&CallReturn>, at: OffsetDateTime) {
-        let decided_only = call.is_made_elsewhere();
-        let repeatable = decided_only || call.definition.as_ref().is_some_and(|tool| tool.idempotent);
-        if repeatable && attempt < MAX_CALL_ATTEMPTS && self.state.stop.is_none() {
-            let intent = tool_intent(&self.state, call, attempt + 1);
-            self.emit(at, intent);
-            self.effects.push(Effect::Invoke { call_id: call.call_id.clone(), attempt: attempt + 1 });
-            return;
-        }
-        let mut draft = if decided_only {
-            let text = "UPSTREAM_UNAVAILABLE: nobody could decide on this call; it was not made";
-            tool_unanswered(call, ToolOutcome::NotSent, "UPSTREAM_UNAVAILABLE", text)
-        } else {
-            tool_unanswered(call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT)
-        };
-        if let (Some(back), Body::ToolReturned(returned)) = (back, &mut draft.0) {
-            returned.duration_ms = back.duration_ms;
-            returned.policy_hashes.clone_from(&back.policy_hashes);
-            draft.1.decision_json.clone_from(&back.decision_json);
-        }
-        self.emit(at, draft);
     }
 
     fn settle(&mut self, usage: &Usage) {
@@ -317,7 +296,7 @@ impl Plan {
             if self.state.generation.is_some() {
                 self.fail_generation((CANCELLED, "", &[]), Retry::Never, None, self.now);
             }
-            for (call, attempt) in self.open_calls() {
+            for (call, attempt) in self.open_calls().into_iter().chain(self.doubted_calls()) {
                 self.doubt(&call, attempt, None, self.now);
             }
         }

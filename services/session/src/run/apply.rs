@@ -114,6 +114,10 @@ impl State {
                     self.used.tool_calls += 1;
                 }
                 self.set_call(&intent.call_id, CallState::Open { attempt: intent.attempt });
+                if let Some(call) = self.calls.iter_mut().find(|call| call.call_id == intent.call_id) {
+                    call.issued_at = Some(at);
+                    call.question = None;
+                }
             }
             Body::DelegationIntent(intent) => self.delegate(intent, content, event.counted_seq),
             Body::ChildEnded(ended) => self.end_child(ended, content, event.counted_seq),
@@ -143,6 +147,11 @@ impl State {
             Body::CallHandedOver(handed) => {
                 self.set_call(&handed.call_id, CallState::Handed { reason: handed.reason() });
             }
+            Body::CallDoubted(doubted) => {
+                self.set_call(&doubted.call_id, CallState::Doubted { attempt: doubted.attempt });
+            }
+            // What it leads to has an event of its own.
+            Body::CallProbed(_) => {}
             Body::StopRequested(stop) => {
                 self.stop = Some(Stop {
                     at,
@@ -240,6 +249,8 @@ impl State {
                 definition: self.tool(&call.tool).cloned(),
                 arguments_json: call.arguments_json.clone(),
                 approval: None,
+                question: None,
+                issued_at: None,
                 state: CallState::Wanted,
             })
             .collect()
@@ -363,7 +374,11 @@ impl State {
         let question = content.approval.clone().unwrap_or_default();
         let tainted = self.tainted;
         let Some(call) = self.calls.iter_mut().find(|call| call.call_id == asked.call_id) else { return };
-        let CallState::Open { attempt } = call.state else { return };
+        let (attempt, in_doubt) = match call.state {
+            CallState::Open { attempt } => (attempt, false),
+            CallState::Doubted { attempt } => (attempt, true),
+            _ => return,
+        };
         let approval = Approval {
             id: asked.approval.clone(),
             call_id: call.call_id.clone(),
@@ -378,8 +393,10 @@ impl State {
             expires_at: asked.expire_time.as_ref().and_then(timestamp).unwrap_or(self.expires_at),
             state: ApprovalState::Pending,
             decisions: Vec::new(),
+            in_doubt,
         };
-        call.approval = Some(approval.id.clone());
+        let asked = if in_doubt { &mut call.question } else { &mut call.approval };
+        *asked = Some(approval.id.clone());
         call.state = CallState::Asking { attempt };
         self.approvals.insert(approval.id.clone(), Arc::new(approval));
     }

@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Effect;
-use super::absorb::{Plan, UNKNOWN_TEXT};
+use super::absorb::Plan;
+use super::doubt::{refused, unknown};
 use super::event::{Draft, parked, resumed, tool_intent, tool_returned, tool_unanswered};
 use super::input::{ApprovalWanted, CallReturn, Command, Reply, Resolution, Submission};
 use super::state::{Call, CallState, Phase};
@@ -105,7 +106,7 @@ impl Plan {
     /// A decision counts once a person, before the approval lapses, and never when it is the requester's own.
     fn resolve(&mut self, resolution: &Resolution, at: OffsetDateTime) {
         let asking = self.state.calls.iter().find(|call| {
-            let named = call.approval.as_ref() == Some(&resolution.approval);
+            let named = call.asked() == Some(&resolution.approval);
             named && matches!(call.state, CallState::Asking { .. })
         });
         let Some(call) = asking.cloned() else { return };
@@ -134,7 +135,7 @@ impl Plan {
         if state == ApprovalState::Denied {
             let said = if resolution.comment.is_empty() { "no reason was given" } else { &resolution.comment };
             let text = format!("APPROVAL_DENIED: a human refused this call: {said}");
-            self.emit(at, tool_unanswered(&call, ToolOutcome::Denied, "APPROVAL_DENIED", &text));
+            self.emit(at, refused(&call, &approval, &text));
         }
     }
 
@@ -149,11 +150,11 @@ impl Plan {
             .cloned()
             .collect();
         for call in lapsed {
-            let id = call.approval.clone().unwrap_or_default();
-            let body = decided_body(&id, ApprovalState::Expired, ApprovalState::Expired);
+            let Some(approval) = self.state.approval(&call).cloned() else { continue };
+            let body = decided_body(&approval.id, ApprovalState::Expired, ApprovalState::Expired);
             self.emit(self.now, (body, EventContent::default()));
             let text = "APPROVAL_EXPIRED: nobody decided on this call in time";
-            self.emit(self.now, tool_unanswered(&call, ToolOutcome::Denied, "APPROVAL_EXPIRED", text));
+            self.emit(self.now, refused(&call, &approval, text));
         }
     }
 
@@ -226,15 +227,12 @@ impl Plan {
         }
     }
 
-    /// Closes the calls that people hold when the run stops. A call that was handed over may have been made.
+    /// Closes the calls that people hold when the run stops. A call that was handed over, or is in doubt, may have been made.
     pub(super) fn drop_held(&mut self) {
         for call in self.state.held_calls().cloned().collect::<Vec<_>>() {
-            let made = matches!(call.state, CallState::Handed { reason } if reason != WaitReason::ChildRun);
-            let draft = if made {
-                tool_unanswered(&call, ToolOutcome::Unknown, "OUTCOME_UNKNOWN", UNKNOWN_TEXT)
-            } else {
-                not_sent(&call)
-            };
+            let handed = matches!(call.state, CallState::Handed { reason } if reason != WaitReason::ChildRun);
+            let may_have_been_made = handed || call.question.is_some();
+            let draft = if may_have_been_made { unknown(&call) } else { not_sent(&call) };
             self.emit(self.now, draft);
         }
     }

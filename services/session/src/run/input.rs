@@ -1,6 +1,7 @@
 //! What reaches a run from outside, whole and with its time.
 
 use mar_proto::session::{Agent, BudgetScope, FinishReason, ToolOutcome, WaitReason};
+use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{Message, Part, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -64,6 +65,8 @@ pub enum Input {
     },
     /// A tool call came back.
     Returned(Box<CallReturn>),
+    /// The probe of a call in doubt was asked.
+    Probed(Box<Probed>),
     /// The gateway wants a human's decision before it makes a call.
     ApprovalWanted(Box<ApprovalWanted>),
     /// The gateway lets a call be made, which is the caller's to make.
@@ -253,6 +256,31 @@ pub struct FinishedTurn {
     pub translation_warnings: Vec<String>,
     /// The router's tries that failed.
     pub failed_attempts: Vec<String>,
+}
+
+/// What the probe of a call in doubt says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// `{run}/{step}/{index}`
+    pub call_id: String,
+    /// The try in doubt.
+    pub attempt: i64,
+    /// Whether the call took effect.
+    pub answer: ProbeAnswer,
+    /// Why the probe could not be asked; else empty.
+    pub reason: String,
+    /// What the call had answered, where it took effect.
+    pub result: ToolResult,
+    /// The probe's own answer, where there is one.
+    pub evidence: Option<ToolResult>,
+    /// How often it was asked.
+    pub asked: i64,
+    /// The gateway's decision record.
+    pub decision_json: String,
+    /// Hashes of the policies that decided.
+    pub policy_hashes: Vec<String>,
+    /// From the first question to the answer.
+    pub duration_ms: i64,
 }
 
 /// A tool call that came back.

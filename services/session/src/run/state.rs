@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mar_proto::session::{Agent, Answer, ApprovalState, RunFailure, RunState, Task, Totals, WaitReason};
-use mar_proto::types::{Executor, HaltReason, HaltingPolicy, Message, ToolDefinition, ToolResult, Usage};
+use mar_proto::types::{Doubt, Executor, HaltReason, HaltingPolicy, Message, Probe, ToolDefinition, ToolResult, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -159,6 +159,10 @@ pub struct Call {
     pub arguments_json: String,
     /// Id of the human decision that a policy asked for.
     pub approval: Option<String>,
+    /// Id of the human decision on its doubt, until it is issued again.
+    pub question: Option<String>,
+    /// When its last try was issued.
+    pub issued_at: Option<OffsetDateTime>,
     /// How far it is.
     pub state: CallState,
 }
@@ -167,6 +171,21 @@ impl Call {
     /// Whether the gateway only decides on it: the caller, or the runtime, makes it once it is handed over.
     pub fn is_made_elsewhere(&self) -> bool {
         self.definition.as_ref().is_some_and(|tool| tool.executor() != Executor::Unspecified)
+    }
+
+    /// What the operator declares about calls whose outcome nobody knows.
+    pub fn doubt(&self) -> Option<&Doubt> {
+        self.definition.as_ref()?.doubt.as_ref()
+    }
+
+    /// What can be asked whether it took effect.
+    pub fn probe(&self) -> Option<&Probe> {
+        self.doubt()?.probe.as_ref()
+    }
+
+    /// Id of the human decision that it waits for, or waited for last.
+    pub fn asked(&self) -> Option<&str> {
+        self.question.as_deref().or(self.approval.as_deref())
     }
 }
 
@@ -199,6 +218,8 @@ pub struct Approval {
     pub state: ApprovalState,
     /// Decisions so far, in order.
     pub decisions: Vec<Decided>,
+    /// Whether it is on the doubt about a call that was issued.
+    pub in_doubt: bool,
 }
 
 /// One person's decision.
@@ -224,7 +245,12 @@ pub enum CallState {
         /// Session's number of the try.
         attempt: i64,
     },
-    /// It waits for a human's decision; nothing was sent.
+    /// A try was issued, nobody knows whether it took effect, and its probe is being asked.
+    Doubted {
+        /// The try in doubt.
+        attempt: i64,
+    },
+    /// It waits for a human's decision: on whether it is made, or, of a call in doubt, on whether it is issued again.
     Asking {
         /// The try that was asked about.
         attempt: i64,
@@ -312,12 +338,17 @@ impl State {
 
     /// Whether a generation or a call is in flight.
     pub fn in_flight(&self) -> bool {
-        self.generation.is_some() || self.open_calls().next().is_some()
+        self.generation.is_some() || self.open_calls().next().is_some() || self.doubted_calls().next().is_some()
     }
 
     /// Calls whose intent is in the log and whose result is not.
     pub fn open_calls(&self) -> impl Iterator<Item = &Call> {
         self.calls.iter().filter(|call| matches!(call.state, CallState::Open { .. }))
+    }
+
+    /// Calls whose probe is being asked.
+    pub fn doubted_calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| matches!(call.state, CallState::Doubted { .. }))
     }
 
     /// Calls that a human or the caller holds, or that were just approved.
@@ -409,9 +440,9 @@ impl State {
         asking.filter_map(|call| self.approval(call).map(|approval| approval.expires_at))
     }
 
-    /// The approval of a call.
+    /// The approval that a call waits for, or waited for last.
     pub fn approval(&self, call: &Call) -> Option<&Arc<Approval>> {
-        self.approvals.get(call.approval.as_deref()?)
+        self.approvals.get(call.asked()?)
     }
 
     /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level

@@ -2,9 +2,11 @@
 
 mod audit;
 mod audit_children;
+mod audit_doubt;
 mod audit_held;
 mod audit_state;
 mod dice;
+mod doubting;
 mod driver;
 mod earlier;
 mod fixture;

@@ -55,7 +55,7 @@ fn rebuilt(name: &str, told: &ToolDefinition) -> Option<Definition> {
         input_schema: object(&told.input_schema_json)?,
         output_schema: output,
     };
-    let declared = Declared { idempotent: told.idempotent, read_only: told.read_only };
+    let declared = Declared { idempotent: told.idempotent, read_only: told.read_only, doubt: None };
     Definition::try_new(upstream, described, declared).ok()
 }
 

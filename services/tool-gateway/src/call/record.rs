@@ -81,7 +81,7 @@ impl Record {
     pub(super) fn conclude(&mut self, kind: &Kind) {
         let decided = self.decision.is_some();
         (self.verdict, self.reason) = match kind {
-            Kind::Answered(_) | Kind::HandedOver(_) => ("allow", None),
+            Kind::Answered(_) | Kind::HandedOver(_) | Kind::Probed(_) => ("allow", None),
             Kind::Denied(denial) => ("deny", Some(denial.reason)),
             Kind::ApprovalRequired { .. } => ("require_approval", None),
             Kind::Failed(failure) => (if decided { "allow" } else { "undecided" }, Some(failure.reason.as_str())),

@@ -25,6 +25,7 @@ fn every_kind_is_read() {
         max_result_bytes = "32KiB"
         tools.write = { idempotent = true }
         tools.read = { read_only = true }
+        tools.send.doubt = { on_unknown = "ask_human", group = "office", probe = { tool = "read", key_argument = "key" } }
         [tool_gateway.upstreams.web]
         kind = "mcp_http"
         url = "https://tools.example/mcp"
@@ -41,6 +42,9 @@ fn every_kind_is_read() {
     assert!(files.is_idempotent("write") && !files.is_idempotent("read"));
     assert!(files.is_read_only("read") && !files.is_read_only("write") && !files.is_trusted());
     assert_eq!(files.env["TOKEN"], Setting::Secret(mar_runtime::config::SecretRef::Env("FILES_TOKEN".into())));
+    let doubt = files.doubt("send").unwrap();
+    assert_eq!((doubt.on_unknown, doubt.question()), (OnUnknown::AskHuman, std::time::Duration::from_secs(3_600)));
+    assert!(files.doubt("write").is_none());
     let docs = &config.upstreams["docs"];
     assert!(docs.is_idempotent("search") && docs.is_read_only("list") && docs.is_trusted());
     assert_eq!(docs.timeout, std::time::Duration::from_secs(30));
@@ -58,6 +62,8 @@ fn everything_wrong_is_named_at_once() {
         kind = "mcp_http"
         url = "ftp://x"
         max_concurrency = 0
+        tools.send.doubt = { group = "g", probe = { tool = "list", key_argument = "", settles_after = "2h" } }
+        tools.pay.doubt = { on_unknown = "ask_human", expires_after = "1s", probe = { tool = "pay", key_argument = "k" } }
         "#,
     )
     .unwrap_err();
@@ -69,6 +75,12 @@ fn everything_wrong_is_named_at_once() {
         "Bad_Name.timeout",
         "web.url",
         "web.max_concurrency",
+        "web.tools.send.doubt.probe.tool: must name a tool that is declared read_only",
+        "web.tools.send.doubt.probe.key_argument",
+        "web.tools.send.doubt.probe.settles_after",
+        "web.tools.send.doubt.group: belongs to",
+        "web.tools.pay.doubt.probe.tool: must name another tool",
+        "web.tools.pay.doubt.expires_after",
     ] {
         assert!(all.contains(&format!("tool_gateway.upstreams.{path}")), "{path} in {all}");
     }

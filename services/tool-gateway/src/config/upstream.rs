@@ -7,6 +7,8 @@ use mar_runtime::violations::Violations;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use super::DoubtConfig;
+
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 const MAX_RESULT: ByteSize = ByteSize::mib(4);
 
@@ -111,6 +113,9 @@ pub struct ToolConfig {
     /// Like the upstream's key, for this tool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
+    /// How a call is resolved of which nobody knows whether it took effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<DoubtConfig>,
 }
 
 /// `[tool_gateway.upstreams.<name>.restart]`. The pause doubles from `min` to `max` with each failure, ± a quarter.
@@ -297,5 +302,6 @@ impl Validate for UpstreamConfig {
         let pauses = !self.restart.min.0.is_zero() && self.restart.min <= self.restart.max;
         violations.require(pauses, "restart.min", "must be more than 0 and at most restart.max");
         violations.require(self.restart.max.0 <= MAX_TIMEOUT, "restart.max", "must be at most 1h");
+        violations.within("tools", |found| self.validate_doubts(found));
     }
 }

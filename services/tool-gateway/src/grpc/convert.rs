@@ -169,6 +169,14 @@ pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResp
             size = answer.size;
             Told::Result(result(call, answer, tainted))
         }
+        Kind::Probed(probed) => {
+            size = probed.evidence.size;
+            Told::Probed(pb::Probed {
+                answer: probed.answer.into(),
+                result: probed.result.map(|answer| result(call, answer, tainted)),
+                evidence: Some(result(call, probed.evidence, tainted)),
+            })
+        }
         Kind::Denied(denial) => Told::Denied(pb::Denied { reason: denial.reason.to_owned(), message: denial.message }),
         Kind::ApprovalRequired { digest, message, terms } => Told::ApprovalRequired(pb::ApprovalRequired {
             call_digest: digest.to_string(),

@@ -19,7 +19,7 @@ fn definition(tool: &str, read_only: bool) -> ToolDefinition {
     };
     let described =
         Described { tool: tool.into(), description: "Opens a file.".into(), input_schema, output_schema: None };
-    Definition::try_new(upstream, described, Declared { idempotent: false, read_only }).unwrap().to_proto()
+    Definition::try_new(upstream, described, Declared { read_only, ..Declared::default() }).unwrap().to_proto()
 }
 
 fn descriptor(tools: &[&ToolDefinition]) -> Descriptor {
@@ -31,6 +31,7 @@ fn descriptor(tools: &[&ToolDefinition]) -> Descriptor {
         definition_hash: tool.definition_hash.parse().unwrap(),
         idempotent: tool.idempotent,
         read_only: tool.read_only,
+        doubt: None,
     };
     descriptor.agent.tools = tools.iter().enumerate().map(sealed).collect();
     descriptor

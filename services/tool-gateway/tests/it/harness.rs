@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_descriptor::{Descriptor, PolicyLayer, SealedTool, SigningKey, seal};
+use mar_descriptor::descriptor::{ON_UNKNOWN_ASK_HUMAN, ON_UNKNOWN_TELL_MODEL};
+use mar_descriptor::{Descriptor, Doubt, PolicyLayer, Probe, SealedTool, SigningKey, seal};
 use mar_proto::tool as pb;
 use mar_proto::tool::invoke_tool_response::Outcome;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
-use mar_proto::types::{Part, part};
+use mar_proto::types::{self, Part, part};
 use mar_runtime::ServiceName;
 use mar_runtime::auth::{Caller, RunGrant, RunTokenSigner, keys};
 use mar_runtime::clock::{SystemClock, SystemIds};
@@ -147,6 +148,7 @@ impl Bench {
                     definition_hash: definition.definition_hash.parse().unwrap(),
                     idempotent: definition.idempotent,
                     read_only: definition.read_only,
+                    doubt: sealed_doubt(definition.doubt.as_ref()),
                 }
             })
             .collect();
@@ -199,6 +201,7 @@ impl Agent<'_> {
             descriptor: Some(sealed),
             approval: None,
             definition: None,
+            probe: false,
         });
         let grant = RunGrant {
             session: "session-1".into(),
@@ -244,6 +247,22 @@ impl Agent<'_> {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn sealed_doubt(told: Option<&types::Doubt>) -> Option<Doubt> {
+    let told = told?;
+    let asks = told.on_unknown() == types::OnUnknown::AskHuman;
+    Some(Doubt {
+        probe: told.probe.as_ref().map(|probe| Probe {
+            tool: probe.tool.strip_prefix("tools/").unwrap().to_owned(),
+            definition_hash: probe.definition_hash.parse().unwrap(),
+            key_argument: probe.key_argument.clone(),
+            settles_after_ms: probe.settles_after_ms,
+        }),
+        on_unknown: if asks { ON_UNKNOWN_ASK_HUMAN } else { ON_UNKNOWN_TELL_MODEL }.to_owned(),
+        group: told.group.clone(),
+        expires_after_ms: told.expires_after_ms,
+    })
 }
 
 pub fn text(parts: &[Part]) -> String {

@@ -17,6 +17,8 @@ mod layers;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod probes;
+#[cfg(test)]
 mod results;
 #[cfg(test)]
 mod searching;

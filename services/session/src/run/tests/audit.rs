@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mar_proto::session::{RunState, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltReason, Message, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
 
@@ -21,7 +22,12 @@ pub struct CallRecord {
     pub returned: bool,
     /// A human or the caller has it.
     pub held: bool,
-    pub approved: bool,
+    /// It may be issued once more: people agreed, or its probe said that it had not happened.
+    pub allowed: bool,
+    /// Its probe, or a human, is asked whether it took effect.
+    pub in_doubt: bool,
+    /// What its probe said of the last try.
+    pub probed: Option<ProbeAnswer>,
     /// Its last intent was neither answered nor handed to anybody.
     pub in_flight: bool,
     /// Handed to the runtime, which starts child runs for it.
@@ -129,6 +135,7 @@ impl Audit {
             .filter(|effect| matches!(effect, Effect::Generate { .. } | Effect::Invoke { .. }))
             .cloned()
             .collect();
+        self.probes(before, inputs, decision);
         if events.iter().any(|event| matches!(event.body, Body::StopRequested(_) | Body::RunEnded(_))) {
             assert!(issued.is_empty(), "effects beside a stop: {effects:?}");
         } else {
@@ -211,8 +218,18 @@ impl Audit {
                 .events
                 .iter()
                 .any(|event| matches!(&event.body, Body::ToolIntent(intent) if intent.call_id == call.call_id));
-            assert!(unknown != again, "a doubtful call is repeated or told to be unknown");
-            assert!(unknown || repeatable, "a call that may not be repeated was");
+            let asked = decision
+                .events
+                .iter()
+                .any(|event| matches!(&event.body, Body::CallDoubted(doubted) if doubted.call_id == call.call_id));
+            let stops = decision.events.iter().any(|event| matches!(event.body, Body::StopRequested(_)));
+            // Time may be up in the same moment: then the question is closed as it was asked.
+            let ways = [unknown && !(asked && stops), again, asked].into_iter().filter(|way| *way).count();
+            assert_eq!(ways, 1, "a doubtful call is repeated, asked about or told to be unknown");
+            assert!(!again || repeatable, "a call that may not be repeated was");
+            assert!(!asked || call.doubt().is_some(), "asked about what nobody declared");
+            let may_ask = call.doubt().is_some() && before.stop.is_none();
+            assert!(!unknown || asked || !may_ask, "told without asking");
         }
     }
 
@@ -269,8 +286,10 @@ impl Audit {
                 call.keys.insert(intent.idempotency_key.clone());
                 assert_eq!(intent.attempt, call.attempts);
                 assert_eq!(call.keys.len(), 1, "another key for the same call");
-                let most = if call.idempotent { MAX_CALL_ATTEMPTS } else { 1 } + i64::from(call.approved);
-                assert!(call.attempts <= most && !call.held, "{intent:?} of {call:?}");
+                let allowed = std::mem::take(&mut call.allowed);
+                let free = call.attempts == 1 || call.idempotent && call.attempts <= MAX_CALL_ATTEMPTS;
+                assert!((free || allowed) && !call.held && !call.in_doubt, "{intent:?} of {call:?}");
+                call.probed = None;
                 // What a takeover finds in flight is repeated: a pause lets it come to its end.
                 let repeated = std::mem::replace(&mut call.in_flight, true);
                 assert!(!self.paused || repeated, "a call of a paused run");
@@ -279,7 +298,14 @@ impl Audit {
             Body::ToolReturned(back) => {
                 assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
                 let call = self.calls.entry(back.call_id.clone()).or_default();
-                (call.returned, call.held, call.in_flight) = (true, false, false);
+                assert!(!call.in_doubt || back.outcome() == ToolOutcome::Unknown, "{back:?} of a call in doubt");
+                let expected: &[ToolOutcome] = match call.probed.filter(|_| !call.held && !call.allowed) {
+                    Some(ProbeAnswer::Happened) => &[ToolOutcome::Ok],
+                    Some(ProbeAnswer::Unknown) => &[ToolOutcome::Unknown],
+                    _ => &[back.outcome()],
+                };
+                assert!(expected.contains(&back.outcome()), "{back:?} of {call:?}");
+                (call.returned, call.held, call.in_flight, call.in_doubt) = (true, false, false, false);
                 self.family_returns(back);
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
@@ -298,6 +324,7 @@ impl Audit {
                 assert!(!drawn.is_zero() && drawn.max(Amounts::default()) == drawn);
                 self.limits = self.limits + drawn;
             }
+            Body::CallDoubted(_) | Body::CallProbed(_) => self.doubted(event),
             Body::RunWaiting(waiting) => {
                 self.parks(waiting.reason());
                 assert!(!self.stopped && self.generation.is_none() && state.open_calls().next().is_none());
@@ -395,6 +422,10 @@ fn closed(state: &State, input: &Input) -> bool {
             Input::Turn(turn) => generation(turn.step, turn.attempt),
             Input::GenerationFailed { step, attempt, .. } => generation(*step, *attempt),
             Input::Returned(back) => open_call(&back.call_id, back.attempt),
+            Input::Probed(probed) => {
+                let doubted = crate::run::CallState::Doubted { attempt: probed.attempt };
+                state.doubted_calls().any(|call| call.call_id == probed.call_id && call.state == doubted)
+            }
             Input::ApprovalWanted(wanted) => open_call(&wanted.call_id, wanted.attempt),
             Input::HandedOver { call_id, attempt, .. } => open_call(call_id, *attempt),
             // Whether a command fits is not said again here, only that it counts once.

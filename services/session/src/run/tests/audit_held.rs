@@ -33,7 +33,7 @@ impl Audit {
             Body::ApprovalRequested(asked) => {
                 let call = self.calls.get_mut(&asked.call_id).expect("a call that was intended");
                 assert!(!call.returned && !std::mem::replace(&mut call.held, true));
-                call.in_flight = false;
+                (call.in_flight, call.in_doubt) = (false, false);
                 let lapses = asked.expire_time.as_ref().and_then(timestamp).unwrap();
                 assert!(lapses <= state.expires_at && asked.needed > 0);
                 let asked_about = Asked {
@@ -62,7 +62,7 @@ impl Audit {
                 asked.over = expected != ApprovalState::Pending;
                 if expected == ApprovalState::Approved {
                     let call = self.calls.get_mut(&asked.call_id).unwrap();
-                    (call.held, call.approved) = (false, true);
+                    (call.held, call.allowed) = (false, true);
                 }
             }
             Body::CallHandedOver(handed) => {

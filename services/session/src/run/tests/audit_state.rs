@@ -33,7 +33,9 @@ impl Audit {
         let begun = || self.calls.values().filter(|call| call.attempts > 0 && !call.returned);
         let held = begun().filter(|call| call.held).count();
         let delegated = self.delegated.values().filter(|family| !family.is_returned()).count();
-        let open = begun().count() - held - delegated - self.approved_and_waiting(state);
+        let doubted = begun().filter(|call| call.in_doubt).count();
+        assert_eq!(state.doubted_calls().count(), doubted);
+        let open = begun().count() - held - doubted - delegated - self.approved_and_waiting(state);
         assert_eq!(state.open_calls().count(), if state.ended() { 0 } else { open });
         assert!(!state.ended() || begun().next().is_none(), "a call that was begun has no result");
         assert_eq!(state.paused, self.paused);

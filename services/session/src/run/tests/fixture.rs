@@ -7,9 +7,10 @@ use mar_proto::session::{
     Agent, BudgetScope, EventContent, FinishReason, ParentRun, ReservationPrice, RunAdmitted, SliceGranted, Task,
     ToolOutcome, WaitReason, event_leaf::Body,
 };
+use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{
-    Executor, HaltingPolicy, Message, OnBudget, Part, Passage, Role, SealedDescriptor, ToolCall, ToolDefinition,
-    ToolResult, Usage, part::Content,
+    Doubt, Executor, HaltingPolicy, Message, OnBudget, OnUnknown, Part, Passage, Probe, Role, SealedDescriptor,
+    ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -17,8 +18,8 @@ use uuid::Uuid;
 use crate::counters::{Amounts, Pool};
 use crate::log::stamp;
 use crate::run::{
-    ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Granted, Input, Lack, Reply, Resolution, Submission,
-    error_result,
+    ApprovalWanted, CallReturn, Command, Event, FinishedTurn, Granted, Input, Lack, Probed, Reply, Resolution,
+    Submission, error_result,
 };
 
 pub const RUN: Uuid = Uuid::from_u128(7);
@@ -32,6 +33,12 @@ pub const SEND: &str = "tools/mail.send";
 pub const PICK: &str = "tools/caller.pick";
 /// Starts child runs.
 pub const DELEGATE: &str = "tools/runtime.delegate";
+/// May not be repeated, but asked about; what nobody knows the model is told.
+pub const BOOK: &str = "tools/desk.book";
+/// May not be repeated, but asked about; what nobody knows a human decides.
+pub const PAY: &str = "tools/bank.pay";
+/// May not be repeated nor asked about; a human decides.
+pub const WIRE: &str = "tools/bank.wire";
 /// Output tokens of one generation.
 pub const MAX_OUTPUT: i64 = 100;
 
@@ -125,7 +132,15 @@ fn synthesised(form: Form) -> Agent {
     Agent {
         descriptor: Some(sealed),
         prompt: vec![message(Role::System, [text("be brief")]), message(Role::User, [text("what is it?")])],
-        tools: vec![tool(SEARCH, true), tool(SEND, false), tool(PICK, false), tool(DELEGATE, false)],
+        tools: vec![
+            tool(SEARCH, true),
+            tool(SEND, false),
+            tool(PICK, false),
+            tool(DELEGATE, false),
+            in_doubt(BOOK, true, OnUnknown::TellModel),
+            in_doubt(PAY, true, OnUnknown::AskHuman),
+            in_doubt(WIRE, false, OnUnknown::AskHuman),
+        ],
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
     }
 }
@@ -146,6 +161,39 @@ fn tool(name: &str, idempotent: bool) -> ToolDefinition {
         .into(),
         ..ToolDefinition::default()
     }
+}
+
+fn in_doubt(name: &str, probed: bool, on_unknown: OnUnknown) -> ToolDefinition {
+    let probe = Probe {
+        tool: format!("{name}-status"),
+        definition_hash: "sha256:status".to_owned(),
+        key_argument: "key".to_owned(),
+        settles_after_ms: 0,
+    };
+    let doubt = Doubt {
+        probe: probed.then_some(probe),
+        on_unknown: on_unknown.into(),
+        group: "office".to_owned(),
+        expires_after_ms: if on_unknown == OnUnknown::AskHuman { 60_000 } else { 0 },
+    };
+    ToolDefinition { doubt: Some(doubt), ..tool(name, false) }
+}
+
+/// What a probe says; it was asked once.
+pub fn probed(call_id: &str, attempt: i64, answer: ProbeAnswer) -> Input {
+    let said = ToolResult { content: vec![text(answer.as_str_name())], ..ToolResult::default() };
+    Input::Probed(Box::new(Probed {
+        call_id: call_id.to_owned(),
+        attempt,
+        answer,
+        reason: String::new(),
+        result: ToolResult { content: vec![text("done before")], ..ToolResult::default() },
+        evidence: Some(said),
+        asked: 1,
+        decision_json: r#"{"verdict":"allow"}"#.to_owned(),
+        policy_hashes: vec!["sha256:p".to_owned()],
+        duration_ms: 1,
+    }))
 }
 
 pub fn message(role: Role, parts: impl IntoIterator<Item = Part>) -> Message {
@@ -333,6 +381,11 @@ pub fn word(event: &Event) -> String {
             format!("ChildEnded({state})")
         }
         Body::AllotmentRefilled(_) => "Refilled".to_owned(),
+        Body::CallDoubted(doubted) => format!("Doubted({}.{})", place(&doubted.call_id), doubted.attempt),
+        Body::CallProbed(probed) => {
+            let answer = probed.answer().as_str_name().trim_start_matches("PROBE_ANSWER_");
+            format!("Probed({} {answer})", place(&probed.call_id))
+        }
         Body::RunEnded(ended) => {
             let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
             let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");

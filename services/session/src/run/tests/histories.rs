@@ -40,7 +40,7 @@ fn histories_reach_every_corner() {
             let corner = match kind {
                 "Ended" => word.clone(),
                 "ChildEnded" => word.clone(),
-                "Decided" => format!("Decided({}", word.split_once(' ').unwrap().1),
+                "Decided" | "Probed" => format!("{kind}({}", word.split_once(' ').unwrap().1),
                 _ => kind.to_owned(),
             };
             *seen.entry(corner).or_default() += 1;
@@ -68,6 +68,10 @@ fn histories_reach_every_corner() {
         "ChildEnded(FAILED)",
         "ChildEnded(HALTED)",
         "Ended(HALTED MAX_DEPTH)",
+        "Doubted",
+        "Probed(HAPPENED)",
+        "Probed(DID_NOT_HAPPEN)",
+        "Probed(UNKNOWN)",
         "Stop",
         "Failed",
         "Ended(SUCCEEDED)",

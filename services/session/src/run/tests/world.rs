@@ -2,13 +2,14 @@
 //! happens next is rolled.
 
 use mar_proto::session::{ApprovalState, BudgetScope, ToolOutcome, WaitReason};
+use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltingPolicy, OnBudget, Part, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
-use super::fixture::{self, DELEGATE, Form, MAX_OUTPUT, PICK, SEARCH, SEND, START, ask, text};
+use super::fixture::{self, BOOK, DELEGATE, Form, MAX_OUTPUT, PAY, PICK, SEARCH, SEND, START, WIRE, ask, text};
 use super::nursery::Nursery;
 use crate::counters::Amounts;
 use crate::run::{CallState, Command, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe};
@@ -185,12 +186,13 @@ impl World {
         let known: Vec<String> = pending.map(|approval| approval.id.clone()).collect();
         let approval = if known.is_empty() { "1-0".to_owned() } else { self.dice.of(&known) };
         let who = self.dice.of(&["bob", "cid", "dan", "ada"]);
-        let digest = self.dice.of(&["sha256:d", "sha256:d", "sha256:d", "sha256:other"]);
+        let asked = self.driver.state.approvals.get(&approval).map_or("sha256:d".to_owned(), |one| one.digest.clone());
+        let digest = self.dice.of(&[asked.clone(), asked.clone(), asked, "sha256:other".to_owned()]);
         // Without dice left everybody has to come by once.
         let who = if self.dice.spent() { format!("person-{}", self.commands) } else { who.to_owned() };
         Command::Resolve(Resolution {
             approval,
-            digest: digest.to_owned(),
+            digest,
             approved,
             principal: format!("user:{who}"),
             comment: String::new(),
@@ -282,6 +284,11 @@ impl World {
             Effect::Generate { step, attempt } => self.generation(step, attempt),
             Effect::Invoke { call_id, attempt } => self.call(&call_id, attempt),
             Effect::Refill(lack) => self.slice(lack),
+            Effect::Probe { call_id, attempt } => {
+                use ProbeAnswer::{DidNotHappen, Happened, Unknown};
+                let answer = self.dice.of(&[Happened, DidNotHappen, Unknown]);
+                fixture::probed(&call_id, attempt, answer)
+            }
             Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => Input::Timer,
         })
     }
@@ -354,7 +361,7 @@ impl World {
                 let tasks = self.dice.of(&[&["a", "b"][..], &["a"], &["a", "b", "c", "d"], &[]]);
                 return fixture::hand_out(&format!("p{step}-{i}"), tasks);
             }
-            let tool = self.dice.of(&[SEARCH, SEARCH, SEND, PICK, "frobnicate"]);
+            let tool = self.dice.of(&[SEARCH, SEARCH, SEND, PICK, "frobnicate", BOOK, PAY, WIRE]);
             ask(tool, &format!("p{step}-{i}"))
         });
         let mut parts: Vec<Part> = asked.collect();
