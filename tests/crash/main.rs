@@ -11,6 +11,7 @@ mod drain;
 mod ending;
 mod occasion;
 mod parking;
+mod panics;
 mod points;
 mod probed;
 mod random;

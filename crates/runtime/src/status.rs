@@ -25,6 +25,12 @@ const PREFIX: &str = "ERROR_REASON_";
 /// Details travel in a header, and peers commonly accept 8 to 16 KiB of them.
 const MAX_DETAILS: usize = 4 * 1024;
 const MAX_MESSAGE: usize = 1024;
+/// Of a description where not all of them fit whole.
+const SHORT_MESSAGE: usize = 128;
+/// Of the path of a field, whose names may come from the caller.
+const MAX_FIELD: usize = 256;
+/// Around each text.
+const OVERHEAD: usize = 16;
 
 /// The delay that a caller is told to wait when nothing better is known.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(1);
@@ -117,18 +123,25 @@ impl Fault {
         self
     }
 
-    /// Lists everything that is wrong with the request, as far as it fits.
+    /// Lists everything that is wrong with the request, as far as it fits: where it does not, texts are shortened first, and
+    /// the metadata's `violations_cut` says how many are left out.
     #[must_use]
     pub fn violations(mut self, violations: &Violations) -> Self {
+        let count = violations.iter().count();
+        let whole = violations.iter().all(|one| one.field.len() <= MAX_FIELD)
+            && violations.iter().map(size).sum::<usize>() <= self.room;
+        let most = if whole { MAX_MESSAGE } else { SHORT_MESSAGE };
+        let mut told = 0;
         for Violation { field, description } in violations.iter() {
-            match self.take_room(field.len(), description.clone()) {
-                Some(description) => self.details.add_bad_request_violation(field, description),
-                None => {
-                    // Beside the room: the caller has to know that there are more.
-                    self.metadata.insert("violations_cut".to_owned(), "true".to_owned());
-                    return self;
-                }
-            };
+            let field = middle_cut(field, MAX_FIELD);
+            if let Some(description) = self.take_room(field.len(), cut(description.clone(), most)) {
+                self.details.add_bad_request_violation(field, description);
+                told += 1;
+            }
+        }
+        if told < count {
+            // Beside the room: the caller has to know that there are more.
+            self.metadata.insert("violations_cut".to_owned(), (count - told).to_string());
         }
         self
     }
@@ -140,7 +153,6 @@ impl Fault {
 
     /// What is left of the room for details bounds each text; nothing is added when a text would be cut to nothing.
     fn take_room(&mut self, beside: usize, text: String) -> Option<String> {
-        const OVERHEAD: usize = 16;
         let room = self.room.checked_sub(beside + OVERHEAD)?;
         let text = cut(text, room.min(MAX_MESSAGE));
         self.room = room - text.len();
@@ -224,6 +236,23 @@ fn cut(mut text: String, max: usize) -> String {
     text
 }
 
+fn size(violation: &Violation) -> usize {
+    violation.field.len() + violation.description.len().min(MAX_MESSAGE) + OVERHEAD
+}
+
+/// A path of which both ends tell where it leads.
+fn middle_cut(path: &str, max: usize) -> String {
+    if path.len() <= max {
+        return path.to_owned();
+    }
+    let half = max / 2 - 2;
+    let mut tail = path.len() - half;
+    while !path.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}…{}", cut(path.to_owned(), half), &path[tail..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,8 +280,30 @@ mod tests {
         }
         let status = Status::from(violations);
         assert!(status.details().len() < 8 * 1024, "{}", status.details().len());
-        assert!(super::violations(&status).len() > 10);
-        assert_eq!(metadata(&status)["violations_cut"], "true");
+        let told = super::violations(&status).len();
+        assert!(told > 10);
+        assert_eq!(metadata(&status)["violations_cut"], (1_000 - told).to_string());
+    }
+
+    #[test]
+    fn many_short_texts_come_before_few_long_ones() {
+        let mut violations = Violations::new();
+        for at in 0..20 {
+            violations.item("parts", at, |found| found.require(false, "text", "x".repeat(1_000)).is_empty());
+        }
+        let status = Status::from(violations);
+        assert_eq!(super::violations(&status).len(), 20);
+        assert!(!metadata(&status).contains_key("violations_cut"));
+    }
+
+    #[test]
+    fn a_long_path_hides_nothing() {
+        let mut violations = Violations::new();
+        violations.within(&"é".repeat(10_000), |found| found.field("kind", "must be set").is_empty());
+        violations.field("name", "must be set");
+        let told = super::violations(&Status::from(violations));
+        assert!(told[0].field.len() <= MAX_FIELD && told[0].field.ends_with("é.kind"), "{told:?}");
+        assert_eq!((told.len(), told[1].field.as_str()), (2, "name"));
     }
 
     #[test]

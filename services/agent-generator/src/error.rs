@@ -13,6 +13,8 @@ use tonic::{Code, Status};
 use crate::missing::Missing;
 use crate::store;
 
+mod missing;
+
 /// How long a caller waits before it tries again what failed on a dependency.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -2,10 +2,6 @@
 
 use std::fmt;
 
-use mar_proto::types::ErrorReason;
-use mar_runtime::status::Fault;
-use tonic::{Code, Status};
-
 /// Names that do not exist, by the type of their resource, in the order in which they are told.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Missing(Vec<(&'static str, Vec<String>)>);
@@ -38,7 +34,14 @@ impl Missing {
         self.0.iter().map(|(_, names)| names.len()).sum()
     }
 
-    fn names(&self) -> Vec<&str> {
+    /// The names of each type of resource.
+    pub fn groups(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        self.0.iter().map(|(kind, names)| (*kind, names.as_slice()))
+    }
+
+    /// All names.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
         self.0.iter().flat_map(|(_, names)| names).map(String::as_str).collect()
     }
 }
@@ -50,55 +53,5 @@ impl fmt::Display for Missing {
             write!(out, "{kind} ")?;
         }
         write!(out, "{} not found", self.names().join(", "))
-    }
-}
-
-impl From<Missing> for Status {
-    fn from(missing: Missing) -> Self {
-        let names = missing.names();
-        // Of a run that fails on it only the text is kept, so that it has to name them all.
-        let fault = Fault::new(Code::NotFound, ErrorReason::NotFound, missing.to_string());
-        let fault = match missing.0.first() {
-            Some((kind, of_kind)) => fault.resource(*kind, of_kind.first().cloned().unwrap_or_default()),
-            None => fault,
-        };
-        if names.len() < 2 {
-            return fault.into();
-        }
-        let all = fault.metadata("missing", names.join(","));
-        missing.0.iter().fold(all, |fault, (_, names)| fault.metadata(collection(names), names.join(","))).into()
-    }
-}
-
-/// The part of resource names that says what they are: `tools` of `tools/docs.search`.
-fn collection(names: &[String]) -> &str {
-    names.first().and_then(|name| name.split_once('/')).map_or("other", |(collection, _)| collection)
-}
-
-#[cfg(test)]
-mod tests {
-    use mar_runtime::status::metadata;
-
-    use super::*;
-
-    #[test]
-    fn one_name_needs_no_list() {
-        let told = Status::from(Missing::one("x.Recipe", "recipes/gone"));
-        assert_eq!(told.message(), "x.Recipe recipes/gone not found");
-        assert_eq!(told.message(), Status::from(Fault::not_found("x.Recipe", "recipes/gone")).message());
-        assert!(metadata(&told).is_empty());
-    }
-
-    #[test]
-    fn several_types_are_told_with_a_key_each() {
-        let mut missing = Missing::one("x.Recipe", "recipes/gone");
-        missing.add("x.Model", []);
-        missing.add("x.Tool", ["tools/a.b".to_owned(), "tools/c.*".to_owned()]);
-        assert_eq!(missing.count(), 3);
-        let told = Status::from(missing);
-        assert_eq!(told.message(), "recipes/gone, tools/a.b, tools/c.* not found");
-        let keys = metadata(&told);
-        assert_eq!((keys["recipes"].as_str(), keys["tools"].as_str()), ("recipes/gone", "tools/a.b,tools/c.*"));
-        assert_eq!((keys["missing"].as_str(), keys.len()), ("recipes/gone,tools/a.b,tools/c.*", 3));
     }
 }

@@ -7,22 +7,18 @@ use mar_proto::router::{self, Candidate, Obstacle, RejectionReason, SelectModelR
 use mar_proto::session::ReservationPrice;
 use mar_proto::types;
 use mar_runtime::ServiceName;
-use mar_runtime::status::Reason;
-use tonic::Status;
-use tonic_types::StatusExt as _;
 
 use crate::error::Error;
 use crate::media;
 use crate::missing::Missing;
 use crate::order::{ModelWish, Order};
-use crate::peers::{Call, Router};
+use crate::peers::{Call, ROUTING_POLICY, Router, is_unknown_policy};
 use crate::recipe;
 
 /// The only role that models play so far.
 pub const REASON: &str = "reason";
 
 const MODEL: &str = "agentruntime.router.v1.Model";
-const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 /// What the agent's models have to be, from the order alone: nothing of the input but its modalities.
 #[derive(Clone, Debug)]
@@ -149,13 +145,6 @@ pub async fn unknown(router: &dyn Router, call: &Call, wish: &ModelWish) -> Miss
         Err(status) => tracing::debug!(error = %status, "the router does not say which models it knows"),
     }
     missing
-}
-
-/// Whether the router refuses a question for its routing policy.
-#[must_use]
-pub fn is_unknown_policy(status: &Status) -> bool {
-    Reason::of(status) == Some(types::ErrorReason::NotFound)
-        && status.get_details_resource_info().is_some_and(|resource| resource.resource_type == ROUTING_POLICY)
 }
 
 fn rejections(candidates: &[Candidate]) -> Vec<(String, String)> {

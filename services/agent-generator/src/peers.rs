@@ -8,11 +8,17 @@ use mar_proto::router::router_service_client::RouterServiceClient;
 use mar_proto::router::{SelectModelRequest, SelectModelResponse};
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse};
+use mar_proto::types::ErrorReason;
 use mar_runtime::auth::Identity;
 use mar_runtime::clock::Clock;
 use mar_runtime::peer::Peer;
 use mar_runtime::server::Deadline;
+use mar_runtime::status::Reason;
 use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
+
+/// Type of the resource that the router misses, where a task asks for a routing policy that it does not have.
+pub const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 /// On whose behalf a peer is called, and until when.
 #[derive(Clone, Debug)]
@@ -83,6 +89,13 @@ impl ToolRegistry for ToolGatewayPeer {
         let request = call.request(request, &*self.clock);
         Ok(self.client.clone().list_tools(request).await?.into_inner())
     }
+}
+
+/// Whether the router refuses a question for its routing policy.
+#[must_use]
+pub fn is_unknown_policy(status: &Status) -> bool {
+    Reason::of(status) == Some(ErrorReason::NotFound)
+        && status.get_details_resource_info().is_some_and(|resource| resource.resource_type == ROUTING_POLICY)
 }
 
 impl Call {

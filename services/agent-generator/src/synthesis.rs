@@ -22,7 +22,7 @@ use crate::lineage;
 use crate::missing::Missing;
 use crate::models::{self, Wish};
 use crate::order::{Brief, Order};
-use crate::peers::{Call, Router, ToolRegistry};
+use crate::peers::{Call, Router, ToolRegistry, is_unknown_policy};
 use crate::prompt::{self, OfferedTool, Prompt};
 use crate::recipe::{Catalogue, Pick, TemplateError};
 use crate::store::{Store, Stored};
@@ -123,7 +123,7 @@ impl Synthesis {
             Ok(answer) => return Ok(answer),
             Err(status) => status,
         };
-        if models::is_unknown_policy(&status) {
+        if is_unknown_policy(&status) {
             let missing = models::unknown(&*self.router, call, &order.model).await;
             if missing.count() > 1 {
                 return Err(Error::NotFound(missing));

@@ -1,7 +1,8 @@
 //! The registry of crash points: named moments at which a test build may be made to die.
 //!
 //! `MAR_CRASH_AT=<point>[@<n>]` aborts the process, as SIGKILL would, at the n-th time that the point is passed, 1 by
-//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the point's name before that. A simulation decides for itself
+//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the point's name before that. `MAR_PANIC_AT` is its like for a
+//! panic there, which ought to hurt nothing but the task that it is in. A simulation decides for itself
 //! at each passing. A release build passes points without looking: nothing of this is compiled into it.
 
 use std::fmt;
@@ -158,10 +159,16 @@ mod armed {
 
     /// The trap that the environment asks for. A name that is no point's is one that nobody passes.
     pub(super) fn from_env() -> Option<Trap> {
+        if let Ok(wish) = std::env::var("MAR_PANIC_AT") {
+            let (wanted, at) = read(&wish);
+            return Some(Box::new(move |point, nth| {
+                assert!(wanted != Some(point) || nth != at, "told to panic at {point}");
+                false
+            }));
+        }
         let wish = std::env::var("MAR_CRASH_AT").ok()?;
         let journal = std::env::var_os("MAR_CRASH_JOURNAL");
-        let (name, at) = wish.split_once('@').unwrap_or((&wish, "1"));
-        let (at, wanted) = (at.parse().unwrap_or(1), Point::named(name));
+        let (wanted, at) = read(&wish);
         Some(Box::new(move |point, nth| {
             if wanted != Some(point) || nth != at {
                 return false;
@@ -173,6 +180,12 @@ mod armed {
             }
             std::process::abort()
         }))
+    }
+
+    /// A point and the passing that is meant.
+    fn read(wish: &str) -> (Option<Point>, u64) {
+        let (name, at) = wish.split_once('@').unwrap_or((wish, "1"));
+        (Point::named(name), at.parse().unwrap_or(1))
     }
 }
 

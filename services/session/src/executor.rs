@@ -26,6 +26,7 @@ use crate::clients::{Peers, RunContext};
 use crate::counters::{self, Advance, Counters};
 use crate::crash::{CrashPoints, Point};
 use crate::feed::{Feed, View};
+use crate::guard::unwound;
 use crate::log::{Log, commitment};
 use crate::run::{self, Counted, Effect, Event, Input, State, Timed};
 use crate::runs::Runs;
@@ -58,6 +59,8 @@ const STORE_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration
 const COUNTERS_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The clock is looked at again after this at the latest, should it have jumped.
+/// How long a run that broke its executor is left alone, so that one that does it each time keeps nobody busy.
+const BROKEN_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// What every executor of the service shares.
@@ -135,6 +138,8 @@ pub struct Executor {
     effects: TaskTracker,
     /// Cancelled to stop effects in flight.
     stop: CancellationToken,
+    /// Cancelled by an effect that panicked.
+    broken: CancellationToken,
     shutdown: CancellationToken,
     /// Counters that did not answer are not asked again before this.
     counters_after: Option<OffsetDateTime>,
@@ -160,6 +165,8 @@ enum Halt {
     Shutdown,
     /// The run waits for somebody, and needs no executor until then.
     Parked,
+    /// The executor or an effect of it panicked: what is in memory may be half changed.
+    Broken,
 }
 
 impl Executor {
@@ -196,6 +203,7 @@ impl Executor {
             feed: feed.clone(),
             effects: TaskTracker::new(),
             stop: shutdown.child_token(),
+            broken: CancellationToken::new(),
             shutdown,
             counters_after: None,
             last_rows: Vec::new(),
@@ -211,28 +219,11 @@ impl Executor {
         (executor, inbox, feed)
     }
 
-    /// Drives the run until it has ended and is sealed, another owner has it, or the service stops.
+    /// Drives the run until it has ended and is sealed, another owner has it, or the service stops. A panic, here or in an
+    /// effect, is to the run what the death of this process would be, and to nothing else: it goes on from its log.
     pub async fn drive(mut self) {
-        let halt = loop {
-            if let Err(halt) = self.turn().await {
-                break halt;
-            }
-            if self.state.ended() {
-                break match self.seal().await {
-                    Ok(()) => Halt::Shutdown,
-                    Err(halt) => halt,
-                };
-            }
-            match self.park().await {
-                Ok(true) => break Halt::Parked,
-                Ok(false) => {}
-                Err(halt) => break halt,
-            }
-        };
+        let halt = unwound(self.drive_on()).await.unwrap_or(Halt::Broken);
         self.stop.cancel();
-        if matches!(halt, Halt::Shutdown) {
-            self.hand_over().await;
-        }
         if !self.feed.views().borrow().over {
             self.feed.leave();
         }
@@ -241,8 +232,35 @@ impl Executor {
         }
         self.effects.close();
         self.effects.wait().await;
-        if matches!(halt, Halt::Fenced) {
-            self.give_up().await;
+        match halt {
+            Halt::Fenced => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
+            Halt::Broken => {
+                tracing::error!(run.id = %self.state.run, "run is let go of after a panic");
+                self.give_up(self.shared.clock.now() + BROKEN_PAUSE).await;
+            }
+            Halt::Shutdown | Halt::Parked => {}
+        }
+    }
+
+    async fn drive_on(&mut self) -> Halt {
+        loop {
+            let halt = match self.turn().await {
+                Ok(()) if self.state.ended() => match self.seal().await {
+                    Ok(()) => Halt::Shutdown,
+                    Err(halt) => halt,
+                },
+                Ok(()) => match self.park().await {
+                    Ok(true) => Halt::Parked,
+                    Ok(false) => continue,
+                    Err(halt) => halt,
+                },
+                Err(halt) => halt,
+            };
+            self.stop.cancel();
+            if matches!(halt, Halt::Shutdown) {
+                self.hand_over().await;
+            }
+            return halt;
         }
     }
 
@@ -304,6 +322,9 @@ impl Executor {
             while let Ok(timed) = self.receiver.try_recv() {
                 self.pending.push(timed);
             }
+            if self.broken.is_cancelled() {
+                return Err(Halt::Broken);
+            }
             if self.shutdown.is_cancelled() {
                 return Err(Halt::Shutdown);
             }
@@ -321,6 +342,7 @@ impl Executor {
             let mail = Arc::clone(&self.inbox.mail);
             tokio::select! {
                 biased;
+                () = self.broken.cancelled() => return Err(Halt::Broken),
                 () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
                 timed = self.receiver.recv() => self.pending.extend(timed),
                 () = mail.notified() => self.commands.due(),

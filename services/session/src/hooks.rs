@@ -23,6 +23,7 @@ pub use sink::Address;
 
 use crate::crash::Point;
 use crate::error::Error;
+use crate::guard::unwound;
 use crate::runs::Runs;
 use crate::store::hook::{Claim, DeadNotice, DeadPage, Due};
 use cursor::Cursor;
@@ -96,7 +97,7 @@ impl Hooks {
             self.runs.spawn(async move {
                 let (mut failures, mut pause) = (0, LOOK);
                 while hooks.runs.pause_or_stop(pause).await {
-                    failures = hooks.look(at, failures).await;
+                    failures = unwound(hooks.look(at, failures)).await.unwrap_or(failures + 1);
                     let (hook, _) = &hooks.hooks[at];
                     pause = if failures == 0 { LOOK } else { doubled(hook.retry, failures, MOST_REST).max(LOOK) };
                 }

@@ -52,6 +52,7 @@ pub mod events;
 pub mod executor;
 pub mod feed;
 pub mod grpc;
+mod guard;
 pub mod hooks;
 pub mod limits;
 pub mod log;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mar_runtime::status::chain;
 
 use crate::error::Error;
+use crate::guard::unwound;
 use crate::sessions::Sessions;
 use crate::store::erasure::{Begun, Extent};
 use crate::store::timer::{Timer, TimerKind};
@@ -44,14 +45,14 @@ impl Upkeep {
         let telling = self.clone();
         runs.spawn(async move {
             while telling.sessions.runs().pause_or_stop(LOOK).await {
-                telling.tell().await;
+                unwound(telling.tell()).await;
             }
             telling.tell().await;
         });
         let looking = self.clone();
         runs.spawn(async move {
             while looking.sessions.runs().pause_or_stop(LOOK).await {
-                if let Err(error) = looking.look().await {
+                if let Some(Err(error)) = unwound(looking.look()).await {
                     tracing::debug!(error = %chain(&error), "timers wait for the store");
                 }
             }
@@ -62,7 +63,7 @@ impl Upkeep {
         runs.spawn(async move {
             let mut held = BTreeMap::new();
             while pruning.sessions.runs().pause_or_stop(pause).await {
-                if let Err(error) = pruning.prune(&mut held).await {
+                if let Some(Err(error)) = unwound(pruning.prune(&mut held)).await {
                     tracing::debug!(error = %chain(&error), "retention waits for the store");
                 }
             }

@@ -23,7 +23,7 @@ const MAX_PROBLEMS: usize = 64;
 pub struct Sources {
     /// The TOML file; without one, defaults.
     pub file: Option<PathBuf>,
-    /// Environment variables; those that do not start with `MAR_<TABLE>__` are ignored.
+    /// Environment variables; those that are not `MAR_<TABLE>__<KEY>` are ignored.
     pub env: Vec<(String, String)>,
     /// `table.key=value`, in order.
     pub set: Vec<String>,
@@ -47,8 +47,11 @@ impl Sources {
             figment = figment.merge(Toml::string(&read_file(path)?));
         }
         for (name, value) in &self.env {
-            if let Some(key) = env_key(name) {
+            let Some(key) = env_key(name) else { continue };
+            if key.split('.').next().is_some_and(is_table) {
                 figment = figment.merge((key, literal(value)));
+            } else {
+                found.field(name, format!("\"{key}\" is not in a table of the runtime"));
             }
         }
         for set in &self.set {
@@ -70,11 +73,10 @@ fn read_file(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|error| Error::Unreadable(format!("{}: {error}", path.display())))
 }
 
-/// `MAR_SESSION__STORE__URL` is `session.store.url`.
+/// `MAR_SESSION__STORE__URL` is `session.store.url`. Names without two underscores in a row are for other purposes.
 fn env_key(name: &str) -> Option<String> {
     let key = name.strip_prefix(ENV_PREFIX)?.to_ascii_lowercase().replace("__", ".");
-    let table = key.split_once('.')?.0;
-    is_table(table).then_some(key)
+    key.contains('.').then_some(key)
 }
 
 fn is_table(name: &str) -> bool {

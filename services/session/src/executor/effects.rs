@@ -8,22 +8,28 @@ use tracing::Instrument as _;
 
 use super::Executor;
 use crate::clients::Refusal;
+use crate::guard::unwound;
 use crate::run::Input;
 
 /// Pause before synthesis is tried again: doubling between these.
 const SYNTHESIS_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 impl Executor {
-    /// Runs an effect until it is done or stopped. Stopping drops it where it stands, and with it the call to the peer.
+    /// Runs an effect until it is done or stopped. One that panics stops its executor. Stopping drops it where it stands, and with it the call to the peer.
     pub(super) fn start<F>(&self, effect: F, stopped: impl FnOnce() -> Option<Input> + Send + 'static)
     where
         F: Future<Output = Input> + Send + 'static,
     {
-        let (inbox, stop) = (self.inbox.clone(), self.stop.clone());
+        let (inbox, stop, broken) = (self.inbox.clone(), self.stop.clone(), self.broken.clone());
         let task = async move {
             let input = tokio::select! {
                 biased;
-                input = effect => Some(input),
+                input = unwound(effect) => {
+                    if input.is_none() {
+                        broken.cancel();
+                    }
+                    input
+                }
                 () = stop.cancelled() => stopped(),
             };
             if let Some(input) = input {

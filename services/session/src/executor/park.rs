@@ -1,5 +1,7 @@
 //! Letting go of a run that waits for somebody: no task, no lease, until a command or its time wakes it.
 
+use time::OffsetDateTime;
+
 use super::{Executor, Halt, STORE_BACKOFF};
 use crate::crash::Point;
 use crate::store::Hold;
@@ -39,12 +41,12 @@ impl Executor {
 
     /// Lets go of a run that somebody else has written to, if this replica holds it all the same: its predecessor, taken for
     /// dead, was quicker to write than its new owner to say that it is one. Kept, nobody would execute it while this
-    /// replica lives; let go of, it is claimed again.
-    pub(super) async fn give_up(&self) {
+    /// replica lives; let go of, it is claimed again, from `wake` on.
+    pub(super) async fn give_up(&self, wake: OffsetDateTime) {
         let mut pause = STORE_BACKOFF.0;
         let mut refused = 0;
         while refused < REFUSALS {
-            match self.try_give_up().await {
+            match self.try_give_up(wake).await {
                 Ok(true) => return,
                 Ok(false) => refused += 1,
                 Err(error) if error.is_unavailable() => {
@@ -58,10 +60,10 @@ impl Executor {
     }
 
     /// Whether the run is not this replica's any more.
-    async fn try_give_up(&self) -> Result<bool, crate::store::Error> {
+    async fn try_give_up(&self, wake: OffsetDateTime) -> Result<bool, crate::store::Error> {
         let (store, tenant, run) = (&self.shared.store, &self.context.caller.tenant, self.state.run);
         let hold = Hold { owner: &self.owner, epoch: self.held };
-        if store.run_park(tenant, run, hold, time::OffsetDateTime::UNIX_EPOCH).await? {
+        if store.run_park(tenant, run, hold, wake).await? {
             tracing::info!(run.id = %run, run.epoch = self.held, "run is let go of");
             return Ok(true);
         }

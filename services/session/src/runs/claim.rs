@@ -7,6 +7,7 @@ use tracing::Instrument as _;
 use super::{CLAIM_BATCH, READ_BYTES, READ_EVENTS, Runs, STORE_PAUSE, stored_caller};
 use crate::crash::Point;
 use crate::error::Error;
+use crate::guard::unwound;
 use crate::log;
 use crate::run::Input;
 use crate::store::{EventRow, RunRow};
@@ -41,7 +42,7 @@ impl Runs {
         let beating = self.clone();
         self.0.tasks.spawn(async move {
             while beating.pause_or_stop(beating.0.replicas.heartbeat).await {
-                beating.beat().await;
+                unwound(beating.beat()).await;
             }
         });
         let claiming = self.clone();
@@ -53,7 +54,7 @@ impl Runs {
                     () = claiming.0.claim.notified() => {}
                     () = claiming.clock().sleep(claiming.0.replicas.heartbeat) => {}
                 }
-                if let Err(error) = claiming.look().await {
+                if let Some(Err(error)) = unwound(claiming.look()).await {
                     tracing::debug!(error = %error, "claims wait for the store");
                 }
             }
@@ -93,12 +94,12 @@ impl Runs {
         let task = async move {
             let mut broken = BROKEN_PAUSE.0;
             loop {
-                let pause = match runs.resume(&row, epoch).await {
-                    Ok(()) => return,
-                    Err(Error::Store(source)) if source.is_unavailable() => STORE_PAUSE,
-                    Err(error) => {
-                        let error = mar_runtime::status::chain(&error);
-                        tracing::error!(run.id = %row.id, error = %error, "claimed run cannot go on: its log does not replay");
+                let pause = match unwound(runs.resume(&row, epoch)).await {
+                    Some(Ok(())) => return,
+                    Some(Err(Error::Store(source))) if source.is_unavailable() => STORE_PAUSE,
+                    failed => {
+                        let error = failed.and_then(Result::err).map(|error| mar_runtime::status::chain(&error));
+                        tracing::error!(run.id = %row.id, error, "claimed run cannot go on: its log does not replay");
                         let longer = (broken * 2).min(BROKEN_PAUSE.1);
                         std::mem::replace(&mut broken, longer)
                     }

@@ -68,7 +68,7 @@ fn later_sources_win() {
     let toml = "[session]\nsteps = 1\nstore.url = \"file\"\n[router]\nother = 1\n";
     let loaded = read(toml, &[("MAR_SESSION__STORE__URL", "env"), ("MAR_SESSION__STEPS", "2")], &[]).unwrap();
     assert_eq!((loaded.service.steps, loaded.service.store.url.as_str()), (2, "env"));
-    let env = [("MAR_SESSION__STEPS", "2"), ("MAR_MODEL", "small"), ("MAR_OTHER__KEY", "x")];
+    let env = [("MAR_SESSION__STEPS", "2"), ("MAR_MODEL", "small"), ("OTHER__KEY", "x")];
     let loaded = read(toml, &env, &["session.steps=3", "runtime.limits.drain=5s"]).unwrap();
     assert_eq!((loaded.service.steps, loaded.service.store.url.as_str()), (3, "file"));
     assert_eq!(loaded.runtime.limits.drain, std::time::Duration::from_secs(5));
@@ -108,6 +108,17 @@ fn every_problem_is_named_by_its_path_at_once() {
         assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} in {found:#?}");
     }
     assert_eq!(found.len(), 9, "{found:#?}");
+}
+
+#[test]
+fn a_misspelt_variable_is_said() {
+    let env =
+        [("MAR_SESION__STEPS", "2"), ("MAR_SESSION__STEP", "2"), ("MAR_SESSION_STORE__URL", "x"), ("MAR_MODEL", "x")];
+    let found = read("", &env, &[]).unwrap_err();
+    for expected in ["MAR_SESION__STEPS: ", "session.step: is not a known key", "MAR_SESSION_STORE__URL: "] {
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} in {found:#?}");
+    }
+    assert_eq!(found.len(), 3, "{found:#?}");
 }
 
 #[test]

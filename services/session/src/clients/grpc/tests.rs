@@ -9,11 +9,14 @@ use mar_proto::router::{
 };
 use mar_runtime::auth::{Caller, RunTokenSigner, keys};
 use mar_runtime::clock::{Clock, ManualClock, SystemIds};
-use mar_runtime::config::RuntimeConfig;
-use mar_runtime::server::Stack;
+use mar_runtime::config::{LimitsConfig, RuntimeConfig};
+use mar_runtime::server::{Server, Stack};
 use mar_runtime::status::Fault;
 use secrecy::ExposeSecret as _;
 use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::Response;
 use tonic::service::Routes;
 use uuid::Uuid;
@@ -85,6 +88,13 @@ impl RouterService for Door {
 
 /// Session's clients before this door, with the layers that look at tokens in between.
 fn peers(door: &Door, clock: &Arc<Sleeper>) -> GrpcPeers {
+    let (stack, tokens) = layers(clock);
+    let peer = Peer::local(stack.wrap(Routes::new(RouterServiceServer::new(door.clone()))));
+    GrpcPeers::new(peer.clone(), peer.clone(), peer, tokens)
+}
+
+/// The layers, and tokens that they take.
+fn layers(clock: &Arc<Sleeper>) -> (Stack, RunTokenCache) {
     let folder = tempfile::tempdir().unwrap();
     let pair = keys::generate(&SystemIds).unwrap();
     let public = folder.path().join("session.pub.pem");
@@ -93,9 +103,8 @@ fn peers(door: &Door, clock: &Arc<Sleeper>) -> GrpcPeers {
     runtime.run_tokens.verification_key_files = vec![public];
     let clock: Arc<dyn Clock> = clock.clone();
     let stack = Stack::with_clock(ServiceName::Router, &runtime, clock.clone(), Arc::new(SystemIds)).unwrap();
-    let peer = Peer::local(stack.wrap(Routes::new(RouterServiceServer::new(door.clone()))));
     let signer = RunTokenSigner::try_new(pair.private_pem.expose_secret(), clock).unwrap();
-    GrpcPeers::new(peer.clone(), peer.clone(), peer, RunTokenCache::new(signer))
+    (stack, RunTokenCache::new(signer))
 }
 
 fn context() -> RunContext {
@@ -138,6 +147,30 @@ async fn a_call_is_repeated_once_for_each_reason() {
         assert_eq!(refused.reason, status::reason_name(reason));
         assert_eq!(door.came.load(Ordering::Relaxed), calls, "{reason:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_sent_is_refused_for_good() {
+    let door = Door::default();
+    let (stack, tokens) = layers(&Arc::default());
+    let limits = LimitsConfig::default();
+    let limit = limits.max_message.as_len();
+    let service = RouterServiceServer::new(door.clone()).max_decoding_message_size(limit);
+    let server = Server::try_new(stack, Routes::new(service)).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { server.serve(listener, CancellationToken::new()).await });
+    let peer = Peer::tcp(ServiceName::Router, &url, &limits).unwrap();
+    let peers = GrpcPeers::new(peer.clone(), peer.clone(), peer, tokens);
+    for size in [limit, limit * 4] {
+        let request = StreamGenerateRequest { generation_id: "x".repeat(size), ..StreamGenerateRequest::default() };
+        let answer = peers.stream_generate(&context(), request, Duration::from_secs(30)).await;
+        let refused = answer.map(drop).unwrap_err();
+        assert_eq!((refused.reason.as_str(), refused.transient), ("MESSAGE_TOO_LARGE", false), "{refused:?}");
+    }
+    generate(&peers, &context()).await.unwrap();
+    assert_eq!(door.came.load(Ordering::Relaxed), 1, "only what fits came through");
 }
 
 #[test]
