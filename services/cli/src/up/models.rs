@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use mar_runtime::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -231,8 +232,8 @@ fn undescribed(name: &str, model: &str, url: &str) -> Table {
         retention_days = 0
         tokenizer = "cl100k_base"
         quality = { default = 200 }
-        as_of = "2026-11-22"
     };
+    entry.insert("as_of".into(), SystemClock::new().now().date().to_string().into());
     entry.insert("name".into(), name.into());
     entry.insert("provider_model".into(), model.into());
     entry.insert("display_name".into(), one_line(model, 100).into());

@@ -20,8 +20,9 @@ impl Executor {
         let seal = match self.run_seal() {
             Ok(seal) => seal,
             Err(error) => {
+                // Nobody sees an ended run without its seal.
                 tracing::error!(run.id = %self.state.run, error = %error, "run cannot be sealed");
-                RunSeal::default()
+                return Err(Halt::Broken);
             }
         };
         self.tell_parent().await?;

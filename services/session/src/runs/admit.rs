@@ -108,8 +108,9 @@ impl Runs {
     ) -> Result<(RunRow, EventRow, Run), Error> {
         let now = self.clock().now();
         let id = self.ids().uuid_v7();
-        let expire_after = admit.limits.expire_after.as_ref().map_or(86_400, |span| span.seconds);
-        let expires_at = now + time::Duration::seconds(expire_after);
+        let expire_after = admit.limits.expire_after.as_ref();
+        let expires_at =
+            now + expire_after.map_or(time::Duration::DAY, |span| time::Duration::new(span.seconds, span.nanos));
         let event = Event {
             time: now,
             body: Body::RunAdmitted(RunAdmitted {
