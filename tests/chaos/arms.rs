@@ -8,6 +8,11 @@ use mar_session::crash::Point;
 
 use mar_tests::dice::Dice;
 
+/// Every point that a run, or a run with child runs, passes.
+pub fn points() -> impl Iterator<Item = &'static Point> {
+    Point::ALL.iter().chain(Point::OF_CHILDREN)
+}
+
 /// Deaths so far are in a file that the dying write.
 #[derive(Debug)]
 pub struct Arms {
@@ -38,7 +43,7 @@ impl Arms {
     /// The fewest deaths at any point.
     pub fn fewest(&self) -> usize {
         let deaths = self.deaths();
-        Point::ALL.iter().map(|point| deaths.get(point.name()).copied().unwrap_or(0)).min().unwrap_or(0)
+        points().map(|point| deaths.get(point.name()).copied().unwrap_or(0)).min().unwrap_or(0)
     }
 
     /// Arms for a point, to be given back by [`Arms::disarm`], and says at which passing.
@@ -49,12 +54,14 @@ impl Arms {
             let living = armed.get(point.name()).copied().unwrap_or(0);
             deaths.get(point.name()).copied().unwrap_or(0) + living
         };
-        let fewest = Point::ALL.iter().map(count).min().unwrap_or(0);
-        let due: Vec<&Point> = Point::ALL.iter().filter(|point| count(point) == fewest).collect();
+        let fewest = points().map(count).min().unwrap_or(0);
+        let due: Vec<&Point> = points().filter(|point| count(point) == fewest).collect();
         let point = *due[dice.index(due.len())];
         *armed.entry(point.name()).or_default() += 1;
         // Points that a replica seldom passes are died at the first time.
-        let rare = matches!(point, Point::CommandStored | Point::ParkDone | Point::ClaimTaken);
+        let rare =
+            matches!(point, Point::CommandStored | Point::ParkDone | Point::ClaimTaken | Point::ChildrenCommitted)
+                || matches!(point, Point::ChildStopped | Point::ParentTold | Point::ChildAdmitted);
         (point, if rare { 1 } else { 1 + dice.below(4) })
     }
 

@@ -7,16 +7,36 @@ use anyhow::{Context as _, ensure};
 use mar_proto::session::ToolOutcome;
 use mar_tests::caller::Caller;
 use mar_tests::client::Client;
-use mar_tests::oracle::Scars;
+use mar_tests::oracle::{self, Scars};
+use tonic::{Code, Status};
 
 use crate::scene::{ONCE, SURE, journal};
 use crate::story::Told;
 
 /// A run that has ended: its followers saw each event once, in order, as it is stored; the chain holds and is sealed; no
 /// counted limit was exceeded; every intent has its outcome.
+///
+/// The same holds of its child runs.
 pub async fn run(client: Client, told: &Told) -> anyhow::Result<Scars> {
     let mut caller = Caller { client, gateway: String::new() };
-    caller.judge(&told.seen).await
+    let mut scars = caller.judge(&told.seen).await?;
+    let events = caller.client.events(&told.seen.name).await?;
+    let session = told.seen.name.split_once("/runs/").context("no session")?.0.to_owned();
+    let mut children = Vec::new();
+    for id in oracle::children(&events) {
+        let name = format!("{session}/runs/{id}");
+        // One that its parent was stopped before it admitted is not there.
+        let child = match caller.client.get(&name).await {
+            Err(error) if error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::NotFound) => {
+                continue;
+            }
+            _ => caller.client.until(&name, |child| child.seal.is_some()).await?,
+        };
+        let events = caller.client.events(&name).await?;
+        children.push((child, events));
+    }
+    scars += &oracle::check_family(&events, &children)?;
+    Ok(scars)
 }
 
 /// What the tools remember, against all logs together.

@@ -17,7 +17,6 @@ mod story;
 mod weather;
 
 use anyhow::ensure;
-use mar_session::crash::Point;
 use mar_session::sabotage::Fault;
 
 use storm::{Plan, Storm};
@@ -39,7 +38,7 @@ async fn a_long_storm() -> anyhow::Result<()> {
     let report = Storm::start(Plan::long()).await?.rage().await?;
     report.print()?;
     ensure!(report.bound * 2 >= report.runs, "{} of {} runs had a limit that binds", report.bound, report.runs);
-    for point in Point::ALL {
+    for point in arms::points() {
         let deaths = report.deaths.get(point.name()).copied().unwrap_or(0);
         ensure!(deaths >= DEATHS, "{deaths} deaths at {point}");
     }

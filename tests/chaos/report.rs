@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mar_proto::session::RunState;
 use mar_proto::types::HaltReason;
-use mar_session::crash::Point;
 use mar_tests::oracle::Scars;
 
 use crate::judge::Effects;
@@ -66,7 +65,7 @@ impl Report {
             self.seed, self.runs, self.bound
         )?;
         writeln!(text, "  {:<24} {:>6}", "deaths at", "")?;
-        for point in Point::ALL {
+        for point in crate::arms::points() {
             let deaths = self.deaths.get(point.name()).copied().unwrap_or(0);
             writeln!(text, "    {:<22} {deaths:>6}   {}", point.name(), point.meaning())?;
         }
@@ -84,6 +83,9 @@ impl Report {
             ("generations lost", scars.lost),
             ("calls repeated", scars.repeated),
             ("counters rebuilt", scars.rebuilt),
+            ("child runs", scars.children),
+            ("draws on a parent", scars.refills),
+            ("used beyond a pool", scars.overdrawn),
             ("requests and streams", self.tries),
             ("tool intents", self.effects.intents),
             ("tool calls", self.effects.calls),

@@ -17,6 +17,9 @@ const SCRIPT: &str = r#"
 chunk_size = 12
 chunk_delay = "8ms"
 [[rule]]
+match = { contains = "leaf" }
+reply = { tool_calls = [{ name = "sure_apply", arguments = { n = "{{turn}}" } }] }
+[[rule]]
 match = { contains = "chain" }
 reply = { tool_calls = [{ name = "sure_apply", arguments = { n = "{{turn}}" } }] }
 [[rule]]
@@ -28,6 +31,9 @@ reply = { tool_calls = [
 [[rule]]
 match = { last_role = "tool" }
 reply = { text = "All tools have been asked, and this is what they had to say about it." }
+[[rule]]
+match = { contains = "family" }
+reply = { tool_calls = [{ name = "runtime_delegate", arguments = { tasks = ["leaf 1", "leaf 2", "leaf 3", "leaf 4", "leaf 5"] } }] }
 [[rule]]
 match = { contains = "medley" }
 reply = { tool_calls = [

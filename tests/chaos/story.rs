@@ -29,15 +29,21 @@ pub enum Kind {
     Cancelled,
     /// Like a medley, but paused on the way.
     Paused,
+    /// Five child runs that chain for ever, and draw on what is left of limits that bind all of them together.
+    Family,
+    /// The same, cancelled on the way.
+    Orphans,
 }
 
 impl Kind {
-    /// Every second one has a limit that binds.
+    /// Every second one has a limit that binds; of sixteen two have child runs.
     pub fn of(number: usize, dice: &mut Dice) -> Self {
-        match dice.below(4) {
-            half if number.is_multiple_of(2) => [Self::Chain, Self::Pairs][usize::from(half < 2)],
-            0 => Self::Cancelled,
-            1 => Self::Paused,
+        match (number % 16, dice.below(4)) {
+            (0, _) => Self::Family,
+            (1, _) => Self::Orphans,
+            (place, half) if place.is_multiple_of(2) => [Self::Chain, Self::Pairs][usize::from(half < 2)],
+            (_, 0) => Self::Cancelled,
+            (_, 1) => Self::Paused,
             _ => Self::Medley,
         }
     }
@@ -45,16 +51,16 @@ impl Kind {
     /// How it ends if no part is away for too long.
     pub fn expected(self) -> (RunState, HaltReason) {
         match self {
-            Self::Medley | Self::Paused => (RunState::Succeeded, HaltReason::Unspecified),
+            Self::Medley | Self::Paused | Self::Family => (RunState::Succeeded, HaltReason::Unspecified),
             Self::Chain => (RunState::Halted, HaltReason::MaxSteps),
             Self::Pairs => (RunState::Halted, HaltReason::MaxToolCalls),
-            Self::Cancelled => (RunState::Cancelled, HaltReason::Unspecified),
+            Self::Cancelled | Self::Orphans => (RunState::Cancelled, HaltReason::Unspecified),
         }
     }
 
     /// Whether a limit binds.
     pub fn is_bound(self) -> bool {
-        matches!(self, Self::Chain | Self::Pairs)
+        matches!(self, Self::Chain | Self::Pairs | Self::Family | Self::Orphans)
     }
 
     fn task(self) -> Task {
@@ -63,10 +69,19 @@ impl Kind {
             Self::Chain => ("chain", 3, 9),
             Self::Pairs => ("pairs", 9, 3),
             Self::Cancelled => ("chain", 60, 60),
+            Self::Family | Self::Orphans => ("family", 16, 13),
         };
-        let limits = HaltingPolicy { max_steps: Some(steps), max_tool_calls: Some(calls), ..HaltingPolicy::default() };
+        let families = matches!(self, Self::Family | Self::Orphans);
+        let limits = HaltingPolicy {
+            max_steps: Some(steps),
+            max_tool_calls: Some(calls),
+            max_depth: Some(i64::from(families)),
+            ..HaltingPolicy::default()
+        };
         let question = task::question(&format!("Do the {word} for me, please. Mark: {}.", request_id()));
-        let tools = task::selectors(&["docs.search", "sure.apply", "once.append"]);
+        let tools: &[&str] =
+            if families { &["sure.apply", "runtime.delegate"] } else { &["docs.search", "sure.apply", "once.append"] };
+        let tools = task::selectors(tools);
         task::limited(Task { tools, ..question }, limits)
     }
 }
@@ -200,8 +215,9 @@ impl Teller {
     async fn meddle(&mut self, kind: Kind, name: &str) -> anyhow::Result<()> {
         let moment = Duration::from_millis(self.dice.below(500));
         match kind {
-            Kind::Cancelled => {
-                tokio::time::sleep(moment).await;
+            Kind::Cancelled | Kind::Orphans => {
+                // Child runs need their time to come.
+                tokio::time::sleep(if kind == Kind::Orphans { moment * 3 } else { moment }).await;
                 let cancel = CancelRunRequest { name: name.to_owned(), ..CancelRunRequest::default() };
                 while let Err(status) = self.client().await.grpc.cancel_run(cancel.clone()).await {
                     comes_back(&status)?;

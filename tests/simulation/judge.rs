@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
-use mar_proto::session::{Event, ToolOutcome};
+use mar_proto::session::{Event, Run, ToolOutcome, event_leaf::Body};
 use mar_session::log;
+use mar_session::runs::{has_ended, stored_run};
+use mar_session::store::EventRow;
 use mar_tests::caller::names;
 use mar_tests::oracle::{self, Scars};
 use prost::bytes::Bytes;
+use uuid::Uuid;
 
 use crate::peers::{MAIL, ONCE, SURE};
-use crate::story::{Kind, Story};
+use crate::story::{Kind, Story, THRIFT};
 use crate::world::World;
 
 /// What was found to hold.
@@ -26,22 +29,77 @@ pub struct Judged {
 /// Every run that was told of has ended, its log is whole, its followers saw it, and the tools remember what it says.
 pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
     let mut judged = Judged::default();
+    let mut known: BTreeSet<Uuid> = BTreeSet::new();
     for story in stories {
-        let events = run(world, story).with_context(|| format!("{:?} {}", story.kind, story.seen.name))?;
-        let told = names(&events);
-        for pair in told.windows(2) {
-            *judged.transitions.entry((pair[0], pair[1])).or_default() += 1;
-        }
-        judged.heads.extend(events.last().map(|last| last.hash.clone()));
+        let what = || format!("{:?} {}", story.kind, story.seen.name);
+        let events = run(world, story).with_context(what)?;
         let ended = story.seen.ended.as_ref().context("no end")?;
         judged.scars += &oracle::check(ended, &events)?;
+        let children = children(world, &events).with_context(what)?;
+        judged.scars += &oracle::check_family(&events, &children).with_context(what)?;
+        ensure!(judged.scars.overdrawn == 0, "children have used more than there was for all: {}", what());
+        known.insert(story.run);
+        for (run, _) in &children {
+            known.extend(run.name.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()));
+        }
+        for events in std::iter::once(&events).chain(children.iter().map(|(_, events)| events)) {
+            judged.note(events);
+        }
     }
     effects(world, &judged.scars)?;
+    budgets(world, stories)?;
     // Nobody was told of these, so they may have ended or not; but none may be of a request that admitted another.
-    let known: BTreeSet<_> = stories.iter().map(|story| story.run).collect();
     let strangers: Vec<_> = world.truth.tables().runs.keys().filter(|run| !known.contains(run)).copied().collect();
     ensure!(strangers.is_empty(), "runs that nobody was told of: {strangers:?}");
     Ok(judged)
+}
+
+impl Judged {
+    fn note(&mut self, events: &[Event]) {
+        for pair in names(events).windows(2) {
+            *self.transitions.entry((pair[0], pair[1])).or_default() += 1;
+        }
+        self.heads.extend(events.last().map(|last| last.hash.clone()));
+    }
+}
+
+/// The child runs that a log starts, with their logs; all have ended.
+fn children(world: &World, events: &[Event]) -> anyhow::Result<Vec<(Run, Vec<Event>)>> {
+    let tables = world.truth.tables();
+    let mut children = Vec::new();
+    for id in oracle::children(events) {
+        let id: Uuid = id.parse()?;
+        let (Some(row), Some(rows)) = (tables.runs.get(&id), tables.events.get(&id)) else { continue };
+        let run = stored_run(row).map_err(|error| anyhow::anyhow!("{error}"))?;
+        ensure!(has_ended(row.state), "a child is {:?} when all is over", run.state());
+        let events = rows.iter().map(|row| log::present(&run.name, row, true)).collect::<Result<Vec<Event>, _>>()?;
+        children.push((run, events));
+    }
+    Ok(children)
+}
+
+fn is_claim(row: &EventRow) -> bool {
+    log::decode(row).is_ok_and(|(_, event)| matches!(event.body, Body::RunClaimed(_)))
+}
+
+/// No budget has given more than it has, and nothing of it is kept by runs that have ended.
+fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
+    let tables = world.truth.tables();
+    for ((budget, day), spent) in tables.purses.spent() {
+        let limit = if day < 0 { THRIFT } else { world.poor.unwrap_or(0) };
+        ensure!(spent <= limit, "{budget} of day {day} has given {spent} of {limit}");
+    }
+    // One that was granted to a replica that the run was taken from, after the run had ended, lapses with its window.
+    for slice in tables.purses.open() {
+        let taken_over = tables.events.get(&slice.run).is_some_and(|rows| rows.iter().any(is_claim));
+        ensure!(taken_over, "a slice is kept by a run that has ended: {slice:?}");
+    }
+    let poor = stories.iter().filter(|story| story.kind == Kind::Thrift);
+    for story in poor {
+        let used = story.seen.ended.as_ref().and_then(|run| run.totals?.usage).unwrap_or_default();
+        ensure!(used.cost_nano_usd <= THRIFT, "{} has used {used:?} of {THRIFT}", story.seen.name);
+    }
+    Ok(())
 }
 
 fn run(world: &World, story: &Story) -> anyhow::Result<Vec<Event>> {

@@ -12,11 +12,12 @@ use mar_proto::router::stream_generate_response::Frame;
 use mar_proto::router::{ProviderAttempt, StreamGenerateRequest, StreamGenerateResponse, Turn, TurnDelta};
 use mar_proto::session::{Agent, ReservationPrice};
 use mar_proto::tool::{
-    ApprovalRequired, InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse,
-    invoke_tool_response::Outcome,
+    ApprovalRequired, HandedOver, InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse,
+    invoke_tool_response::Outcome, receive_result_response,
 };
 use mar_proto::types::{
-    Message, Part as Piece, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
+    Executor, Message, Part as Piece, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage,
+    part::Content,
 };
 use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
 
@@ -29,6 +30,12 @@ pub const SURE: &str = "tools/sure.apply";
 pub const ONCE: &str = "tools/once.append";
 /// Not either, and a policy wants people to be asked.
 pub const MAIL: &str = "tools/mail.send";
+/// The caller's.
+const LOOK: &str = "tools/caller.look";
+/// A question to the caller.
+const ASK: &str = "tools/caller.ask";
+/// The runtime's: child runs.
+const DELEGATE: &str = "tools/runtime.delegate";
 const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"}}}"#;
 
 /// What tools remember: calls and effects by tool and key.
@@ -63,19 +70,25 @@ fn text(text: &str) -> Piece {
 
 fn agent(kind: Kind) -> Agent {
     static DESCRIPTORS: LazyLock<[SealedDescriptor; 2]> = LazyLock::new(|| [false, true].map(descriptor));
-    let tool = |name: &str| ToolDefinition {
-        name: name.to_owned(),
+    let tool = |name: &&str| ToolDefinition {
+        name: (*name).to_owned(),
         alias: name.trim_start_matches("tools/").replace('.', "_"),
         input_schema_json: r#"{"type":"object"}"#.to_owned(),
         definition_hash: format!("sha256:{name}"),
-        idempotent: name == SURE,
+        idempotent: *name == SURE,
+        executor: executor(name).into(),
         ..ToolDefinition::default()
+    };
+    let tools: &[&str] = match kind {
+        Kind::Family => &[SURE, ONCE, DELEGATE],
+        Kind::Errand => &[SURE, LOOK, ASK],
+        _ => &[SURE, ONCE, MAIL],
     };
     let message = |role: Role, said: &str| Message { role: role.into(), parts: vec![text(said)] };
     Agent {
         descriptor: Some(DESCRIPTORS[usize::from(kind == Kind::Form)].clone()),
         prompt: vec![message(Role::System, "be brief"), message(Role::User, kind.word())],
-        tools: [SURE, ONCE, MAIL].map(tool).to_vec(),
+        tools: tools.iter().map(tool).collect(),
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
     }
 }
@@ -90,11 +103,25 @@ fn descriptor(form: bool) -> SealedDescriptor {
     SealedDescriptor { hash, canonical: canonical.into(), signatures: Vec::new() }
 }
 
+/// Who makes calls of a tool.
+fn executor(tool: &str) -> Executor {
+    match tool {
+        LOOK | ASK => Executor::Caller,
+        DELEGATE => Executor::Runtime,
+        _ => Executor::Unspecified,
+    }
+}
+
 fn call(tool: &str, step: i64, index: usize) -> Piece {
+    let arguments_json = match tool {
+        DELEGATE if step == 1 => r#"{"tasks":["leaf 1","leaf 2","leaf 3","leaf 4","leaf 5"]}"#.to_owned(),
+        DELEGATE => r#"{"tasks":["leaf 6","leaf 7"]}"#.to_owned(),
+        _ => format!(r#"{{"n":{step}}}"#),
+    };
     let call = ToolCall {
         provider_call_id: format!("call_{step}_{index}"),
         tool: tool.to_owned(),
-        arguments_json: format!(r#"{{"n":{step}}}"#),
+        arguments_json,
         ..ToolCall::default()
     };
     Piece { content: Some(Content::ToolCall(call)), ..Piece::default() }
@@ -125,8 +152,16 @@ impl SimPeers {
         let stranger = chance.once_in(12) && kind != Kind::Form;
         let parts: Vec<Piece> = match kind {
             _ if stranger => calls(&["tools/nobody.knows"]),
-            Kind::Chain | Kind::Long => calls(&[SURE]),
+            Kind::Chain | Kind::Long | Kind::Thrift => calls(&[SURE]),
             Kind::Pairs => calls(&[SURE, ONCE]),
+            Kind::Family if step == 1 => calls(&[DELEGATE]),
+            Kind::Family if step == 2 && chance.once_in(2) => calls(&[SURE, DELEGATE]),
+            Kind::Family => vec![text("all have come home")],
+            Kind::Leaf if step < 4 => calls(if chance.once_in(3) { &[SURE, ONCE] } else { &[SURE] }),
+            Kind::Leaf => vec![text("a leaf")],
+            Kind::Errand if step == 1 => calls(&[LOOK]),
+            Kind::Errand if step == 2 => calls(if chance.once_in(2) { &[ASK] } else { &[LOOK, ASK, SURE] }),
+            Kind::Errand => vec![text("thank you")],
             Kind::Medley if step == 1 => calls(&[SURE, ONCE, MAIL]),
             Kind::Form if step == 1 => calls(&[ONCE]),
             Kind::Form if chance.once_in(3) => vec![text(r#"{"said":"something else"}"#)],
@@ -219,6 +254,10 @@ impl Peers for SimPeers {
                     ..ApprovalRequired::default()
                 });
             }
+            let executor = executor(&request.tool);
+            if executor != Executor::Unspecified {
+                return Outcome::HandedOver(HandedOver { executor: executor.into() });
+            }
             self.journal.call(&request.tool, &request.idempotency_key);
             Outcome::Result(ToolResult { content: vec![text(&request.idempotency_key)], ..ToolResult::default() })
         });
@@ -235,11 +274,15 @@ impl Peers for SimPeers {
 
     async fn receive_result(
         &self,
-        _: &RunContext,
-        _: ReceiveResultRequest,
+        context: &RunContext,
+        request: ReceiveResultRequest,
         _: Duration,
     ) -> Result<ReceiveResultResponse, Refusal> {
-        Err(refusal("UNIMPLEMENTED", false, true))
+        let answer = || ReceiveResultResponse {
+            outcome: request.result.map(receive_result_response::Outcome::Result),
+            ..ReceiveResultResponse::default()
+        };
+        self.link.trip(Part::Gateway, context.run, answer).await.map_err(lost)
     }
 
     fn forget(&self, _: &RunContext) {}

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mar_session::counters::budget::Spend;
 use mar_session::store::session_log::{self, kind};
 use mar_session::store::{
-    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
-    Hold, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, Outcome, Page, RequestKey,
+    RunChange, RunRow, SessionLogRow, SessionRow, Store,
 };
 use mar_session::store::{erasure, hook, timer};
 use prost::bytes::Bytes;
@@ -17,6 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::link::{Link, Part, day};
+use crate::purses::Purses;
 use crate::time::Time;
 
 const NOT_SIMULATED: Error = Error::Invalid("not simulated");
@@ -50,6 +50,7 @@ pub struct Tables {
     beats: BTreeMap<String, Beat>,
     commands: BTreeMap<Uuid, BTreeMap<Uuid, CommandRow>>,
     approvals: BTreeMap<(Uuid, String), ApprovalRow>,
+    pub purses: Purses,
 }
 
 /// What a request id says about this request.
@@ -105,6 +106,22 @@ impl Tables {
         self.runs.insert(run.id, run.clone());
         self.events.insert(run.id, vec![first.clone()]);
         self.leases.insert(run.id, Lease { owner: Some(owner.to_owned()), epoch: 1, wake: None });
+        self.log(run.session, kind::RUN_ADMITTED, Some((run.id, first.hash)));
+        Admission::Admitted
+    }
+
+    fn child_admit(&mut self, run: &RunRow, first: &EventRow, now: OffsetDateTime) -> Admission {
+        if self.runs.contains_key(&run.id) {
+            return Admission::Admitted;
+        }
+        match self.sessions.get(&run.session).map(|session| session.state) {
+            Some(OPEN) => {}
+            state => return Admission::NotOpen(state),
+        }
+        self.runs.insert(run.id, run.clone());
+        self.events.insert(run.id, vec![first.clone()]);
+        // Nobody's, and due.
+        self.leases.insert(run.id, Lease { owner: None, epoch: 1, wake: Some(now) });
         self.log(run.session, kind::RUN_ADMITTED, Some((run.id, first.hash)));
         Admission::Admitted
     }
@@ -227,7 +244,7 @@ pub struct SimStore {
 
 impl SimStore {
     /// A transaction, whose answer may be lost.
-    async fn ask<T>(&self, run: Uuid, act: impl FnOnce(&mut Tables, OffsetDateTime) -> T) -> Result<T, Error> {
+    pub async fn ask<T>(&self, run: Uuid, act: impl FnOnce(&mut Tables, OffsetDateTime) -> T) -> Result<T, Error> {
         let time: &Time = &self.link.time;
         let trip = self.link.trip(Part::Store, run, || act(&mut self.truth.tables(), day(time)));
         trip.await.map_err(|_| Error::Unavailable(sqlx::Error::PoolTimedOut))
@@ -274,8 +291,8 @@ impl Store for SimStore {
         self.ask(run.id, |tables, _| tables.run_admit(key, run, first, owner)).await
     }
 
-    async fn child_admit(&self, _: &RunRow, _: &EventRow) -> Result<Admission, Error> {
-        Err(NOT_SIMULATED)
+    async fn child_admit(&self, run: &RunRow, first: &EventRow) -> Result<Admission, Error> {
+        self.ask(run.id, |tables, now| tables.child_admit(run, first, now)).await
     }
 
     async fn run_get(&self, _: &str, id: Uuid) -> Result<Option<RunRow>, Error> {
@@ -481,30 +498,6 @@ impl Store for SimStore {
     }
 
     async fn event_leaves(&self, _: &str, _: Uuid, _: i64, _: i64) -> Result<Vec<(i64, Bytes)>, Error> {
-        Err(NOT_SIMULATED)
-    }
-}
-
-/// No simulated session or tenant has a budget.
-#[async_trait]
-impl BudgetStore for SimStore {
-    async fn budget_generation(&self, _: &str, _: &BudgetKey) -> Result<i64, Error> {
-        Err(NOT_SIMULATED)
-    }
-
-    async fn budget_raise(&self, _: &str, _: &BudgetKey, _: i64) -> Result<BudgetLedger, Error> {
-        Err(NOT_SIMULATED)
-    }
-
-    async fn slice_put(&self, _: &str, _: &SliceRow, _: i64, _: [u8; 2]) -> Result<bool, Error> {
-        Err(NOT_SIMULATED)
-    }
-
-    async fn slice_list(&self, _: &str, _: Uuid) -> Result<Vec<SliceRow>, Error> {
-        Err(NOT_SIMULATED)
-    }
-
-    async fn slice_close(&self, _: &str, _: Uuid, _: Spend) -> Result<(), Error> {
         Err(NOT_SIMULATED)
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use futures::StreamExt as _;
-use mar_proto::session::{ApprovalState, Run, RunState, Session, Task};
-use mar_proto::types::{HaltReason, HaltingPolicy, OnBudget};
+use mar_proto::session::{ApprovalState, HeldCall, Run, RunState, Session, SessionBudget, Task, WaitReason};
+use mar_proto::types::{HaltReason, HaltingPolicy, OnBudget, Part, ToolResult, part::Content};
 use mar_runtime::auth::Caller;
 use mar_runtime::status::Reason;
 use mar_session::error::Error;
-use mar_session::runs::{Admit, Decide, Follow, Runs, Target};
+use mar_session::run::{Reply, Submission};
+use mar_session::runs::{Admit, Decide, Follow, Runs, Submit, Target};
 use mar_session::sessions::Sessions;
 use mar_session::store::{ApprovalPage, RequestKey};
 use mar_tests::caller::Seen;
@@ -33,10 +34,20 @@ pub enum Kind {
     Form,
     /// A chain that is cancelled, or paused and resumed, on the way.
     Long,
+    /// Child runs that draw on what is left of limits that are too tight for all of them; some are cancelled on the way.
+    Family,
+    /// Calls that the caller makes, and questions to it.
+    Errand,
+    /// A chain in a session whose budget does not suffice.
+    Thrift,
+    /// What a child run does; no caller asks for it.
+    Leaf,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Medley, Self::Chain, Self::Pairs, Self::Form, Self::Long];
+    /// What callers ask for.
+    pub const ALL: [Self; 8] =
+        [Self::Medley, Self::Chain, Self::Pairs, Self::Form, Self::Long, Self::Family, Self::Errand, Self::Thrift];
 
     pub const fn word(self) -> &'static str {
         match self {
@@ -45,37 +56,57 @@ impl Kind {
             Self::Pairs => "pairs",
             Self::Form => "form",
             Self::Long => "long",
+            Self::Family => "family",
+            Self::Errand => "errand",
+            Self::Thrift => "thrift",
+            Self::Leaf => "leaf",
         }
     }
 
     pub fn named(word: &str) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.word() == word).unwrap_or(Self::Medley)
+        let all = Self::ALL.into_iter().chain([Self::Leaf]);
+        all.into_iter().find(|kind| kind.word() == word).unwrap_or(Self::Medley)
     }
 
+    /// A child's task is of the kind of its parent's, and says what it is itself.
     pub fn of_task(task: &Task) -> Self {
-        Self::named(&task.r#type)
+        if task.input.is_empty() { Self::named(&task.r#type) } else { Self::Leaf }
     }
 
-    fn limits(self) -> HaltingPolicy {
+    fn limits(self, chance: &Chance) -> HaltingPolicy {
         let (steps, calls) = match self {
             Self::Chain => (3, 9),
             Self::Pairs => (9, 3),
+            // Five children with an allotment of one step each, and a pool that does not suffice.
+            Self::Family => (16, 13),
+            Self::Thrift => (30, 30),
             _ => (6, 8),
         };
+        let on_budget = if chance.once_in(2) { OnBudget::Wait } else { OnBudget::Halt };
         let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         HaltingPolicy {
             max_steps: Some(steps),
             max_tool_calls: Some(calls),
-            max_active_time: span(100),
-            expire_after: span(200),
-            max_depth: Some(0),
+            max_active_time: span(45),
+            expire_after: span(60),
+            max_depth: Some(i64::from(self == Self::Family)),
             max_input_tokens: Some(10_000_000),
             max_output_tokens: Some(1_000_000),
             max_cost_nano_usd: Some(1_000_000_000_000),
-            on_budget: OnBudget::Halt.into(),
+            on_budget: on_budget.into(),
         }
     }
 }
+
+impl Kind {
+    fn session(self) -> Session {
+        let budget = SessionBudget { max_cost_nano_usd: Some(THRIFT), max_runs: None };
+        Session { budget: (self == Self::Thrift).then_some(budget), ..Session::default() }
+    }
+}
+
+/// The budget of a session that does not suffice, in nano-USD.
+pub const THRIFT: i64 = 7_000_000;
 
 /// A caller, and what it has seen.
 pub struct Story {
@@ -85,6 +116,7 @@ pub struct Story {
     pub session: Uuid,
     pub run: Uuid,
     chance: Chance,
+    limits: HaltingPolicy,
 }
 
 /// How long a caller waits for an answer.
@@ -110,7 +142,8 @@ fn comes_back(error: Error) -> anyhow::Result<()> {
 
 impl Story {
     pub fn new(number: u64, kind: Kind, chance: Chance) -> Self {
-        Self { kind, number, chance, seen: Seen::default(), session: Uuid::nil(), run: Uuid::nil() }
+        let limits = kind.limits(&chance);
+        Self { kind, number, chance, limits, seen: Seen::default(), session: Uuid::nil(), run: Uuid::nil() }
     }
 
     /// From the first request to the end of the run.
@@ -132,7 +165,7 @@ impl Story {
             let key = key("/start-session", format!("s{}", self.number));
             let sessions = Sessions::new(runs);
             let caller = caller();
-            let starting = sessions.start(&caller, key, Session::default());
+            let starting = sessions.start(&caller, key, self.kind.session());
             match world.time.within(ANSWER, starting).await {
                 Some(Ok(session)) => {
                     self.session = session.name.trim_start_matches("sessions/").parse()?;
@@ -173,7 +206,7 @@ impl Story {
     async fn ask(&self, runs: &Runs) -> Result<Run, Error> {
         let task = Task { r#type: self.kind.word().to_owned(), ..Task::default() };
         let key = key("/start-run", format!("r{}", self.number));
-        let admit = Admit { key, session: self.session, task, limits: self.kind.limits(), parallel: true };
+        let admit = Admit { key, session: self.session, task, limits: self.limits, parallel: true };
         runs.admit(&caller(), admit).await
     }
 
@@ -216,7 +249,7 @@ impl Story {
 
 /// Cancels, pauses, resumes and approves. Ends only with a failure.
 async fn meddle(world: &Arc<World>, chance: Chance, kind: Kind, session: Uuid, run: Uuid) -> anyhow::Result<()> {
-    let cancels = kind == Kind::Long && chance.once_in(2);
+    let cancels = matches!(kind, Kind::Long | Kind::Family) && chance.once_in(2) || chance.once_in(12);
     let pauses = !cancels && (kind == Kind::Long || chance.once_in(8));
     world.time.sleep(chance.span(1_000, 600_000)).await;
     let target = || Target { key: None, session, run };
@@ -224,17 +257,28 @@ async fn meddle(world: &Arc<World>, chance: Chance, kind: Kind, session: Uuid, r
     let mut wanted = cancels || pauses;
     loop {
         let runs = world.replica(&chance).await;
+        // In some worlds runs are paused and resumed all the time, whatever they do.
+        let whim = if world.is_restless() && !wanted { chance.below(4) } else { 3 };
         let done = async {
-            match (wanted, cancels) {
-                (true, true) => runs.cancel(&caller, target()).await.map(|_| ()),
-                (true, false) => runs.pause(&caller, target()).await.map(|_| ()),
+            match (wanted, cancels, whim) {
+                (true, true, _) => runs.cancel(&caller, target()).await.map(|_| ()),
+                (true, false, _) | (_, _, 0) => runs.pause(&caller, target()).await.map(|_| ()),
                 // One that goes on already, or has ended, refuses.
-                _ if pauses => {
+                (_, _, 1 | 2) => {
                     let _ = runs.resume_paused(&caller, target()).await;
                     Ok(())
                 }
-                _ if kind == Kind::Medley => decide(&chance, &runs, session, run).await,
-                _ => Ok(()),
+                _ => {
+                    if pauses || world.is_restful() {
+                        let _ = runs.resume_paused(&caller, target()).await;
+                    }
+                    match kind {
+                        Kind::Medley => decide(&chance, &runs, session, run).await,
+                        Kind::Errand => errand(world, &chance, session, run).await,
+                        Kind::Thrift if chance.once_in(20) => runs.renew("t", session).await,
+                        _ => Ok(()),
+                    }
+                }
             }
         };
         match world.time.within(ANSWER, done).await {
@@ -244,7 +288,57 @@ async fn meddle(world: &Arc<World>, chance: Chance, kind: Kind, session: Uuid, r
             Some(Err(error)) => comes_back(error)?,
             None => {}
         }
-        world.time.sleep(chance.span(200_000, 900_000)).await;
+        let pause = if world.is_restless() { chance.span(20_000, 300_000) } else { chance.span(200_000, 900_000) };
+        world.time.sleep(pause).await;
+    }
+}
+
+/// Brings what calls wait for, sometimes by two replicas at a time.
+async fn errand(world: &Arc<World>, chance: &Chance, session: Uuid, run: Uuid) -> Result<(), Error> {
+    let (one, other) = (world.replica(chance).await, world.replica(chance).await);
+    let name = mar_session::view::run_name(session, run);
+    let waiting = one.get("t", session, run, &name).await?;
+    for held in waiting.held_calls {
+        match chance.below(3) {
+            0 => {}
+            1 => bring(&one, session, run, &held).await?,
+            _ => {
+                let both = async {
+                    tokio::join!(biased; bring(&one, session, run, &held), bring(&other, session, run, &held))
+                };
+                let (one, other) = both.await;
+                one.and(other)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn bring(runs: &Runs, session: Uuid, run: Uuid, held: &HeldCall) -> Result<(), Error> {
+    let said = Part { content: Some(Content::Text(format!("for {}", held.call_id))), ..Part::default() };
+    let call_id = held.call_id.clone();
+    let brought = match held.wait_reason() {
+        WaitReason::ToolResult => {
+            let result = ToolResult { call_id: call_id.clone(), content: vec![said], ..ToolResult::default() };
+            let given = Submission {
+                result,
+                principal: "ada".into(),
+                decision_json: String::new(),
+                policy_hashes: Vec::new(),
+                size_bytes: 0,
+            };
+            runs.submit_result("t", Submit { key: key("/submit-result", call_id), session, run, given }).await
+        }
+        WaitReason::Input => {
+            let given = Reply { call_id: call_id.clone(), parts: vec![said], principal: "ada".into() };
+            runs.submit_input("t", Submit { key: key("/submit-input", call_id), session, run, given }).await
+        }
+        _ => return Ok(()),
+    };
+    match brought {
+        // It may be over meanwhile.
+        Ok(_) | Err(Error::CallState { .. } | Error::RunState { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

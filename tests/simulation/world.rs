@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mar_descriptor::SigningKey;
 use mar_runtime::clock::Clock;
+use mar_session::budgets::BudgetLimit;
 use mar_session::counters::memory::MemoryCounters;
 use mar_session::crash::{CrashPoints, Point};
 use mar_session::executor::Shared;
-use mar_session::runs::{Limits, Replicas, Runs};
+use mar_session::runs::{Limits, Replicas, Runs, has_ended};
 use mar_session::sabotage::{Fault, Sabotage};
-use mar_session::tenants::Tenants;
+use mar_session::tenants::{Tenants, Terms};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -66,6 +67,24 @@ pub struct World {
     graves: mpsc::UnboundedSender<usize>,
     /// Where most die.
     favourite: Point,
+    /// Whether runs are paused and resumed all the time while the weather lasts.
+    restless: bool,
+    /// What all runs of a day may cost, in worlds whose tenant has a budget.
+    pub poor: Option<i64>,
+}
+
+/// Every point that simulated runs pass: sessions that are erased, and hooks, have tests of their own.
+pub fn points() -> impl Iterator<Item = Point> {
+    Point::ALL.iter().chain(Point::OF_CHILDREN).copied()
+}
+
+/// What is asked for in a world where most die at a point: nobody dies where nobody comes by.
+fn kinds(favourite: Point) -> &'static [Kind] {
+    match favourite {
+        _ if Point::OF_CHILDREN.contains(&favourite) => &[Kind::Family],
+        Point::ParkDone | Point::CommandStored => &[Kind::Medley, Kind::Errand, Kind::Long, Kind::Family],
+        _ => &Kind::ALL,
+    }
 }
 
 /// What came of a world.
@@ -95,7 +114,9 @@ impl World {
         let (graves, mut dying) = mpsc::unbounded_channel();
         let sabotage = fault.map(Sabotage::of).unwrap_or_default();
         let world = Arc::new(Self {
-            favourite: Point::ALL[chance.index(Point::ALL.len())],
+            favourite: points().nth(chance.index(points().count())).unwrap_or(Point::CommitDone),
+            restless: chance.once_in(6),
+            poor: chance.once_in(5).then(|| 10_000_000 + i64::try_from(chance.below(20_000_000)).unwrap_or(0)),
             truth: Truth::default(),
             journal: Journal::default(),
             points: Points::default(),
@@ -123,7 +144,8 @@ impl World {
         let mut telling = JoinSet::new();
         for number in 0..STORIES {
             let world = Arc::clone(&world);
-            let kind = Kind::ALL[world.chance.index(Kind::ALL.len())];
+            let kinds = kinds(world.favourite);
+            let kind = kinds[world.chance.index(kinds.len())];
             let (chance, begins) = (world.chance.fork(), world.chance.span(1_000, 3_000_000));
             telling.spawn(async move {
                 let mut story = Story::new(number, kind, chance);
@@ -137,8 +159,11 @@ impl World {
         while let Some(story) = telling.join_next().await {
             stories.push(story??);
         }
-        // What is still on its way arrives.
+        // What is still on its way arrives. Children may outlive parents that could not wait for them.
         world.time.sleep(Duration::from_secs(5)).await;
+        while world.time.now() < END && world.truth.tables().runs.values().any(|run| !has_ended(run.state)) {
+            world.time.sleep(Duration::from_secs(5)).await;
+        }
         let judged = judge::world(&world, &stories)?;
         let mut endings = BTreeMap::new();
         for story in &stories {
@@ -146,6 +171,16 @@ impl World {
         }
         let points = world.points.counts().clone();
         Ok(Outcome { judged, points, endings })
+    }
+
+    /// Whether callers pause and resume whatever there is.
+    pub fn is_restless(&self) -> bool {
+        self.restless && !self.weather.is_calm()
+    }
+
+    /// Whether they have done so, and let everything go on now.
+    pub fn is_restful(&self) -> bool {
+        self.restless && self.weather.is_calm()
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Option<Replica>>> {
@@ -175,7 +210,7 @@ impl World {
             seal_key: SigningKey::from_seed(&[7; 32]),
             crash: self.traps(place, &link),
             sabotage: self.sabotage,
-            tenants: Tenants::default(),
+            tenants: self.tenants(),
         };
         let ids = Arc::new(SimIds(Arc::clone(&self.time), self.chance.clone()));
         let runs = Runs::new(shared, ids, Limits::default(), Replicas::default());
@@ -184,6 +219,12 @@ impl World {
         runs.beat().await;
         let _ = runs.claim_all().await;
         runs.keep_claiming();
+    }
+
+    fn tenants(&self) -> Tenants {
+        let budget = BudgetLimit { cost_nano_usd: self.poor, runs: None };
+        let terms = Terms { budget, ..Terms::default() };
+        Tenants::new(self.poor.iter().map(|_| ("t".to_owned(), terms.clone())).collect())
     }
 
     /// Crash points that kill the replica in this place, and nobody else.

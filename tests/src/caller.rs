@@ -23,6 +23,8 @@ use crate::oracle::{self, Scars};
 
 /// How long a caller goes on trying.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How often a log is read that lags behind what was seen.
+const LOOKS: usize = 200;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -194,12 +196,29 @@ impl Caller {
     /// Judges a run that has ended by its stored log, which has to be what its followers saw.
     pub async fn judge(&mut self, seen: &Seen) -> anyhow::Result<Scars> {
         let run = seen.ended.as_ref().context("the run has not ended")?;
-        let events = self.client.events(&run.name).await?;
-        let shown: Vec<Event> = events.iter().map(|event| Event { leaf: Bytes::new(), ..event.clone() }).collect();
-        ensure!(shown == seen.events, "{}: followers saw other events than are stored", run.name);
-        let read = self.client.get(&run.name).await?;
-        ensure!(read.seal == run.seal && read.state == run.state, "{} reads otherwise than it ended", run.name);
+        let events = self.stored(run, seen).await?;
         oracle::check(run, &events)
+    }
+
+    /// The stored log of a run that has ended, once the replica that is asked knows of its end: one that was taken for dead shows
+    /// what it has of a run until it learns that it has lost it.
+    async fn stored(&mut self, run: &Run, seen: &Seen) -> anyhow::Result<Vec<Event>> {
+        let mut looks = LOOKS;
+        loop {
+            let events = self.client.events(&run.name).await?;
+            let read = self.client.get(&run.name).await?;
+            let shown: Vec<Event> = events.iter().map(|event| Event { leaf: Bytes::new(), ..event.clone() }).collect();
+            if shown == seen.events && read.seal == run.seal && read.state == run.state {
+                return Ok(events);
+            }
+            let behind = shown.len() < seen.events.len() && seen.events.starts_with(&shown) || read.seal.is_none();
+            let told =
+                || format!("followers of {} saw {:?}, stored are {:?}", run.name, names(&seen.events), names(&shown));
+            ensure!(behind, "{}", told());
+            looks -= 1;
+            ensure!(looks > 0, "for {LOOKS} looks {}", told());
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Like [`Caller::judge`], of a run that has to have succeeded.

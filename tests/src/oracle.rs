@@ -14,6 +14,11 @@ use prost::Message as _;
 
 use crate::caller::names;
 
+use family::Family;
+pub use family::{check_family, children};
+
+mod family;
+
 /// What deaths left behind in a run's log.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Scars {
@@ -33,6 +38,14 @@ pub struct Scars {
     pub outcomes: BTreeMap<String, ToolOutcome>,
     /// Generations that were reserved.
     pub generations: usize,
+    /// Child runs that were started.
+    pub children: usize,
+    /// Times that a child run drew on its parent's pool.
+    pub refills: usize,
+    /// Slices of budgets that were granted.
+    pub slices: usize,
+    /// Steps and tool calls that child runs have used beyond what their parent took for all of them.
+    pub overdrawn: usize,
 }
 
 impl std::ops::AddAssign<&Self> for Scars {
@@ -43,25 +56,44 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.unknown += other.unknown;
         self.rebuilt += other.rebuilt;
         self.generations += other.generations;
+        self.children += other.children;
+        self.refills += other.refills;
+        self.slices += other.slices;
+        self.overdrawn += other.overdrawn;
         self.keys.extend(other.keys.clone());
         self.outcomes.extend(other.outcomes.clone());
     }
 }
 
-/// Checks a run that has ended against its log, which has its leaves.
+/// Checks a root run that has ended against its log, which has its leaves.
 pub fn check(run: &Run, events: &[Event]) -> anyhow::Result<Scars> {
-    let judged = chain_holds(run, events).and_then(|()| {
+    check_from(run, events, Hash::ZERO)
+}
+
+/// Checks a run that has ended, whose chain begins with this hash: that of the intent of its parent where it has one.
+pub fn check_from(run: &Run, events: &[Event], genesis: Hash) -> anyhow::Result<Scars> {
+    let judged = chain_holds(run, events, genesis).and_then(|()| {
         let replay = replay(events)?;
         totals_hold(run, &replay)?;
         Ok(replay.scars)
     });
-    judged.with_context(|| format!("{}: {:?}", run.name, names(events)))
+    judged.with_context(|| told(run, events))
+}
+
+/// A run and what each of its events says, cut short.
+fn told(run: &Run, events: &[Event]) -> String {
+    let mut text = format!("{} {:?}: {:?}", run.name, run.state(), names(events));
+    for leaf in events.iter().filter_map(|event| event.body.as_ref()) {
+        let body: String = format!("{:?}", leaf.body).chars().take(200).collect();
+        text.push_str(&format!("\n  {:>3} in epoch {}: {body}", leaf.seq, leaf.epoch));
+    }
+    text
 }
 
 /// Recomputes the chain from the stored bytes, and the seal from its end.
-fn chain_holds(run: &Run, events: &[Event]) -> anyhow::Result<()> {
+fn chain_holds(run: &Run, events: &[Event], genesis: Hash) -> anyhow::Result<()> {
     let mut links = Vec::new();
-    let mut prev = Hash::ZERO;
+    let mut prev = genesis;
     for event in events {
         ensure!(event.prev_hash == prev.as_bytes()[..], "event {} follows another hash", event.seq);
         let leaf = EventLeaf::decode(event.leaf.clone())?;
@@ -70,7 +102,7 @@ fn chain_holds(run: &Run, events: &[Event]) -> anyhow::Result<()> {
         prev = hash(&event.hash)?;
         links.push(Link { seq: event.seq, leaf: &event.leaf, hash: prev });
     }
-    let head = verify(Head::genesis(Hash::ZERO), links)?;
+    let head = verify(Head::genesis(genesis), links)?;
     let sealed = run.seal.as_ref().context("no seal")?;
     ensure!(sealed.head == head.hash.as_bytes()[..] && sealed.head_seq == head.seq, "the seal has another head");
     let seal = RunSeal {
@@ -118,6 +150,10 @@ struct Replay {
     held: BTreeSet<String>,
     /// What the probe said of the last try of a call.
     probes: BTreeMap<String, ProbeAnswer>,
+    /// Calls that child runs were started for.
+    families: BTreeMap<String, Family>,
+    /// What was drawn on the parent's pool.
+    drawn: Reservation,
     used: Usage,
     stopping: bool,
     ended: bool,
@@ -170,10 +206,11 @@ impl Replay {
                     return Ok(());
                 }
                 let held = self.held.remove(&returned.call_id);
+                self.abandon(&returned.call_id);
                 let (intent, open) = self.calls.get_mut(&returned.call_id).context("returned without intent")?;
                 ensure!(std::mem::take(open) || held, "{} returned twice", returned.call_id);
                 let unknown = returned.outcome() == ToolOutcome::Unknown;
-                if self.doubtful_calls.remove(&returned.call_id).is_some() {
+                if self.doubtful_calls.remove(&returned.call_id).is_some() && !decided_only(intent) {
                     let probed = self.probes.get(&returned.call_id);
                     let known = probed == Some(&ProbeAnswer::Happened) && returned.outcome() == ToolOutcome::Ok;
                     ensure!(unknown || known, "a call of a dead process is {:?}", returned.outcome());
@@ -189,12 +226,16 @@ impl Replay {
             Body::StopRequested(_) => self.stopping = true,
             Body::RunEnded(_) => self.ended = true,
             Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
-            Body::PauseRequested(_) | Body::SliceGranted(_) => {}
+            Body::PauseRequested(_) => {}
+            Body::SliceGranted(_) => self.scars.slices += 1,
             Body::ApprovalRequested(asked) => self.hold(&asked.call_id)?,
             Body::CallHandedOver(handed) => self.hold(&handed.call_id)?,
             Body::ApprovalDecided(_) => {}
-            Body::DelegationIntent(_) | Body::ChildEnded(_) | Body::AllotmentRefilled(_) => {
-                anyhow::bail!("these runs delegate nothing")
+            Body::DelegationIntent(intent) => self.delegate(intent)?,
+            Body::ChildEnded(ended) => self.end_child(ended)?,
+            Body::AllotmentRefilled(refilled) => {
+                self.drawn = family::sum([&self.drawn, &refilled.drawn.unwrap_or_default()]);
+                self.scars.refills += 1;
             }
             Body::CallDoubted(doubted) => {
                 let (intent, open) = self.calls.get(&doubted.call_id).context("doubted without intent")?;
@@ -256,7 +297,7 @@ impl Replay {
                 let absent = self.probes.remove(&intent.call_id) == Some(ProbeAnswer::DidNotHappen);
                 if !self.held.remove(&intent.call_id) {
                     ensure!(*open, "{} is repeated after its result", intent.call_id);
-                    let harmless = intent.idempotent && before.idempotent || absent;
+                    let harmless = intent.idempotent && before.idempotent || absent || decided_only(intent);
                     ensure!(harmless, "{} is not idempotent and repeated", intent.call_id);
                 }
                 ensure!(intent.attempt == before.attempt + 1, "try {} after {}", intent.attempt, before.attempt);
@@ -277,15 +318,24 @@ impl Replay {
     }
 }
 
+/// Whether the gateway only decides on a call, which the caller or the runtime makes: before it is handed over nothing has
+/// happened.
+fn decided_only(intent: &ToolIntent) -> bool {
+    intent.tool.starts_with("tools/caller.") || intent.tool.starts_with("tools/runtime.")
+}
+
 /// Counted limits are kept, and the totals are what the log says.
 fn totals_hold(run: &Run, replay: &Replay) -> anyhow::Result<()> {
     let totals = run.totals.as_ref().context("no totals")?;
     let limits = replay.limits.context("no limits")?;
-    let calls = i64::try_from(replay.calls.len())?;
-    ensure!(totals.steps == replay.steps, "{} steps, the log has {}", totals.steps, replay.steps);
+    let taken = family::sum(replay.families.values().map(|family| &family.taken));
+    let steps = replay.steps + taken.steps;
+    let calls = i64::try_from(replay.calls.len())? + taken.tool_calls;
+    ensure!(totals.steps == steps, "{} steps, the log has {steps}", totals.steps);
     ensure!(totals.tool_calls == calls, "{} tool calls, the log has {calls}", totals.tool_calls);
-    ensure!(limits.max_steps.is_some_and(|most| totals.steps <= most), "too many steps: {totals:?}");
-    ensure!(limits.max_tool_calls.is_some_and(|most| totals.tool_calls <= most), "too many calls: {totals:?}");
+    let within = |most: Option<i64>, drawn: i64, used: i64| most.is_some_and(|most| used <= most + drawn);
+    ensure!(within(limits.max_steps, replay.drawn.steps, totals.steps), "too many steps: {totals:?}");
+    ensure!(within(limits.max_tool_calls, replay.drawn.tool_calls, totals.tool_calls), "too many calls: {totals:?}");
     let used = totals.usage.unwrap_or_default();
     ensure!(amounts(&used) == amounts(&replay.used), "used {used:?}, the log has {:?}", replay.used);
     ensure!(amounts(&totals.reserved.unwrap_or_default()) == (0, 0, 0), "still reserved: {:?}", totals.reserved);

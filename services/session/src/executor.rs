@@ -95,6 +95,9 @@ pub struct Begin {
     pub log: Log,
     /// The leaf of the first event, whose commitments the seal binds.
     pub first_leaf: Bytes,
+    /// What the log said before its last event, where that is the end of a run that is not sealed yet: nobody sees an ended
+    /// run without its seal.
+    pub before_end: Option<State>,
     /// The first input: admitted here, or claimed.
     pub input: Input,
     /// The replica.
@@ -177,7 +180,7 @@ impl Executor {
         let inbox = Inbox { sender, mail, clock: Arc::clone(&shared.clock) };
         let now = shared.clock.now();
         let view = View {
-            run: Arc::new(view::run(&begin.state, now, None)),
+            run: Arc::new(view::run(begin.before_end.as_ref().unwrap_or(&begin.state), now, None)),
             attempt: None,
             stopping: false,
             over: false,

@@ -227,6 +227,10 @@ impl Runs {
         input: Input,
     ) -> Result<(), Error> {
         let (state, log) = log::replay(run, session.id, salt_key(session)?, rows)?;
+        let before_end = match rows.split_last() {
+            Some((_, before)) if state.ended() => Some(log::replay(run, session.id, salt_key(session)?, before)?.0),
+            _ => None,
+        };
         let context = RunContext {
             caller: Arc::new(caller),
             session: session.id,
@@ -247,6 +251,7 @@ impl Runs {
             context,
             state,
             log,
+            before_end,
             input,
         };
         let span = tracing::info_span!(

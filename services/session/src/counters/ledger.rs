@@ -19,6 +19,11 @@ impl Kept {
     pub(super) const fn seq(&self) -> i64 {
         self.seq
     }
+
+    /// What is used after it.
+    pub(super) const fn used(&self) -> Amounts {
+        self.answer.used
+    }
 }
 
 impl Amounts {
@@ -124,7 +129,11 @@ pub(super) fn begin(kept: Option<Kept>, change: &Advance) -> Result<Begun, Error
     let (before, rebuilt) = match kept {
         Some(kept) if change.epoch < kept.epoch => return Err(Error::Stale(change.epoch, kept.epoch)),
         Some(kept) if (change.epoch, change.seq) == (kept.epoch, kept.seq) => return Ok(Begun::Repeated(kept.answer)),
-        Some(kept) if kept.seq == change.last_seq => (kept.answer.used, None),
+        Some(kept) if kept.seq == change.last_seq && kept.epoch == change.epoch => (kept.answer.used, None),
+        // Of another owner: two may have asked at one `seq`, and only one of them has committed what it asked for.
+        Some(kept) if kept.seq == change.last_seq => {
+            (change.totals, (kept.answer.used != change.totals).then_some(kept.seq))
+        }
         Some(kept) => (change.totals, Some(kept.seq)),
         None if change.last_seq == -1 => (change.totals, None),
         None => (change.totals, Some(-1)),

@@ -59,11 +59,12 @@ impl MemoryCounters {
         Copied(self.tables().clone())
     }
 
-    /// Falls back to what was held before, as a promoted copy that had not heard the last.
+    /// Falls back to what was held before, as a promoted copy that had not heard the last. What several runs share does not
+    /// outlive its server there: a promoted one has another replication id, by which pools are known to be lost.
     #[cfg(debug_assertions)]
     pub fn fall_back(&self, copied: &Copied) {
         let mut tables = self.tables();
-        *tables = Tables { minted: tables.minted, ..copied.0.clone() };
+        *tables = Tables { minted: tables.minted, pools: HashMap::default(), ..copied.0.clone() };
     }
 
     /// Forgets everything, as a restart does.
@@ -147,7 +148,7 @@ impl Counters for MemoryCounters {
         let mut tables = self.tables();
         if self.sabotage.is(Fault::StaleCounter) {
             match tables.runs.get(&(change.root, change.run)) {
-                Some(kept) => change.last_seq = kept.seq(),
+                Some(kept) => (change.last_seq, change.totals) = (kept.seq(), kept.used()),
                 None => (change.last_seq, change.totals) = (-1, Amounts::default()),
             }
         }

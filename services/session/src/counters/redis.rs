@@ -92,6 +92,7 @@ impl Scripts {
 #[cfg(debug_assertions)]
 fn believed(advance: &Code) -> String {
     let text = advance.text().replace("if kept_seq == last_seq then", "if true then");
+    let text = text.replace("if kept_epoch ~= epoch then", "if false then");
     text.replace("local used, rebuilt = totals, ''", "local used, rebuilt = {0, 0, 0, 0, 0}, ''")
         .replace("elseif last_seq ~= -1 then", "elseif false then")
 }
@@ -273,10 +274,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_that_believes_differs_in_each_of_its_three_places() {
+    fn a_script_that_believes_differs_in_each_of_its_four_places() {
         let advance = Scripts::new().advance;
         let believed = believed(&advance);
         let differ = believed.lines().zip(advance.text().lines()).filter(|(a, b)| a != b).count();
-        assert_eq!(differ, 3);
+        assert_eq!(differ, 4);
     }
 }

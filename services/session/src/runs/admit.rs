@@ -42,8 +42,15 @@ pub struct Admit {
 }
 
 impl Runs {
-    /// Admits a run, or finds the one that the same request admitted before.
+    /// Admits a run, or finds the one that the same request admitted before. Goes on when nobody waits for it any more: a run
+    /// that is durable and belongs to this replica has to be executed by it.
     pub async fn admit(&self, caller: &Caller, admit: Admit) -> Result<Run, Error> {
+        let (runs, caller) = (self.clone(), caller.clone());
+        let admitting = async move { runs.admit_here(&caller, admit).await };
+        self.spawn(admitting.in_current_span()).await.map_err(|_| Error::Draining)?
+    }
+
+    async fn admit_here(&self, caller: &Caller, admit: Admit) -> Result<Run, Error> {
         let name = format!("sessions/{}", admit.session);
         self.activity().note(&caller.tenant, admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;

@@ -129,7 +129,7 @@ pub async fn a_lower_epoch_is_stale(subject: Subject) {
         let answer = subject.counters.advance(late).await;
         assert!(matches!(answer, Err(Error::Stale(4, 5))), "{answer:?}");
     }
-    let next = Advance { epoch: 6, reserve: NOTHING, ..after(&one) };
+    let next = Advance { epoch: 6, reserve: NOTHING, totals: used, ..after(&one) };
     assert_eq!(subject.counters.advance(next).await.unwrap(), granted(used));
 
     // The successor repeats a position that its predecessor took in the counters but not in the log.
@@ -161,6 +161,18 @@ pub async fn stale_counters_are_rebuilt(subject: Subject) {
     let uncommitted = Advance { seq: 8, last_seq: 6, totals, settle: NOTHING, reserve: NOTHING, ..one };
     let answer = subject.counters.advance(uncommitted).await.unwrap();
     assert_eq!(answer, Answer { rebuilt: Some(7), ..granted(totals) });
+}
+
+pub async fn of_two_owners_at_one_position_the_log_says_whose_counts(subject: Subject) {
+    let committed = Advance { epoch: 2, reserve: amounts(1, 2, 0, 0, 0), ..first() };
+    let used = subject.counters.advance(committed).await.unwrap().used;
+    // Its successor asks for less at the same position, and meets the predecessor's event in the log.
+    let fenced = Advance { epoch: 3, reserve: amounts(1, 0, 0, 0, 0), ..committed };
+    subject.counters.advance(fenced).await.unwrap();
+    // Who comes then knows of this position, but not that the counters saw another's last.
+    let next = Advance { epoch: 5, totals: used, reserve: amounts(0, 1, 0, 0, 0), ..after(&committed) };
+    let answer = subject.counters.advance(next).await.unwrap();
+    assert_eq!(answer, Answer { rebuilt: Some(committed.seq), ..granted(amounts(1, 3, 0, 0, 0)) });
 }
 
 pub async fn a_forgotten_run_is_gone(subject: Subject) {

@@ -31,6 +31,11 @@ if whole then
   if kept_seq == last_seq then
     used = {}
     for i = 1, 5 do used[i] = tonumber(kept[4 + i]) end
+    -- Of another owner: two may have asked at one seq, and only one of them has committed what it asked for.
+    if kept_epoch ~= epoch then
+      for i = 1, 5 do if used[i] ~= totals[i] then rebuilt = kept[2] end end
+      used = totals
+    end
   else
     rebuilt = kept[2]
   end
