@@ -30,7 +30,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest),
         erase_session(EraseSessionRequest), list_dead_notices(ListDeadNoticesRequest),
-        retry_dead_notice(RetryDeadNoticeRequest),
+        retry_dead_notice(RetryDeadNoticeRequest), read_blob(ReadBlobRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -43,13 +43,12 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
     let later = refusals!(client;
         fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
         export_run(ExportRunRequest),
-        read_blob(ReadBlobRequest),
     );
     for (rpc, answer) in later {
         check(rpc, answer, Code::Unimplemented, "NOT_IMPLEMENTED");
     }
     let upload = client.grpc.create_blob(tokio_stream::iter([CreateBlobRequest::default()])).await;
-    check("create_blob", upload.map(|_| ()), Code::Unimplemented, "NOT_IMPLEMENTED");
+    check("create_blob", upload.map(|_| ()), Code::InvalidArgument, "INVALID_REQUEST");
 
     // What is no RPC at all.
     let channel = tonic::transport::Endpoint::new(system.endpoint(0))?.connect().await?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_session::store::session_log::{self, kind};
 use mar_session::store::{
-    Admission, Append, ApprovalPage, ApprovalRow, CommandRow, Error, EventRow, Hold, Outcome, Page, RequestKey,
-    RunChange, RunRow, SessionLogRow, SessionRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, BlobRow, BlobStore, CommandRow, Error, EventRow, Finished, Hold,
+    Opening, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, UploadRow,
 };
 use mar_session::store::{erasure, hook, timer};
 use prost::bytes::Bytes;
@@ -498,6 +498,42 @@ impl Store for SimStore {
     }
 
     async fn event_leaves(&self, _: &str, _: Uuid, _: i64, _: i64) -> Result<Vec<(i64, Bytes)>, Error> {
+        Err(NOT_SIMULATED)
+    }
+}
+
+/// No simulated task names a blob.
+#[async_trait]
+impl BlobStore for SimStore {
+    async fn blob_begin(&self, _: &UploadRow, _: i64, _: Duration) -> Result<Opening, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_piece(&self, _: &str, _: Uuid, _: i32, _: &Bytes) -> Result<bool, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_finish(&self, _: &RequestKey, _: &UploadRow, _: Duration) -> Result<Finished, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_abandon(&self, _: &str, _: Uuid, _: Uuid) -> Result<(), Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_get(&self, _: &str, _: Uuid, _: &[u8; 32]) -> Result<Option<BlobRow>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_read(&self, _: &str, _: Uuid, _: i32) -> Result<Option<Bytes>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_keep(&self, _: &str, _: Uuid, _: &[[u8; 32]]) -> Result<Vec<BlobRow>, Error> {
+        Err(NOT_SIMULATED)
+    }
+
+    async fn blob_expire(&self, _: &str, _: Uuid) -> Result<(), Error> {
         Err(NOT_SIMULATED)
     }
 }

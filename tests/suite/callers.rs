@@ -172,7 +172,7 @@ async fn what_does_not_fit_is_refused_and_the_call_waits_on(options: Options) ->
     }
     let large = text(&format!(r#"{{"line": "{}"}}"#, "x".repeat(2 << 20)));
     assert_eq!(fields(submit(&client, name, result(&held, vec![large])).await)?, ["result.content"]);
-    let blob = Media { media_type: "image/png".into(), source: Some(Source::Blob("sessions/x".into())) };
+    let blob = Media { media_type: "image/png".into(), source: Some(Source::Blob("sessions/x".into())), size_bytes: 0 };
     let odd = ToolResult {
         call_id: String::new(),
         content: vec![Part::default(), Part { content: Some(Content::Media(blob)), ..Part::default() }],

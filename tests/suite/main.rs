@@ -71,4 +71,6 @@ mod tasks;
 #[cfg(test)]
 mod trace;
 #[cfg(test)]
+mod uploading;
+#[cfg(test)]
 mod verifying;

@@ -81,8 +81,8 @@ struct Settings {
 }
 
 impl Settings {
-    fn new(limits: &LimitsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let max_message = limits.max_message.as_len();
+    fn new(name: ServiceName, limits: &LimitsConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let max_message = limits.message_to(name).as_len();
         Arc::new(Self { default_deadline: limits.default_deadline, max_message, clock })
     }
 }
@@ -104,7 +104,7 @@ impl Peer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_lazy();
-        let settings = Settings::new(limits, Arc::new(SystemClock::new()));
+        let settings = Settings::new(name, limits, Arc::new(SystemClock::new()));
         Ok(Self { name, transport: Transport::Tcp(channel), settings })
     }
 
@@ -119,7 +119,7 @@ impl Peer {
     /// A peer in this process. Dropping a call or its stream drops the handler, as it does over TCP.
     pub fn local(routed: Routed) -> Self {
         let stack = routed.stack();
-        let settings = Settings::new(stack.limits(), Arc::new(SystemClock::new()));
+        let settings = Settings::new(stack.service(), stack.limits(), Arc::new(SystemClock::new()));
         Self { name: stack.service(), transport: Transport::Local(routed), settings }
     }
 

@@ -160,7 +160,11 @@ pub fn check_part(part: &Part, found: &mut Violations) {
 }
 
 fn check_media(media: &types::Media, found: &mut Violations) {
-    found.require(is_media_type(&media.media_type), "media_type", "must be a media type such as `image/png`");
+    found.require(
+        self::media::is_media_type(&media.media_type),
+        "media_type",
+        "must be a media type such as `image/png`",
+    );
     match &media.source {
         Some(Source::Inline(bytes)) => {
             let fits = (1..=MAX_INLINE_BYTES).contains(&bytes.len());
@@ -173,12 +177,6 @@ fn check_media(media: &types::Media, found: &mut Violations) {
             found.field("", "must have inline bytes or a blob");
         }
     }
-}
-
-fn is_media_type(text: &str) -> bool {
-    let token =
-        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
-    text.len() <= 127 && text.split_once('/').is_some_and(|(top, sub)| token(top) && token(sub))
 }
 
 fn is_blob(name: &str) -> bool {

@@ -20,9 +20,11 @@ use crate::store::postgres::{Pooler, PostgresConfig};
 use crate::tenants::Tenants;
 use crate::verify::Keys;
 
+mod blobs;
 mod hook;
 pub(crate) mod tenant;
 
+pub use blobs::BlobsConfig;
 pub use hook::HookConfig;
 pub use tenant::{TenantConfig, TenantConfigs};
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub halting: HaltingConfig,
     /// What a run sees of its session's earlier runs.
     pub history: HistoryConfig,
+    /// What callers stream in.
+    pub blobs: BlobsConfig,
     /// How replicas know of each other.
     pub replicas: ReplicasConfig,
     /// What holds for a tenant, by its name.
@@ -164,6 +168,7 @@ impl Default for Config {
             counters: CountersConfig::default(),
             halting: HaltingConfig::default(),
             history: HistoryConfig::default(),
+            blobs: BlobsConfig::default(),
             replicas: ReplicasConfig::default(),
             tenants: TenantConfigs::new(),
         }
@@ -305,7 +310,8 @@ impl Config {
 impl Config {
     /// The limits that bind, with what is configured.
     pub fn limits(&self) -> Limits {
-        Limits { history_tokens: self.history.max_tokens, ..self.halting.limits() }
+        let blobs = self.blobs.limits();
+        Limits { history_tokens: self.history.max_tokens, blobs, ..self.halting.limits() }
     }
 
     /// The hooks of all tenants.
@@ -358,6 +364,7 @@ impl Validate for Config {
         });
         let history = (0..=1_000_000).contains(&self.history.max_tokens);
         violations.require(history, "history.max_tokens", "must be 0 to 1000000");
+        violations.within("blobs", |found| self.blobs.validate(found));
         violations.within("tenants", |found| tenant::validate(&self.tenants, found));
     }
 }

@@ -98,6 +98,14 @@ impl Sessions {
         self.destroy(tenant, id, extent).await
     }
 
+    /// Removes what was streamed into a session and named by no run, when its time has come.
+    pub(crate) async fn expire_blobs(&self, tenant: &str, id: Uuid) -> Result<(), Error> {
+        if self.terms(tenant).legal_hold {
+            return Err(Error::SessionKept { session: name(id), why: Kept::LegalHold });
+        }
+        Ok(self.store().blob_expire(tenant, id).await?)
+    }
+
     fn store(&self) -> &dyn store::Store {
         self.runs().store()
     }

@@ -39,6 +39,19 @@ pub enum Error {
         /// Why it is kept.
         why: Kept,
     },
+    /// The session's blobs take as many bytes as they may.
+    #[error("{session} has {used} bytes of blobs, and may have {most}")]
+    SessionFull {
+        /// Its name.
+        session: String,
+        /// Bytes of its blobs, those under way included.
+        used: i64,
+        /// How many they may be.
+        most: i64,
+    },
+    /// An upload took longer than it may.
+    #[error("the upload took longer than an hour")]
+    UploadOverdue,
     /// The session has changed since it was read.
     #[error("the session has changed since its etag was read")]
     EtagMismatch,
@@ -148,6 +161,10 @@ impl From<Error> for Status {
                 };
                 Fault::new(Code::FailedPrecondition, reason, text).resource("session", session).into()
             }
+            Error::SessionFull { session, .. } => {
+                Fault::new(Code::ResourceExhausted, ErrorReason::SessionFull, text.clone()).quota(session, text).into()
+            }
+            Error::UploadOverdue => Fault::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, text).into(),
             Error::EtagMismatch => Fault::new(Code::Aborted, ErrorReason::EtagMismatch, text).into(),
             Error::CursorOutOfRange { next_seq, .. } => {
                 Fault::new(Code::OutOfRange, ErrorReason::CursorOutOfRange, text)

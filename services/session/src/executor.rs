@@ -39,6 +39,7 @@ use approvals::Approvals;
 use commands::Commands;
 
 mod approvals;
+mod blobs;
 mod call;
 mod children;
 mod commands;

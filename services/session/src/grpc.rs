@@ -16,6 +16,7 @@ use crate::runs::{Follow, FrameStream, Runs};
 use crate::sessions::Sessions;
 use crate::verify::Keys;
 
+mod blobs;
 pub mod convert;
 mod follow;
 mod listing;
@@ -285,12 +286,15 @@ impl SessionService for Service {
 
     async fn create_blob(
         &self,
-        _: Request<Streaming<CreateBlobRequest>>,
+        request: Request<Streaming<CreateBlobRequest>>,
     ) -> Result<Response<CreateBlobResponse>, Status> {
-        missing("CreateBlob")
+        let caller = caller(&request, scope::WRITE)?;
+        let created = blobs::create(&self.runs, &caller, request.into_inner()).await?;
+        Ok(Response::new(created))
     }
 
-    async fn read_blob(&self, _: Request<ReadBlobRequest>) -> Result<Response<Self::ReadBlobStream>, Status> {
-        missing("ReadBlob")
+    async fn read_blob(&self, request: Request<ReadBlobRequest>) -> Result<Response<Self::ReadBlobStream>, Status> {
+        let caller = caller(&request, scope::READ)?;
+        Ok(Response::new(blobs::read(&self.runs, &caller, request.get_ref()).await?))
     }
 }

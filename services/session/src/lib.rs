@@ -39,6 +39,7 @@ use tonic::service::Routes;
 
 pub mod activity;
 pub mod audit;
+pub mod blobs;
 pub mod budgets;
 pub mod caller;
 pub mod clients;
@@ -200,7 +201,10 @@ async fn assemble(
     let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
     let replicas = Replicas { heartbeat, patience };
-    let runs = Runs::new(shared, Arc::new(SystemIds), config.limits(), replicas);
+    let mut limits = config.limits();
+    let room = i64::try_from(runtime.limits.prompt_room().bytes()).unwrap_or(i64::MAX);
+    limits.blobs.max_prompt_bytes = limits.blobs.max_prompt_bytes.min(room);
+    let runs = Runs::new(shared, Arc::new(SystemIds), limits, replicas);
     let hooks = config.hooks().and_then(|hooks| Hooks::try_new(runs.clone(), hooks));
     let hooks = hooks.map_err(|line| wrong("tenants", line))?;
     let service = SessionServiceServer::new(grpc::Service::new(runs.clone(), keys, hooks.clone()))

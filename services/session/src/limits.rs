@@ -4,6 +4,7 @@ use mar_proto::types::{HaltingPolicy, OnBudget};
 use mar_runtime::violations::Violations;
 use prost_types::Duration;
 
+use crate::blobs::BlobLimits;
 use crate::runs::Limits;
 
 const DAY: i64 = 86_400;
@@ -13,6 +14,7 @@ impl Default for Limits {
         Self {
             default: policy([16, 64, 0, 1_000_000, 200_000, 1_000_000_000], 15 * 60, DAY),
             history_tokens: 8_192,
+            blobs: BlobLimits::default(),
             max: policy([1_000, 10_000, 8, 1_000_000_000, 1_000_000_000, 1_000_000_000_000_000], DAY, 30 * DAY),
         }
     }

@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::activity::Activity;
+use crate::blobs::BlobLimits;
 use crate::caller;
 use crate::clients::{Introduced, RunContext};
 use crate::crash::CrashPoints;
@@ -67,6 +68,8 @@ pub struct Limits {
     pub max: HaltingPolicy,
     /// Tokens, reckoned by the byte, that a run may see of its session's earlier runs.
     pub history_tokens: i64,
+    /// What may be streamed in.
+    pub blobs: BlobLimits,
 }
 
 /// All runs that this replica executes. Cheap to clone.

@@ -15,6 +15,7 @@ use erasure::{Begun, Extent};
 use hook::{Claim, DeadNotice, DeadPage, Due};
 use timer::{Expiry, Timer};
 
+pub mod blobs;
 pub mod budgets;
 pub mod erasure;
 pub mod hook;
@@ -26,6 +27,7 @@ pub mod timer;
 mod append;
 mod fault;
 
+pub use blobs::{BlobRow, BlobStore, Finished, Opening, UploadRow};
 pub use budgets::{BudgetKey, BudgetLedger, BudgetStore, SliceRow};
 
 /// Why the store gave no answer.
@@ -335,7 +337,7 @@ pub struct Page {
 
 /// The store's contract.
 #[async_trait]
-pub trait Store: BudgetStore + Send + Sync + 'static {
+pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
     /// Answers when the store can be reached and its schema is current.
     async fn ping(&self) -> Result<(), Error>;
 
@@ -456,7 +458,8 @@ pub trait Store: BudgetStore + Send + Sync + 'static {
     /// `summary` takes the place of its summary. Of an erased session also what its caller was known by and what its request
     /// could be found by. Any other session's run is refused.
     async fn erasure_run(&self, tenant: &str, run: Uuid, summary: &Bytes) -> Result<(), Error>;
-    /// Destroys up to `limit` blobs of a session whose log says that they go; answers how many.
+    /// Destroys up to `limit` blobs, or pieces of what was streamed in, of a session whose log says that they go; answers how
+    /// many. At 0 nothing is left of either.
     async fn erasure_blobs(&self, tenant: &str, session: Uuid, limit: i32) -> Result<u64, Error>;
     /// Ends an erasure: drops its timer. Where everything goes, the key of the commitments goes too, the session becomes
     /// ERASED with `session`'s body and update time, and its requests can no longer be told by their bodies.

@@ -108,6 +108,7 @@ impl Upkeep {
         match kind {
             TimerKind::End => self.sessions.expire(tenant, *session).await,
             TimerKind::Prune => self.sessions.go_on(tenant, *session, Extent::Payloads).await,
+            TimerKind::Blobs => self.sessions.expire_blobs(tenant, *session).await,
             TimerKind::Erase => self.sessions.go_on(tenant, *session, Extent::Everything).await,
         }
     }

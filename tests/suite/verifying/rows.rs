@@ -157,6 +157,18 @@ impl Rows {
         Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_all(pool).await?))
     }
 
+    /// Uploads of a session, whole or under way.
+    pub async fn uploads(&self, session: Uuid) -> anyhow::Result<i64> {
+        let sql = "SELECT count(*) FROM {}uploads WHERE session = $1";
+        Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_one(pool).await?))
+    }
+
+    /// Pieces of all uploads.
+    pub async fn upload_pieces(&self) -> anyhow::Result<i64> {
+        let sql = "SELECT count(*) FROM {}upload_pieces";
+        Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).fetch_one(pool).await?))
+    }
+
     /// Lets the time of every timer come.
     pub async fn make_timers_due(&self) -> anyhow::Result<()> {
         match self {

@@ -87,6 +87,9 @@ impl Validate for TelemetryConfig {
 pub struct LimitsConfig {
     /// The largest gRPC message that is accepted: 4 MiB of content and 64 KiB around it by default, 1 KiB to 1 GiB.
     pub max_message: ByteSize,
+    /// The largest message that the router takes, a prompt with the blobs that it names: 24 MiB by default, `max_message` at
+    /// least, at most 1 GiB.
+    pub max_prompt: ByteSize,
     /// The deadline of a unary call whose caller set none, 60 s by default.
     #[serde(with = "humantime_serde")]
     pub default_deadline: Duration,
@@ -99,9 +102,25 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_message: ByteSize::kib(4 * 1024 + 64),
+            max_prompt: ByteSize::mib(24),
             default_deadline: Duration::from_secs(60),
             drain: Duration::from_secs(20),
         }
+    }
+}
+
+impl LimitsConfig {
+    /// The largest message that a service takes.
+    pub fn message_to(&self, service: ServiceName) -> ByteSize {
+        match service {
+            ServiceName::Router => self.max_prompt.max(self.max_message),
+            _ => self.max_message,
+        }
+    }
+
+    /// What a prompt has room for besides a message of the usual size.
+    pub fn prompt_room(&self) -> ByteSize {
+        ByteSize::kib(self.message_to(ServiceName::Router).bytes().saturating_sub(self.max_message.bytes()) >> 10)
     }
 }
 
@@ -109,6 +128,7 @@ impl Validate for LimitsConfig {
     fn validate(&self, violations: &mut Violations) {
         let fits = (ByteSize::kib(1)..=ByteSize::mib(1024)).contains(&self.max_message);
         violations.require(fits, "max_message", "must be 1KiB to 1GiB");
+        violations.require(self.max_prompt <= ByteSize::mib(1024), "max_prompt", "must be at most 1GiB");
         violations.require(!self.default_deadline.is_zero(), "default_deadline", "must not be 0");
         violations.require(self.drain <= Duration::from_secs(3600), "drain", "must be at most 1h");
     }

@@ -33,7 +33,7 @@ impl LocalMesh {
 
     /// The peer `name`. While no such service is bound its calls fail with UNAVAILABLE, `PEER_UNAVAILABLE`.
     pub fn peer(&self, name: ServiceName, limits: &LimitsConfig) -> Peer {
-        let settings = Settings::new(limits, Arc::new(SystemClock::new()));
+        let settings = Settings::new(name, limits, Arc::new(SystemClock::new()));
         Peer { name, transport: Transport::Mesh(self.clone()), settings }
     }
 

@@ -97,7 +97,7 @@ impl Routed {
 
     /// Runs the handler until it answers, its deadline passes or the service stops. Leaving drops it.
     async fn handle(mut self, request: Request<Body>, mut ending: Ending) -> Response<Body> {
-        let limit = self.stack.limits().max_message.as_len();
+        let limit = self.stack.limits().message_to(self.stack.service()).as_len();
         let request = request.map(|body| Body::new(RequestBody::new(body, limit)));
         let call = AssertUnwindSafe(async move { self.routes.call(request).await }).catch_unwind();
         let response = tokio::select! {

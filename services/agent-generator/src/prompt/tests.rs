@@ -108,7 +108,7 @@ fn a_type_without_recipe_is_answered_in_free_text() {
 
 #[test]
 fn media_and_text_keep_their_order() {
-    let image = mar_proto::types::Media { media_type: "image/png".into(), source: None };
+    let image = mar_proto::types::Media { media_type: "image/png".into(), source: None, size_bytes: 0 };
     let mut task = brief("Compare");
     task.input.push(part(Content::Media(image), Origin::Caller));
     task.input.push(text("with the plan".into(), Origin::Caller));

@@ -295,7 +295,7 @@ fn other_inputs_other_hash() {
         |order| order.brief.output_schema = Some(Arc::new(crate::schema::OutputSchema::parse("{}").unwrap())),
         |order| {
             order.brief.input.push(Part {
-                content: Some(Content::Media(Media { media_type: "image/png".into(), source: None })),
+                content: Some(Content::Media(Media { media_type: "image/png".into(), source: None, size_bytes: 0 })),
                 ..Part::default()
             })
         },

@@ -98,7 +98,8 @@ async fn the_peers_are_asked_for_what_the_task_implies() {
         temperature: "0.7".into(),
         max_output_tokens: 2_000,
     });
-    let image = Media { media_type: "image/png".into(), source: Some(Source::Inline(vec![1, 2, 3].into())) };
+    let image =
+        Media { media_type: "image/png".into(), source: Some(Source::Inline(vec![1, 2, 3].into())), size_bytes: 0 };
     asked.input.push(Part { content: Some(Content::Media(image)), ..Part::default() });
     let mut wanted = request(asked);
     wanted.limits.as_mut().unwrap().max_cost_nano_usd = Some(0);

@@ -139,8 +139,10 @@ async fn a_policy_that_is_not_cedar() {
 async fn everything_at_once() {
     let mut harness = Harness::start().await;
     let call = Part { content: Some(Content::ToolCall(ToolCall::default())), ..Part::default() };
-    let media =
-        Part { content: Some(Content::Media(Media { media_type: "png".into(), source: None })), ..Part::default() };
+    let media = Part {
+        content: Some(Content::Media(Media { media_type: "png".into(), source: None, size_bytes: 0 })),
+        ..Part::default()
+    };
     let wrong = Task {
         r#type: "Answer!".into(),
         input: vec![text(""), call, media, Part::default()],

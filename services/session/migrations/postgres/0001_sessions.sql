@@ -275,6 +275,42 @@ SELECT session.isolate('session.blobs');
 GRANT SELECT, INSERT ON session.blobs TO mar_session;
 GRANT SELECT (tenant, session, sha256), DELETE ON session.blobs TO mar_retention;
 
+-- What callers have streamed in, and what they are streaming in. One that no run has named goes at its time; one that a run
+-- has named has none, and stays as long as the session's payloads.
+CREATE TABLE session.uploads (
+    tenant      text        NOT NULL CHECK (tenant <> ''),
+    id          uuid        NOT NULL,
+    session     uuid        NOT NULL REFERENCES session.sessions (id),
+    sha256      bytea       NOT NULL CHECK (octet_length(sha256) = 32),
+    media_type  text        NOT NULL,
+    size_bytes  bigint      NOT NULL CHECK (size_bytes >= 0),
+    complete    boolean     NOT NULL DEFAULT false,
+    create_time timestamptz NOT NULL DEFAULT now(),
+    expire_time timestamptz,
+    PRIMARY KEY (tenant, id)
+);
+CREATE UNIQUE INDEX uploads_by_content ON session.uploads (tenant, session, sha256) WHERE complete;
+CREATE INDEX uploads_by_session ON session.uploads (tenant, session);
+SELECT session.isolate('session.uploads');
+GRANT SELECT, INSERT, UPDATE (complete, create_time, expire_time) ON session.uploads TO mar_session;
+-- What is kept stays kept.
+CREATE POLICY kept ON session.uploads AS RESTRICTIVE FOR UPDATE TO mar_session
+    USING (expire_time IS NOT NULL) WITH CHECK (true);
+GRANT SELECT (tenant, id, session, expire_time), DELETE ON session.uploads TO mar_retention;
+
+-- Their bytes, each piece but the last of the same size.
+CREATE TABLE session.upload_pieces (
+    tenant  text    NOT NULL CHECK (tenant <> ''),
+    upload  uuid    NOT NULL,
+    number  integer NOT NULL CHECK (number >= 0),
+    content bytea   NOT NULL,
+    PRIMARY KEY (tenant, upload, number),
+    FOREIGN KEY (tenant, upload) REFERENCES session.uploads (tenant, id)
+);
+SELECT session.isolate('session.upload_pieces');
+GRANT SELECT, INSERT ON session.upload_pieces TO mar_session;
+GRANT SELECT (tenant, upload, number), DELETE ON session.upload_pieces TO mar_retention;
+
 -- What a caller's request id did.
 CREATE TABLE session.request_ids (
     tenant      text        NOT NULL CHECK (tenant <> ''),
@@ -388,7 +424,7 @@ BEGIN
 END
 $$;
 
--- Destroys some of a session's blobs; answers how many.
+-- Destroys some of a session's blobs and of what was streamed into it; answers how many pieces went.
 CREATE FUNCTION session.blobs_forget(home uuid, most integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -401,7 +437,32 @@ BEGIN
     DELETE FROM session.blobs b WHERE b.tenant = whose AND b.session = home AND b.sha256 IN (
         SELECT c.sha256 FROM session.blobs c WHERE c.tenant = whose AND c.session = home LIMIT most);
     GET DIAGNOSTICS removed = ROW_COUNT;
+    IF removed > 0 THEN
+        RETURN removed;
+    END IF;
+    DELETE FROM session.upload_pieces p WHERE p.tenant = whose AND (p.upload, p.number) IN (
+        SELECT q.upload, q.number FROM session.upload_pieces q
+        JOIN session.uploads u ON u.tenant = q.tenant AND u.id = q.upload
+        WHERE q.tenant = whose AND u.session = home LIMIT most);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    IF removed = 0 THEN
+        DELETE FROM session.uploads u WHERE u.tenant = whose AND u.session = home;
+    END IF;
     RETURN removed;
+END
+$$;
+
+-- Destroys what was streamed into a session and whose time has come: no run has named it.
+CREATE FUNCTION session.uploads_expire(home uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whose text := current_setting('mar.tenant', true);
+    gone  uuid[] := ARRAY(
+        SELECT u.id FROM session.uploads u
+        WHERE u.tenant = whose AND u.session = home AND u.expire_time <= now());
+BEGIN
+    DELETE FROM session.upload_pieces p WHERE p.tenant = whose AND p.upload = ANY (gone);
+    DELETE FROM session.uploads u WHERE u.tenant = whose AND u.id = ANY (gone);
 END
 $$;
 
@@ -420,12 +481,15 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION session.goes, session.run_forget, session.blobs_forget, session.keys_forget FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION session.run_forget, session.blobs_forget, session.keys_forget TO mar_session;
+REVOKE ALL ON FUNCTION
+    session.goes, session.run_forget, session.blobs_forget, session.uploads_expire, session.keys_forget FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION session.run_forget, session.blobs_forget, session.uploads_expire, session.keys_forget
+    TO mar_session;
 GRANT CREATE ON SCHEMA session TO mar_retention;
 ALTER FUNCTION session.goes OWNER TO mar_retention;
 ALTER FUNCTION session.run_forget OWNER TO mar_retention;
 ALTER FUNCTION session.blobs_forget OWNER TO mar_retention;
+ALTER FUNCTION session.uploads_expire OWNER TO mar_retention;
 ALTER FUNCTION session.keys_forget OWNER TO mar_retention;
 REVOKE CREATE ON SCHEMA session FROM mar_retention;
 

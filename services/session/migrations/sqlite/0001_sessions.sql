@@ -121,6 +121,32 @@ CREATE TABLE blobs (
     PRIMARY KEY (tenant, session, sha256)
 ) STRICT;
 
+-- What callers have streamed in, and what they are streaming in. One that no run has named goes at its time.
+CREATE TABLE uploads (
+    tenant      TEXT    NOT NULL,
+    id          BLOB    NOT NULL CHECK (length(id) = 16),
+    session     BLOB    NOT NULL REFERENCES sessions (id),
+    sha256      BLOB    NOT NULL CHECK (length(sha256) = 32),
+    media_type  TEXT    NOT NULL,
+    size_bytes  INTEGER NOT NULL CHECK (size_bytes >= 0),
+    complete    INTEGER NOT NULL DEFAULT 0,
+    create_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
+    expire_time INTEGER,
+    PRIMARY KEY (tenant, id)
+) STRICT;
+CREATE UNIQUE INDEX uploads_by_content ON uploads (tenant, session, sha256) WHERE complete;
+CREATE INDEX uploads_by_session ON uploads (tenant, session);
+
+-- Their bytes, each piece but the last of the same size.
+CREATE TABLE upload_pieces (
+    tenant  TEXT    NOT NULL,
+    upload  BLOB    NOT NULL,
+    number  INTEGER NOT NULL CHECK (number >= 0),
+    content BLOB    NOT NULL,
+    PRIMARY KEY (tenant, upload, number),
+    FOREIGN KEY (tenant, upload) REFERENCES uploads (tenant, id)
+) STRICT;
+
 -- What a caller's request id did.
 CREATE TABLE request_ids (
     tenant      TEXT    NOT NULL,

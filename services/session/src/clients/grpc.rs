@@ -33,11 +33,11 @@ impl GrpcPeers {
     /// Clients over three peers, with tokens signed by session. What is too large to be sent is for the peer to refuse: a
     /// client that refuses it breaks its stream, which looks as if the peer had gone.
     pub fn new(generator: Peer, router: Peer, tools: Peer, tokens: RunTokenCache) -> Self {
-        let limit = router.max_message();
+        let [to_generator, to_router, to_tools] = [&generator, &router, &tools].map(Peer::max_message);
         Self {
-            generator: AgentGeneratorServiceClient::new(generator).max_decoding_message_size(limit),
-            router: RouterServiceClient::new(router).max_decoding_message_size(limit),
-            tools: ToolGatewayServiceClient::new(tools).max_decoding_message_size(limit),
+            generator: AgentGeneratorServiceClient::new(generator).max_decoding_message_size(to_generator),
+            router: RouterServiceClient::new(router).max_decoding_message_size(to_router),
+            tools: ToolGatewayServiceClient::new(tools).max_decoding_message_size(to_tools),
             tokens,
         }
     }

@@ -11,6 +11,7 @@ use mar_proto::session::run_frame::Frame as Shown;
 use mar_proto::session::{AttemptStarted, Delta, FinishReason, ReservationPrice, RunFrame};
 use mar_proto::types::Usage;
 
+use super::blobs::{self, Unresolved};
 use super::{Executor, Shared};
 use crate::clients::{Refusal, RunContext};
 use crate::counters::Amounts;
@@ -44,7 +45,7 @@ impl Executor {
         self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
         let Some(generation) = &self.state.generation else { return };
         let reservation = generation.reservation;
-        let request = self.generation_request(step, attempt, reservation);
+        let mut request = self.generation_request(step, attempt, reservation);
         let price = self.state.agent.as_ref().and_then(|agent| agent.price).unwrap_or_default();
         let place = Place { step, epoch: self.state.epoch, attempt };
         let (shared, context, feed) = (Arc::clone(&self.shared), self.context.clone(), self.feed.clone());
@@ -52,6 +53,9 @@ impl Executor {
         let written = Arc::new(AtomicI64::new(0));
         let counting = Arc::clone(&written);
         let effect = async move {
+            if let Err(input) = resolve(&shared, &context, &mut request, place).await {
+                return input;
+            }
             let turn = follow(&shared, &context, &feed, request, place, deadline, &counting).await;
             shared.crash.pass(Point::TurnInHand).await;
             match turn {
@@ -89,6 +93,7 @@ impl Executor {
                 messages: self.state.transcript.iter().map(|message| (**message).clone()).collect(),
                 tools,
                 output_schema_json: self.state.output_schema.to_string(),
+                blobs: Vec::new(),
             }),
             budget: Some(Budget {
                 max_cost_nano_usd: reservation.cost_nano_usd,
@@ -107,6 +112,35 @@ impl Executor {
         let left = deadline - self.shared.clock.now();
         Duration::try_from(left).unwrap_or(Duration::from_millis(1)).max(Duration::from_millis(1))
     }
+}
+
+/// Puts what the prompt names into the request. What cannot be read now is read again with the next try; nothing was sent.
+async fn resolve(
+    shared: &Shared,
+    context: &RunContext,
+    request: &mut StreamGenerateRequest,
+    place: Place,
+) -> Result<(), Input> {
+    let Some(prompt) = &mut request.prompt else { return Ok(()) };
+    let failure = match blobs::resolve(&*shared.store, &context.caller.tenant, prompt).await {
+        Ok(()) => return Ok(()),
+        Err(failure) => failure,
+    };
+    tracing::warn!(run.id = %context.run, run.step = place.step, error = %failure, "blobs of the prompt cannot be read");
+    let (reason, retry) = match &failure {
+        Unresolved::Store(error) if error.is_unavailable() => ("STORE_UNAVAILABLE", Retry::WhenBack),
+        Unresolved::Store(_) => ("INTERNAL", Retry::Never),
+        Unresolved::Gone(_) => ("NOT_FOUND", Retry::Never),
+    };
+    Err(Input::GenerationFailed {
+        step: place.step,
+        attempt: place.attempt,
+        reason: reason.to_owned(),
+        retry,
+        usage: Some(Usage::default()),
+        message: failure.to_string(),
+        models: Vec::new(),
+    })
 }
 
 /// Follows a generation to its turn, showing attempts and deltas on the way.

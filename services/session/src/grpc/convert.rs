@@ -126,7 +126,7 @@ pub fn watch_run(caller: &Caller, request: WatchRunRequest) -> Result<Follow, Vi
 
 /// A `request_id` in its scope, with the digest of the body. The digest leaves the id itself in: it is the same whenever the
 /// ids are.
-fn request_key<T: prost::Message>(
+pub(super) fn request_key<T: prost::Message>(
     caller: &Caller,
     method: &'static str,
     request_id: &str,

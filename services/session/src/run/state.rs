@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mar_proto::session::{Agent, Answer, ApprovalState, RunFailure, RunState, Task, Totals, WaitReason};
-use mar_proto::types::{Doubt, Executor, HaltReason, HaltingPolicy, Message, Probe, ToolDefinition, ToolResult, Usage};
+use mar_proto::types::{
+    Doubt, Executor, HaltReason, HaltingPolicy, Media, Message, Probe, ToolDefinition, ToolResult, Usage,
+};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -15,6 +17,8 @@ use crate::counters::Amounts;
 
 /// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
 const MESSAGE_OVERHEAD: i64 = 16;
+/// Tokens of an image beyond the bytes of its part: at least, at most.
+const IMAGE: (usize, usize) = (2_048, 65_536);
 /// Bytes that a router may add to the prompt to describe tools and output form.
 const PROMPT_OVERHEAD: i64 = 4_096;
 
@@ -502,9 +506,17 @@ fn message_bytes(message: &Message) -> i64 {
             Some(Content::ToolResult(result)) => {
                 result.content.iter().map(prost::Message::encoded_len).sum::<usize>() + result.provider_call_id.len()
             }
+            Some(Content::Media(media)) => media_bound(media) + prost::Message::encoded_len(part),
             Some(_) => prost::Message::encoded_len(part),
             None => 0,
         })
         .sum();
     i64::try_from(bytes).unwrap_or(i64::MAX / 4)
+}
+
+/// What media may cost beyond the size of their part: a blob's bytes, which are elsewhere. No provider makes more tokens of an
+/// image than [`IMAGE`], and the router reckons with some for the smallest.
+fn media_bound(media: &Media) -> usize {
+    let size = usize::try_from(media.size_bytes).unwrap_or(0);
+    if media.media_type.starts_with("image/") { size.clamp(IMAGE.0, IMAGE.1) } else { size }
 }

@@ -50,11 +50,17 @@ impl Runs {
         self.spawn(admitting.in_current_span()).await.map_err(|_| Error::Draining)?
     }
 
-    async fn admit_here(&self, caller: &Caller, admit: Admit) -> Result<Run, Error> {
+    async fn admit_here(&self, caller: &Caller, mut admit: Admit) -> Result<Run, Error> {
         let name = format!("sessions/{}", admit.session);
         self.activity().note(&caller.tenant, admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
         let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
+        if let Err(error) = self.resolve_blobs(&caller.tenant, admit.session, &mut admit.task).await
+            // What was admitted before needs nothing that has gone since.
+            && self.store().request_seen(&caller.tenant, &admit.key).await? != Some(true)
+        {
+            return Err(error);
+        }
         let earlier = self.earlier(&session, &admit).await?;
         let (row, first, run) = self.prepare(caller, &session, &admit, earlier)?;
         self.0.shared.crash.pass(Point::AdmitOffered).await;

@@ -34,6 +34,7 @@ use super::{
 
 mod appends;
 mod approvals;
+mod blobs;
 mod budgets;
 mod claims;
 mod commands;

@@ -33,6 +33,7 @@ use super::{
 };
 
 mod approvals;
+mod blobs;
 mod budgets;
 mod claims;
 mod commands;

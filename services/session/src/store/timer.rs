@@ -13,6 +13,8 @@ pub enum TimerKind {
     Prune,
     /// All of it is being destroyed.
     Erase,
+    /// What was streamed in and no run has named goes at its time.
+    Blobs,
 }
 
 impl TimerKind {
@@ -23,6 +25,7 @@ impl TimerKind {
             Self::End => 1,
             Self::Prune => 2,
             Self::Erase => 3,
+            Self::Blobs => 4,
         }
     }
 
@@ -33,6 +36,7 @@ impl TimerKind {
             1 => Some(Self::End),
             2 => Some(Self::Prune),
             3 => Some(Self::Erase),
+            4 => Some(Self::Blobs),
             _ => None,
         }
     }

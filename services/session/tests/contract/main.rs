@@ -50,6 +50,11 @@ macro_rules! store_suite {
             nothing_goes_that_no_log_records an_open_run_loses_nothing an_erasure_leaves_the_chain
             pruning_takes_payloads_alone approvals_and_what_requests_are_known_by_go_too
             an_unfinished_erasure_comes_back timers_at_a_time_are_claimed_once);
+        suite!($open, blob_cases:
+            an_upload_is_whole_or_not_there equal_bytes_are_one_blob uploads_at_a_time_make_one_blob
+            an_upload_carries_a_request_id uploads_need_an_open_session a_session_holds_so_many_bytes
+            what_no_run_names_expires what_a_run_names_is_kept what_is_given_up_goes an_erasure_takes_uploads
+            uploads_are_apart);
         suite!($open, slice_cases:
             a_window_has_generations slices_are_stored_in_their_generation no_slice_slips_past_a_rebuild);
         suite!($open, expiry_cases:
@@ -89,6 +94,8 @@ macro_rules! counter_suite {
 
 #[cfg(test)]
 mod batches;
+#[cfg(test)]
+mod blob_cases;
 #[cfg(test)]
 mod budget_cases;
 #[cfg(test)]

@@ -79,6 +79,7 @@ fn binary(answer: &mut Answer, data: &str, media_type: &str) {
             content: Some(part::Content::Media(Media {
                 media_type: shown_type(media_type),
                 source: Some(media::Source::Inline(bytes.into())),
+                size_bytes: 0,
             })),
             origin: Origin::Tool.into(),
             tainted: false,

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::prompt::{Prompt, Schema, TOOL_PREFIX, Tool};
 
+mod blobs;
+
 const MAX_MESSAGES: usize = 10_000;
 const MAX_PARTS: usize = 1_000;
 const MAX_TOOLS: usize = 128;
@@ -27,8 +29,9 @@ pub(in crate::grpc) enum Emptiness {
 
 /// What to generate from.
 pub(in crate::grpc) fn prompt(prompt: Option<pb::Prompt>, emptiness: Emptiness, found: &mut Violations) -> Prompt {
-    let prompt = prompt.unwrap_or_default();
+    let mut prompt = prompt.unwrap_or_default();
     found.within("prompt", |found| {
+        blobs::resolve(&mut prompt, found);
         let count = prompt.messages.len();
         let filled = count > 0 || emptiness == Emptiness::Allowed;
         found.require(filled && count <= MAX_MESSAGES, "messages", "must be 1 to 10000 messages");
@@ -89,11 +92,13 @@ fn inline(media: &Media, found: &mut Violations) {
     let typed = media.media_type.split_once('/').is_some_and(|(kind, rest)| !kind.is_empty() && !rest.is_empty());
     found.require(typed, "media_type", "must be a media type such as image/png");
     match &media.source {
-        Some(media::Source::Inline(bytes)) => {
+        Some(media::Source::Inline(bytes)) if media.size_bytes == 0 => {
             found.require(bytes.len() <= MAX_INLINE, "inline", "must be at most 64 KiB");
         }
+        // Was a blob.
+        Some(media::Source::Inline(_)) => {}
         Some(media::Source::Blob(_)) => {
-            found.field("blob", "must be sent inline: the router does not read a session's blobs");
+            found.field("blob", "must be among the prompt's blobs: the router does not read a session's");
         }
         None => {
             found.field("", "must have exactly one source");

@@ -112,7 +112,19 @@ pub(super) async fn blobs(pool: &SqlitePool, tenant: &str, session: Uuid, limit:
         "DELETE FROM blobs WHERE tenant = $1 AND session = $2 AND sha256 IN \
          (SELECT sha256 FROM blobs WHERE tenant = $1 AND session = $2 LIMIT $3)",
     );
-    let removed = query.bind(tenant).bind(session).bind(limit.max(0)).execute(&mut *tx).await?.rows_affected();
+    let mut removed = query.bind(tenant).bind(session).bind(limit.max(0)).execute(&mut *tx).await?.rows_affected();
+    if removed == 0 {
+        let query = sqlx::query(
+            "DELETE FROM upload_pieces WHERE rowid IN ( \
+               SELECT p.rowid FROM upload_pieces p JOIN uploads u ON u.tenant = p.tenant AND u.id = p.upload \
+               WHERE u.tenant = $1 AND u.session = $2 LIMIT $3)",
+        );
+        removed = query.bind(tenant).bind(session).bind(limit.max(0)).execute(&mut *tx).await?.rows_affected();
+        if removed == 0 {
+            let query = sqlx::query("DELETE FROM uploads WHERE tenant = $1 AND session = $2");
+            query.bind(tenant).bind(session).execute(&mut *tx).await?;
+        }
+    }
     tx.commit().await?;
     Ok(removed)
 }

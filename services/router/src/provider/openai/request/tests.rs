@@ -43,7 +43,11 @@ fn result(id: &str, words: &str, is_error: bool) -> part::Content {
 }
 
 fn conversation() -> Prompt {
-    let image = Media { media_type: "image/png".into(), source: Some(media::Source::Inline(vec![1, 2, 3].into())) };
+    let image = Media {
+        media_type: "image/png".into(),
+        source: Some(media::Source::Inline(vec![1, 2, 3].into())),
+        size_bytes: 0,
+    };
     Prompt {
         messages: vec![
             said(Role::System, vec![text("Be brief.")]),
