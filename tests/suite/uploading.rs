@@ -356,3 +356,61 @@ async fn what_no_task_names_goes_and_what_is_erased_goes(options: Options) -> an
     assert!(verified.valid, "{verified:?}");
     Ok(())
 }
+
+/// A model that sees, so that bytes need not be tokens.
+const SEEING: &str = r#"
+[[model]]
+name = "rehearsal"
+provider = "rehearsal"
+provider_model = "rehearsal"
+display_name = "Rehearsal that takes images"
+context_tokens = 131072
+max_output_tokens = 16384
+input_modalities = ["text", "image"]
+output_modalities = ["text"]
+streaming = true
+tool_calling = "NATIVE"
+structured_output = true
+price = { input = "0", output = "0" }
+latency_class = "FAST"
+trust_tier = "EXPERIMENTAL"
+residency = ["local"]
+retention_days = 0
+tokenizer = "bytes"
+rehearsal = true
+quality = { default = 0 }
+source = "docs/rehearsal.md"
+as_of = "2026-11-22"
+"#;
+
+/// More than a message between callers and session, or between any two services but session and router, may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_six_mebibytes_reaches_the_model() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let catalogue = folder.path().join("catalogue.toml");
+    std::fs::write(&catalogue, SEEING)?;
+    let options = Options::new(mar_tests::Shape::One, mar_tests::Stores::Embedded).script(ECHO);
+    let system = Deployment::start(options.env("MAR_ROUTER__CATALOGUE", catalogue.display().to_string())).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let bytes = words(6 << 20).into_bytes();
+    let name = put(&client, header(&session, "image/png", &bytes), &bytes).await?;
+    let followed = client.run_in(&session, task_with(&name)).await?;
+    assert_eq!(followed.text(), "Read.", "{:?}", followed.run);
+    let request = system.rehearsal.requests().pop().context("the model was not asked")?;
+    let parts =
+        request.body["messages"].as_array().and_then(|all| all.last()).context("no message")?["content"].clone();
+    let urls: Vec<&str> =
+        parts.as_array().context("no parts")?.iter().filter_map(|part| part["image_url"]["url"].as_str()).collect();
+    assert_eq!(urls.len(), 2, "named twice");
+    let whole = bytes.len().div_ceil(3) * 4 + "data:image/png;base64,".len();
+    assert!(urls.iter().all(|url| url.len() == whole), "{:?}", urls.iter().map(|url| url.len()).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// What names an image twice, under the usual limits: an image costs no more for its bytes.
+fn task_with(name: &str) -> Task {
+    let mut task = task::question("What do you see?");
+    task.input.extend([blob("image/png", name), blob("image/png", name)]);
+    task
+}

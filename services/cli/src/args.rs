@@ -10,10 +10,12 @@ use crate::exit;
 use crate::out::ColorChoice;
 
 mod approvals;
+mod blobs;
 mod hooks;
 mod sessions;
 
 pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
+pub use blobs::{BlobGetArgs, BlobPutArgs, BlobsCommand};
 pub use hooks::{DeadArgs, HooksCommand, RetryArgs};
 pub use sessions::{EraseArgs, SessionArg, SessionStateName, SessionsCommand, SessionsListArgs};
 
@@ -87,6 +89,12 @@ Examples:
   mar sessions erase 01935c1e-… --yes          destroys its payloads, salts and keys for good
   mar sessions erase 01935c1e-… --end --yes    ends it first";
 
+    pub(super) const BLOBS: &str = "\
+Examples:
+  mar blobs put report.pdf --session 01935c1e-…     tells the name that a task may use
+  mar blobs put notes --type text/plain --session 01935c1e-… --json | jq -r .name
+  mar blobs get sessions/01935c1e-…/blobs/9f86d0… --output report.pdf";
+
     pub(super) const HOOKS: &str = "\
 Examples:
   mar hooks dead                               what no hook took, and why
@@ -150,6 +158,13 @@ pub enum Command {
         /// What to do with sessions.
         #[command(subcommand)]
         command: SessionsCommand,
+    },
+    /// Streams files into a session, and back
+    #[command(after_help = examples::BLOBS)]
+    Blobs {
+        /// What to do with blobs.
+        #[command(subcommand)]
+        command: BlobsCommand,
     },
     /// Lists and sends again what hooks were not told
     #[command(after_help = examples::HOOKS)]
@@ -233,6 +248,7 @@ impl Command {
             },
             Self::Approvals { command } => command.wants_json(),
             Self::Sessions { command } => command.wants_json(),
+            Self::Blobs { command } => command.wants_json(),
             Self::Hooks { command } => command.wants_json(),
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,

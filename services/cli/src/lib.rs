@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 
 pub mod approvals;
 pub mod args;
+pub mod blobs;
 pub mod doubt;
 pub mod endpoint;
 pub mod exit;
@@ -77,6 +78,7 @@ fn execute(command: Command, out: Out) -> Result<Exit, Failure> {
             Command::Runs { command } => runs::runs(command, out).await,
             Command::Approvals { command } => approvals::approvals(command, out).await,
             Command::Sessions { command } => sessions::sessions(command, out).await,
+            Command::Blobs { command } => blobs::blobs(command, out).await,
             Command::Hooks { command } => hooks::hooks(command, out).await,
             Command::Models { command } => models::models(command, out).await,
             Command::Tools { command } => tools::tools(command, out).await,

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod approvals;
 #[cfg(test)]
+mod blobs;
+#[cfg(test)]
 mod callers;
 #[cfg(test)]
 mod commands;
