@@ -2,7 +2,7 @@
 
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 36] = [
     &["up"],
     &["run"],
     &["runs"],

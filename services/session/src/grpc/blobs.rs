@@ -110,7 +110,7 @@ fn header_of(runs: &Runs, caller: &Caller, header: BlobHeader) -> Result<Upload,
 
 fn chunk_of(request: CreateBlobRequest) -> Result<Bytes, Status> {
     match request.piece {
-        Some(Piece::Chunk(bytes)) if (1..=CHUNK).contains(&bytes.len()) => Ok(bytes.into()),
+        Some(Piece::Chunk(bytes)) if (1..=CHUNK).contains(&bytes.len()) => Ok(bytes),
         Some(Piece::Chunk(_)) => Err(wrong("chunk", "must have 1 to 65536 bytes")),
         _ => Err(wrong("chunk", "must come in every message but the first")),
     }
@@ -196,7 +196,7 @@ impl Reading {
             let name = || blobs::name(self.session, &self.sha256);
             let piece = piece.ok_or_else(|| Error::NotFound { kind: "blob", name: name() })?;
             for chunk in piece[skip.min(piece.len())..].chunks(CHUNK) {
-                let response = ReadBlobResponse { chunk: chunk.to_vec().into() };
+                let response = ReadBlobResponse { chunk: piece.slice_ref(chunk) };
                 match within(self.runs.clock(), self.idle, sender.send(Ok(response))).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Ok(()),
