@@ -18,6 +18,9 @@ reply = { tool_calls = [{ name = "slow_slow", arguments = { ms = 60000 } }, { na
 match = { contains = "[crash]", turn = 0 }
 reply = { tool_calls = [{ name = "s_crash", arguments = {} }, { name = "docs_search", arguments = { query = "harbour" } }] }
 [[rule]]
+match = { contains = "[many]", turn = 0 }
+reply = { tool_calls = [{ name = "s_many", arguments = { pieces = 300000 } }, { name = "docs_search", arguments = { query = "harbour" } }] }
+[[rule]]
 match = { contains = "[huge]", turn = 0 }
 reply = { tool_calls = [{ name = "s_huge", arguments = { bytes = 100000000 } }, { name = "docs_search", arguments = { query = "harbour" } }] }
 [[rule]]
@@ -112,7 +115,8 @@ async fn a_bad_upstream_hurts_its_own_calls_only() -> anyhow::Result<()> {
         ("[crash]", vec![unknown, "OK "], "OUTCOME_UNKNOWN"),
         ("[echo] again", vec!["OK "], "still here"),
         ("[large]", vec!["OK "], "200000 bytes"),
-        ("[huge]", vec!["ERROR RESULT_TOO_LARGE", "OK "], "RESULT_TOO_LARGE"),
+        ("[huge]", vec!["OK "], "bytes was cut to"),
+        ("[many]", vec!["ERROR RESULT_TOO_LARGE", "OK "], "RESULT_TOO_LARGE"),
         ("[echo] at last", vec!["OK "], "still here"),
     ];
     for (text_of_task, expected, told) in cases {

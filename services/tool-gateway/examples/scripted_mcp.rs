@@ -77,6 +77,7 @@ impl Scripted {
             ("slow", "Takes its time.", number("ms")),
             ("crash", "Ends the server.", json!({"type": "object"})),
             ("huge", "Answers so many bytes.", number("bytes")),
+            ("many", "Answers so many pieces of text.", number("pieces")),
             ("fail", "Fails.", json!({"type": "object"})),
             ("refuse", "Refuses by the protocol.", json!({"type": "object"})),
             ("count", "Remembers the keys.", json!({"type": "object"})),
@@ -140,6 +141,16 @@ impl ServerHandler for Scripted {
             },
             "crash" => std::process::abort(),
             "huge" => "x".repeat(usize::try_from(number("bytes")).unwrap_or(0)),
+            "many" => {
+                let pieces = usize::try_from(number("pieces")).unwrap_or(0);
+                return Ok(CallToolResult::success(vec![
+                    ContentBlock::text(
+                        "one of many pieces, each of them as short"
+                    );
+                    pieces
+                ])
+                .into());
+            }
             "fail" => return Ok(CallToolResult::error(vec![ContentBlock::text("it did not work")]).into()),
             "refuse" => return Err(ErrorData::invalid_params("not like this", None)),
             "count" => std::fs::read_to_string(self.folder.join("journal"))

@@ -27,15 +27,17 @@ use crate::outcome::{Answer, Call, Failure, Reason, Sent};
 use crate::upstream::{ConnectError, Session};
 
 mod bounded;
+mod clip;
 pub mod content;
 pub mod egress;
 pub mod http;
+mod post;
 mod process;
 pub mod stdio;
 mod wire;
 
-/// The largest message that is read from an upstream, in bytes. A result is one message: of a larger one nothing is given,
-/// because its first half is no JSON (`docs/adr/0006`).
+/// The largest message of an upstream that is held, in bytes, after its long strings were cut (`docs/adr/0006`). A result is
+/// one message: of one that is larger even so nothing is given, because its first half is no JSON.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The key under which a call's idempotency key travels in `_meta`.
 pub const IDEMPOTENCY_KEY: &str = "agentruntime/idempotency-key";
@@ -311,7 +313,7 @@ fn not_mcp() -> Failure {
 
 fn too_large() -> Failure {
     let message = format!(
-        "the result is larger than {} MiB, so that none of it can be given; ask for less, or for a part of it",
+        "the result is larger than {} MiB in too many pieces to be cut, so that none of it can be given; ask for less, or for a part of it",
         MAX_MESSAGE_BYTES >> 20
     );
     Failure::new(Reason::TooLarge, Dispatch::Sent, message)

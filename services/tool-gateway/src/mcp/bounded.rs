@@ -1,5 +1,5 @@
-//! The HTTP client below the SDK's transport. It notes on each call that it has left, and that its answer was larger than
-//! is read: the SDK enforces that limit and then says only that the connection closed.
+//! The HTTP client below the SDK's transport. It notes on each call that it has left, shortens what the call is answered
+//! with, and notes that even so the answer was larger than is held: the SDK then says only that the connection closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use rmcp::model::ClientJsonRpcMessage;
 use rmcp::transport::streamable_http_client::{StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse};
 use sse_stream::{Error as SseError, Sse};
 
-use super::MAX_MESSAGE_BYTES;
 use super::stdio::sent_mark;
+use super::{MAX_MESSAGE_BYTES, post};
 
 type Headers = HashMap<HeaderName, HeaderValue>;
 type Failed = StreamableHttpError<reqwest::Error>;
@@ -45,21 +45,28 @@ impl StreamableHttpClient for BoundedClient {
         headers: Headers,
         limit: usize,
     ) -> Result<StreamableHttpPostResponse, Failed> {
-        let sent = sent_mark(&message).cloned();
-        if let Some(sent) = &sent {
-            sent.mark();
+        let Some(sent) = sent_mark(&message).cloned() else {
+            return self.0.post_message_with_max_sse_event_size(uri, message, session, auth, headers, limit).await;
+        };
+        let mut request = post::asking(self.0.post(&*uri)).headers(headers.into_iter().collect());
+        if let Some(auth) = auth {
+            request = request.bearer_auth(auth);
         }
-        let response = self.0.post_message_with_max_sse_event_size(uri, message, session, auth, headers, limit).await?;
-        Ok(match (response, sent) {
-            (StreamableHttpPostResponse::Sse(events, session), Some(sent)) => {
+        if let Some(session) = &session {
+            request = request.header(post::SESSION_ID, &**session);
+        }
+        sent.mark();
+        let response = request.json(&message).send().await.map_err(StreamableHttpError::Client)?;
+        Ok(match post::answer(response, session.is_some(), limit).await? {
+            StreamableHttpPostResponse::Sse(events, session) => {
                 let watched = events.inspect(move |event| {
-                    if event.as_ref().is_err_and(is_too_large) {
+                    if event.as_ref().is_err_and(post::is_too_large) {
                         sent.mark_too_large();
                     }
                 });
                 StreamableHttpPostResponse::Sse(watched.boxed(), session)
             }
-            (response, _) => response,
+            response => response,
         })
     }
 
@@ -95,9 +102,4 @@ impl StreamableHttpClient for BoundedClient {
     ) -> Result<Events, Failed> {
         self.0.get_stream_with_max_sse_event_size(uri, session, last_event, auth, headers, limit).await
     }
-}
-
-fn is_too_large(error: &SseError) -> bool {
-    // The SDK's type is private; its text is what it shows.
-    matches!(error, SseError::Body(cause) if cause.to_string().contains("exceeded the maximum size"))
 }

@@ -7,6 +7,7 @@ use rmcp::ErrorData;
 use rmcp::model::{CallToolResult, ContentBlock, ResourceContents};
 use serde_json::Value;
 
+use super::clip::unmark;
 use crate::outcome::{Answer, note, tool_text};
 
 /// Larger media is dropped with a note.
@@ -46,12 +47,12 @@ pub fn error(error: &ErrorData) -> Answer {
 fn add(answer: &mut Answer, block: ContentBlock) {
     match block {
         ContentBlock::Text(block) => text(answer, block.text),
-        ContentBlock::Image(image) => binary(answer, &image.data, &image.mime_type),
-        ContentBlock::Audio(audio) => binary(answer, &audio.data, &audio.mime_type),
+        ContentBlock::Image(image) => binary(answer, image.data, &image.mime_type),
+        ContentBlock::Audio(audio) => binary(answer, audio.data, &audio.mime_type),
         ContentBlock::Resource(resource) => match resource.resource {
             ResourceContents::TextResourceContents { text: content, .. } => text(answer, content),
             ResourceContents::BlobResourceContents { blob, mime_type, .. } => {
-                binary(answer, &blob, mime_type.as_deref().unwrap_or("application/octet-stream"));
+                binary(answer, blob, mime_type.as_deref().unwrap_or("application/octet-stream"));
             }
             _ => dropped(answer, "content of an unknown kind"),
         },
@@ -64,15 +65,22 @@ fn add(answer: &mut Answer, block: ContentBlock) {
 }
 
 fn text(answer: &mut Answer, text: String) {
-    answer.size += text.len();
+    let (mut text, missing) = unmark(text);
+    answer.size += text.len() + missing;
+    if missing > 0 {
+        answer.truncated = true;
+        text.push_str(&format!("… [{missing} bytes are missing]"));
+    }
     answer.parts.push(tool_text(text));
 }
 
-fn binary(answer: &mut Answer, data: &str, media_type: &str) {
-    answer.size += data.len();
+fn binary(answer: &mut Answer, data: String, media_type: &str) {
+    let (data, missing) = unmark(data);
+    let size = data.len() + missing;
+    answer.size += size;
     // Four characters of base64 hold three bytes.
-    if data.len() / 4 * 3 > MAX_INLINE {
-        return dropped(answer, &format!("{} of {} bytes", shown_type(media_type), data.len() / 4 * 3));
+    if missing > 0 || size / 4 * 3 > MAX_INLINE {
+        return dropped(answer, &format!("{} of {} bytes", shown_type(media_type), size / 4 * 3));
     }
     match STANDARD.decode(data) {
         Ok(bytes) if bytes.len() <= MAX_INLINE => answer.parts.push(Part {

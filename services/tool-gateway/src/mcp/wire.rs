@@ -7,6 +7,7 @@ use rmcp::service::{RoleClient, RxJsonRpcMessage};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
+use super::clip::Clip;
 use super::{NOT_MCP, OWN_ERROR, TOO_LARGE};
 
 /// What is kept of the ends of a line that is too long, to find whose answer it is.
@@ -30,6 +31,9 @@ pub(super) enum Incoming {
 pub(super) struct Lines<R> {
     from: R,
     limit: usize,
+    clip: Clip,
+    /// What is kept of the piece in hand.
+    kept: Vec<u8>,
     line: Vec<u8>,
     /// The last bytes of a line that is too long; the first stay in `line`.
     tail: Option<Vec<u8>>,
@@ -37,7 +41,7 @@ pub(super) struct Lines<R> {
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     pub(super) fn new(from: R, limit: usize) -> Self {
-        Self { from, limit, line: Vec::new(), tail: None }
+        Self { from, limit, clip: Clip::of_lines(), kept: Vec::new(), line: Vec::new(), tail: None }
     }
 
     pub(super) async fn next(&mut self) -> Incoming {
@@ -47,8 +51,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
                 Ok(available) => available,
             };
             let newline = available.iter().position(|byte| *byte == b'\n');
-            let piece = &available[..newline.unwrap_or(available.len())];
-            let used = piece.len() + usize::from(newline.is_some());
+            let used = newline.map_or(available.len(), |at| at + 1);
+            self.kept.clear();
+            self.clip.pass(&available[..used], &mut self.kept);
+            let piece = self.kept.strip_suffix(b"\n").unwrap_or(&self.kept);
             match &mut self.tail {
                 Some(tail) => keep_tail(tail, piece),
                 None if self.line.len() + piece.len() > self.limit => {

@@ -99,7 +99,7 @@ async fn the_list_pages_and_picks() {
         }
     }
     // Both pages of the server, without what cannot be offered.
-    let tools = ["append", "apply", "count", "crash", "echo", "fail", "huge", "refuse", "slow", "status"];
+    let tools = ["append", "apply", "count", "crash", "echo", "fail", "huge", "many", "refuse", "slow", "status"];
     let expected = tools.map(|tool| format!("tools/s.{tool}"));
     assert_eq!(names, expected);
     bench.stop().await;
