@@ -30,7 +30,8 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
         resume_run(ResumeRunRequest), list_approvals(ListApprovalsRequest), resolve_approval(ResolveApprovalRequest),
         submit_tool_result(SubmitToolResultRequest), submit_input(SubmitInputRequest),
         erase_session(EraseSessionRequest), list_dead_notices(ListDeadNoticesRequest),
-        retry_dead_notice(RetryDeadNoticeRequest), read_blob(ReadBlobRequest),
+        retry_dead_notice(RetryDeadNoticeRequest), read_blob(ReadBlobRequest), fork_run(ForkRunRequest),
+        diff_runs(DiffRunsRequest),
     );
     for (rpc, answer) in served {
         check(rpc, answer, Code::InvalidArgument, "INVALID_REQUEST");
@@ -41,7 +42,7 @@ async fn every_refusal_has_a_reason() -> anyhow::Result<()> {
     assert_eq!(refused.fields, ["page_size", "page_token", "state"]);
 
     let later = refusals!(client;
-        fork_run(ForkRunRequest), explain_run(ExplainRunRequest),
+        explain_run(ExplainRunRequest),
         export_run(ExportRunRequest),
     );
     for (rpc, answer) in later {

@@ -206,7 +206,7 @@ impl Story {
     async fn ask(&self, runs: &Runs) -> Result<Run, Error> {
         let task = Task { r#type: self.kind.word().to_owned(), ..Task::default() };
         let key = key("/start-run", format!("r{}", self.number));
-        let admit = Admit { key, session: self.session, task, limits: self.limits, parallel: true };
+        let admit = Admit { key, session: self.session, task, limits: self.limits, parallel: true, fork: None };
         runs.admit(&caller(), admit).await
     }
 

@@ -75,6 +75,8 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::RunResumed(_)) => "RunResumed",
         Some(Body::StopRequested(_)) => "StopRequested",
         Some(Body::PauseRequested(_)) => "PauseRequested",
+        Some(Body::OriginRecalled(_)) => "OriginRecalled",
+        Some(Body::EventShared(_)) => "EventShared",
         Some(Body::CallDoubted(_)) => "CallDoubted",
         Some(Body::CallProbed(_)) => "CallProbed",
         Some(Body::ApprovalRequested(_)) => "ApprovalRequested",

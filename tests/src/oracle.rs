@@ -237,6 +237,7 @@ impl Replay {
                 self.drawn = family::sum([&self.drawn, &refilled.drawn.unwrap_or_default()]);
                 self.scars.refills += 1;
             }
+            Body::OriginRecalled(_) | Body::EventShared(_) => anyhow::bail!("these runs are no forks"),
             Body::CallDoubted(doubted) => {
                 let (intent, open) = self.calls.get(&doubted.call_id).context("doubted without intent")?;
                 ensure!(*open && !self.stopping, "{doubted:?} of a call that is closed");

@@ -45,6 +45,8 @@ mod following;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod forking;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod holding;

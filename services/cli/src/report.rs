@@ -243,6 +243,8 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::DelegationIntent(_)) => "DELEGATION_INTENT",
         Some(Body::ChildEnded(_)) => "CHILD_ENDED",
         Some(Body::AllotmentRefilled(_)) => "ALLOTMENT_REFILLED",
+        Some(Body::OriginRecalled(_)) => "ORIGIN_RECALLED",
+        Some(Body::EventShared(_)) => "EVENT_SHARED",
         Some(Body::CallDoubted(_)) => "CALL_DOUBTED",
         Some(Body::CallProbed(_)) => "CALL_PROBED",
         Some(Body::StopRequested(_)) => "STOP_REQUESTED",

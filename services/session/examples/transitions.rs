@@ -163,7 +163,8 @@ async fn transitions(
                 let session = sessions.start(&caller, key("/bench/session", id), Session::default()).await?;
                 let session = session.name.trim_start_matches("sessions/").parse()?;
                 let task = Task { r#type: "bench".into(), input: vec![text("go")], ..Task::default() };
-                let admit = Admit { key: key("/bench/run", id), session, task, limits: limits(), parallel: false };
+                let admit =
+                    Admit { key: key("/bench/run", id), session, task, limits: limits(), parallel: false, fork: None };
                 let run = runs.admit(&caller, admit).await?;
                 let id = run.name.rsplit('/').next().unwrap_or_default().parse()?;
                 let follow = Follow { tenant: caller.tenant.clone(), session, run: id, from_seq: 0, deltas: false };

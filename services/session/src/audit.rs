@@ -32,7 +32,7 @@ struct Beside {
     session_log: Vec<SessionLogRow>,
     run: RunRow,
     seals: BTreeMap<Uuid, Hash>,
-    /// The event of its parent that started the run.
+    /// The event of another run that the run's chain begins with.
     intent: Option<EventRow>,
 }
 
@@ -83,7 +83,8 @@ async fn read_beside(store: &dyn Store, tenant: &str, session: Uuid, run: Uuid) 
     Ok(Beside { session: row, session_log, run, seals, intent })
 }
 
-/// The event that started a run, where its first event names one. What cannot be read is told by the verifier.
+/// The event of another run that a run's chain begins with, where its first event names one. What cannot be read is told by
+/// the verifier.
 async fn intent(store: &dyn Store, run: &RunRow) -> Result<Option<EventRow>, store::Error> {
     let tenant = run.tenant.as_str();
     let read = |run: Uuid, seq: i64| async move {
@@ -95,11 +96,15 @@ async fn intent(store: &dyn Store, run: &RunRow) -> Result<Option<EventRow>, sto
     };
     let Some(first) = read(run.id, 0).await? else { return Ok(None) };
     let Ok(leaf) = EventLeaf::decode(first.leaf) else { return Ok(None) };
-    let Some(event_leaf::Body::RunAdmitted(RunAdmitted { parent: Some(parent), .. })) = leaf.body else {
-        return Ok(None);
+    let (from, seq) = match leaf.body {
+        Some(event_leaf::Body::RunAdmitted(RunAdmitted { fork: Some(fork), .. })) => (fork.run, fork.through_seq),
+        Some(event_leaf::Body::RunAdmitted(RunAdmitted { parent: Some(parent), .. })) => {
+            (parent.run, parent.intent_seq)
+        }
+        _ => return Ok(None),
     };
-    match parent.run.parse() {
-        Ok(id) => read(id, parent.intent_seq).await,
+    match from.parse() {
+        Ok(id) => read(id, seq).await,
         Err(_) => Ok(None),
     }
 }

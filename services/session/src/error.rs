@@ -52,6 +52,9 @@ pub enum Error {
     /// An upload took longer than it may.
     #[error("the upload took longer than an hour")]
     UploadOverdue,
+    /// The payloads of a run are gone.
+    #[error("the payloads of run {0} are gone: they were erased, or pruned past retention")]
+    PayloadsGone(String),
     /// The session has changed since it was read.
     #[error("the session has changed since its etag was read")]
     EtagMismatch,
@@ -165,6 +168,9 @@ impl From<Error> for Status {
                 Fault::new(Code::ResourceExhausted, ErrorReason::SessionFull, text.clone()).quota(session, text).into()
             }
             Error::UploadOverdue => Fault::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, text).into(),
+            Error::PayloadsGone(run) => {
+                Fault::new(Code::FailedPrecondition, ErrorReason::PayloadsGone, text).resource("run", run).into()
+            }
             Error::EtagMismatch => Fault::new(Code::Aborted, ErrorReason::EtagMismatch, text).into(),
             Error::CursorOutOfRange { next_seq, .. } => {
                 Fault::new(Code::OutOfRange, ErrorReason::CursorOutOfRange, text)

@@ -49,6 +49,7 @@ mod hand_over;
 mod park;
 mod pool;
 mod probe;
+mod recall;
 mod refill;
 mod sabotaged;
 mod seal;
@@ -476,6 +477,7 @@ impl Executor {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
+            Effect::Recall => self.recall(),
             Effect::Synthesise => self.synthesise(),
             Effect::Refill(lack) => self.refill(lack),
             Effect::Generate { step, attempt } => self.generate(step, attempt),

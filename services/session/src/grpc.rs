@@ -9,6 +9,7 @@ use mar_runtime::auth::{Caller, Identity};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::audit;
+use crate::diff;
 use crate::error::Error;
 use crate::events;
 use crate::hooks::Hooks;
@@ -204,8 +205,17 @@ impl SessionService for Service {
         Ok(Response::new(ResumeRunResponse { run: Some(run) }))
     }
 
-    async fn fork_run(&self, _: Request<ForkRunRequest>) -> Result<Response<ForkRunResponse>, Status> {
-        missing("ForkRun")
+    async fn fork_run(&self, request: Request<ForkRunRequest>) -> Result<Response<ForkRunResponse>, Status> {
+        let caller = caller(&request, scope::WRITE)?;
+        let fork = convert::fork_run(&caller, request.into_inner(), self.runs.limits())?;
+        let run = self.runs.fork(&caller, fork).await?;
+        Ok(Response::new(ForkRunResponse { run: Some(run) }))
+    }
+
+    async fn diff_runs(&self, request: Request<DiffRunsRequest>) -> Result<Response<DiffRunsResponse>, Status> {
+        let caller = caller(&request, scope::READ)?;
+        let pair = convert::diff_runs(request.get_ref())?;
+        Ok(Response::new(diff::diff(&self.runs, &caller.tenant, pair).await?))
     }
 
     async fn explain_run(&self, _: Request<ExplainRunRequest>) -> Result<Response<ExplainRunResponse>, Status> {

@@ -47,6 +47,7 @@ pub mod command;
 pub mod config;
 pub mod counters;
 pub mod crash;
+pub mod diff;
 pub mod erasure;
 pub mod error;
 pub mod events;

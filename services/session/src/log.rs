@@ -30,9 +30,10 @@ impl Log {
         Self { run, salt_key, head: Head::genesis(Hash::ZERO), epoch: 1 }
     }
 
-    /// The log of a run that another one starts: its chain begins with the hash of that run's intent.
-    pub fn of_child(run: Uuid, salt_key: SaltKey, intent: Hash) -> Self {
-        Self { head: Head::genesis(intent), ..Self::new(run, salt_key) }
+    /// The log of a run that comes from another one: its chain begins with the hash of that run's intent, or of the last event
+    /// that a fork shares with it.
+    pub fn of_child(run: Uuid, salt_key: SaltKey, origin: Hash) -> Self {
+        Self { head: Head::genesis(origin), ..Self::new(run, salt_key) }
     }
 
     /// The end of the chain.
@@ -108,6 +109,7 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         message("approval", content.approval.as_ref().map(Message::encode_to_vec)),
         text("comment", &content.comment),
         message("history", content.history.as_ref().map(Message::encode_to_vec)),
+        message("recorded_calls", content.recorded_calls.as_ref().map(Message::encode_to_vec)),
         message("child_tasks", content.child_tasks.as_ref().map(Message::encode_to_vec)),
     ]
     .into_iter()
@@ -170,8 +172,8 @@ pub fn replay(run: Uuid, session: Uuid, salt_key: SaltKey, rows: &[EventRow]) ->
         log.advance(row, leaf.epoch);
     }
     let state = state.ok_or(store::Error::Corrupt("first event"))?;
-    // Only what was started by another run begins with something.
-    if (genesis == Hash::ZERO) != state.parent.is_none() {
+    // Only what was started by another run, or forked from one, begins with something.
+    if (genesis == Hash::ZERO) != (state.parent.is_none() && state.fork.is_none()) {
         return Err(store::Error::Corrupt("event chain"));
     }
     Ok((state, log))

@@ -22,6 +22,7 @@ mod decide;
 mod delegation;
 mod doubt;
 mod event;
+mod fork;
 mod gathering;
 mod input;
 pub mod loop_detector;
@@ -35,6 +36,7 @@ pub use apply::timestamp;
 pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
+pub use fork::{CallDigest, Fork, Recalled, Recollection, Shared, call_digest};
 pub use input::{
     ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission, Timed,
 };
@@ -68,6 +70,8 @@ pub struct Event {
 /// What the executor has to do after the events are durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// Read what a fork goes on from; answered by [`Input::Recalled`] or [`Input::SynthesisFailed`].
+    Recall,
     /// Have an agent synthesised; answered by [`Input::Synthesised`] or [`Input::SynthesisFailed`].
     Synthesise,
     /// Issue the open generation; answered by [`Input::Turn`] or [`Input::GenerationFailed`].

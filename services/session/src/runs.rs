@@ -38,6 +38,7 @@ mod claim;
 mod command;
 mod control;
 mod follow;
+mod fork;
 mod history;
 mod pools;
 mod submit;
@@ -48,6 +49,7 @@ pub(crate) use children::Birth;
 pub use command::Wish;
 pub use control::Target;
 pub use follow::{Follow, FrameStream};
+pub use fork::{Fork, Forked};
 pub use submit::Submit;
 
 /// Runs claimed at a time.

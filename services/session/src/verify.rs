@@ -55,7 +55,8 @@ pub struct Rows<'a> {
     pub session_log: &'a [SessionLogRow],
     /// The run.
     pub run: &'a RunRow,
-    /// The event of its parent's log that started it, where the run's first event names one and it is there.
+    /// The event of another run's log that its chain begins with, where the run's first event names one and it is there: the
+    /// intent of a parent, or the last event that a fork shares.
     pub intent: Option<&'a EventRow>,
     /// The hashes of the session's run seals by run, as their rows have them; used once the session has ended.
     pub seals: &'a std::collections::BTreeMap<Uuid, Hash>,
@@ -140,7 +141,7 @@ pub fn verify(keys: &Keys, rows: Rows<'_>, events: &[EventRow]) -> VerifyRunResp
 
 impl<'a> Verifier<'a> {
     /// Begins with a run of which no event has been looked at. A root run's chain starts from zeros, that of a child run
-    /// from its parent's intent.
+    /// from its parent's intent, that of a fork from the last event that it shares.
     pub fn new(keys: &'a Keys, rows: Rows<'a>) -> Self {
         let mut verifier = Self {
             keys,

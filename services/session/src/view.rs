@@ -1,7 +1,7 @@
 //! A run as callers see it.
 
 use mar_proto::session::{
-    ApprovalDecision, ApprovalState, AttemptStarted, HeldCall, Run, RunSeal, RunState, WaitReason,
+    ApprovalDecision, ApprovalState, AttemptStarted, ForkOrigin, HeldCall, Run, RunSeal, RunState, WaitReason,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -55,6 +55,15 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
     if let Some(parent) = &state.parent {
         run.parent = run_name(state.session, parent.run);
         run.depth = parent.depth;
+    }
+    if let Some(fork) = &state.fork {
+        run.parent = run_name(state.session, fork.origin);
+        run.fork = Some(ForkOrigin {
+            run: fork.origin.to_string(),
+            through_seq: fork.through_seq,
+            allow_effects: fork.allow_effects,
+            own_task: fork.own_task,
+        });
     }
     run.children = state.children.iter().map(|child| run_name(state.session, *child)).collect();
     if let Phase::Waiting(reason) | Phase::Pending(Some(reason)) = state.phase {

@@ -77,6 +77,8 @@ pub enum Aim {
     Make,
     /// To know whether it took effect.
     Ask,
+    /// The decision alone: its result is there already.
+    Decide,
     /// It is itself the question: a probe, pinned by the tool that it is the probe of.
     Probe(Hash),
 }
@@ -168,6 +170,7 @@ impl Dispatcher {
         let mut record = Record::new(call);
         let (kind, tainted) = match self.clear(call, &mut record).await {
             Err(kind) => (kind, false),
+            Ok(_) if call.aim == Aim::Decide => (Kind::HandedOver(Executor::Unspecified), false),
             Ok(Cleared { maker: Maker::Other(executor), .. }) => (Kind::HandedOver(executor), false),
             Ok(Cleared { maker: Maker::Upstream(upstream), definition, declared, arguments }) => {
                 let kind = match dispatch(call, upstream, &definition, arguments).await {
@@ -243,6 +246,14 @@ impl Dispatcher {
     ) -> Result<(Maker<'_>, Arc<Definition>), Kind> {
         if let Some(executor) = elsewhere::executor(upstream_of(&call.tool)) {
             return Ok((Maker::Other(executor), elsewhere::pinned(call, pin, record)?));
+        }
+        if call.aim == Aim::Decide {
+            // Nothing is sent: an upstream that is down, or gone, is in nobody's way.
+            let maker = self
+                .registry
+                .find(&call.tool)
+                .map_or(Maker::Other(Executor::Unspecified), |(upstream, _)| Maker::Upstream(upstream));
+            return Ok((maker, elsewhere::pinned(call, pin, record)?));
         }
         let Some((upstream, tool)) = self.registry.find(&call.tool) else {
             return Err(unavailable("the upstream of this tool is not configured"));

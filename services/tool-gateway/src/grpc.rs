@@ -105,7 +105,11 @@ impl Gateway {
             approval,
             definition: request.definition,
             remaining,
-            aim: if request.probe { Aim::Ask } else { Aim::Make },
+            aim: match (request.probe, request.decide_only) {
+                (true, _) => Aim::Ask,
+                (false, true) => Aim::Decide,
+                (false, false) => Aim::Make,
+            },
         })
     }
 

@@ -61,6 +61,11 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::DelegationIntent(intent) => children::started(intent, content, &event.run, ink),
         Body::ChildEnded(ended) => children::ended(ended, ink),
         Body::AllotmentRefilled(refilled) => children::refilled(refilled, ink),
+        Body::OriginRecalled(recalled) => {
+            let what = format!("{} turns shared, {} results recorded", recalled.turns, recalled.recorded_calls);
+            format!("  fork     {}", ink.name(&what))
+        }
+        Body::EventShared(_) => return None,
         Body::CallDoubted(doubted) => doubt::doubted(doubted, ink),
         Body::CallProbed(probed) => doubt::probed(probed, content, ink),
         Body::StopRequested(stop) => stop_requested(stop, ink),

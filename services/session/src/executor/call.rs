@@ -9,6 +9,7 @@ use mar_proto::tool::{ApprovalGiven, ApprovalRequired, CallFacts, Dispatch, Invo
 use mar_proto::types::{self, ToolResult};
 
 use super::Executor;
+use super::recall::lets_through;
 use crate::clients::Refusal;
 use crate::crash::Point;
 use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result, idempotency_key};
@@ -41,6 +42,7 @@ impl Executor {
         let approval = self.approval_given(call);
         // What was only asked about has not been tried.
         let repeated = attempt > 1 && approval.is_none();
+        let recording = self.recording(call);
         let request = InvokeToolRequest {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
@@ -53,8 +55,9 @@ impl Executor {
             }),
             descriptor: None,
             approval,
-            definition: call.definition.clone().filter(|_| call.is_made_elsewhere()),
+            definition: call.definition.clone().filter(|_| call.is_made_elsewhere() || recording.is_some()),
             probe: false,
+            decide_only: recording.is_some(),
         };
         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
         let deadline = self.time_left().min(MAX_TIME);
@@ -70,16 +73,23 @@ impl Executor {
             let response = shared.peers.invoke_tool(&context, request, deadline).await;
             shared.crash.pass(Point::ResultInHand).await;
             let took = shared.clock.monotonic().saturating_sub(began);
-            let mut back = match response {
-                Ok(InvokeToolResponse {
-                    outcome: Some(Outcome::ApprovalRequired(wanted)),
-                    decision_json,
-                    policy_hashes,
-                    ..
-                }) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
-                Ok(InvokeToolResponse {
-                    outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, ..
-                }) if to.executor() != types::Executor::Unspecified => {
+            let mut back = match (response, recording) {
+                (Ok(response), Some(recording)) if lets_through(&response) => recording.result(response).await,
+                (
+                    Ok(InvokeToolResponse {
+                        outcome: Some(Outcome::ApprovalRequired(wanted)),
+                        decision_json,
+                        policy_hashes,
+                        ..
+                    }),
+                    _,
+                ) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
+                (
+                    Ok(InvokeToolResponse {
+                        outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, ..
+                    }),
+                    _,
+                ) if to.executor() != types::Executor::Unspecified => {
                     let reason = match to.executor() {
                         types::Executor::Runtime => WaitReason::ChildRun,
                         _ if asks => WaitReason::Input,
@@ -87,8 +97,8 @@ impl Executor {
                     };
                     return Input::HandedOver { call_id: id, attempt, reason, decision_json, policy_hashes };
                 }
-                Ok(response) => answered(response),
-                Err(refusal) => {
+                (Ok(response), _) => answered(response),
+                (Err(refusal), _) => {
                     tracing::warn!(run.id = %context.run, call.id = %id, error = %refusal, "tool call got no answer");
                     unanswered(&refusal)
                 }
@@ -139,6 +149,7 @@ fn returned(outcome: ToolOutcome, reason: &str, result: ToolResult) -> CallRetur
         result,
         decision_json: String::new(),
         policy_hashes: Vec::new(),
+        recorded: false,
         size_bytes: 0,
         duration_ms: 0,
     }

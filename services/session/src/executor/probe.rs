@@ -59,6 +59,7 @@ impl Executor {
             approval: None,
             definition: None,
             probe: true,
+            decide_only: false,
         }
     }
 }

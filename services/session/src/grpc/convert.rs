@@ -4,6 +4,7 @@ use mar_proto::session::{
     Concurrency, EndSessionRequest, EraseSessionRequest, RunTaskRequest, Session, StartRunRequest, StartSessionRequest,
     Task, UpdateSessionRequest, WatchRunRequest,
 };
+use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
 use mar_runtime::violations::Violations;
 use sha2::{Digest as _, Sha256};
@@ -15,10 +16,12 @@ use crate::sessions::Change;
 use crate::store::RequestKey;
 
 mod command;
+mod fork;
 mod session;
 mod submit;
 
 pub use command::{cancel_run, pause_run, resolve_approval, resume_run};
+pub use fork::{diff_runs, fork_run};
 pub use submit::{submit_input, submit_tool_result};
 
 const START_SESSION: &str = "/agentruntime.session.v1.SessionService/StartSession";
@@ -100,19 +103,26 @@ fn admit(
     let session = parse_session("session", session, &mut found).unwrap_or_default();
     let given = task.is_some();
     found.require(given, "task", "must be given");
-    let mut task = task.unwrap_or_default();
+    // One that is missing has no input either; to say so would not help.
+    let (task, limits) = task.map(|task| bounded(task, limits, &mut found)).unwrap_or_default();
+    let parallel = parallel(concurrency, &mut found);
+    found.into_result(Admit { key, session, task, limits, parallel, fork: None })
+}
+
+/// A task with everything that it leaves open, and its limits.
+fn bounded(mut task: Task, limits: &Limits, found: &mut Violations) -> (Task, HaltingPolicy) {
     let limits = found.within("task", |found| {
-        // One that is missing has no input either; to say so would not help.
-        if given {
-            mar_task::check(&task, found);
-        }
+        mar_task::check(&task, found);
         found.within("halting", |found| limits.complete(task.halting.as_ref(), found))
     });
     mar_task::complete(&mut task);
+    (task, limits)
+}
+
+fn parallel(concurrency: i32, found: &mut Violations) -> bool {
     let concurrency =
         found.take("concurrency", Concurrency::try_from(concurrency).map_err(|_| "must be SERIAL or PARALLEL"));
-    let parallel = concurrency == Some(Concurrency::Parallel);
-    found.into_result(Admit { key, session, task, limits, parallel })
+    concurrency == Some(Concurrency::Parallel)
 }
 
 /// A run to follow.

@@ -1,13 +1,14 @@
 //! First half of a transition: what the inputs close.
 
-use mar_proto::session::{AgentSealed, RunClaimed, RunEnded, RunState, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::session::{
+    Agent, AgentSealed, RunClaimed, RunEnded, RunState, ToolOutcome, WaitReason, event_leaf::Body,
+};
 use mar_proto::types::{HaltReason, Usage};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::event::{
-    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_returned, tool_unanswered, turn_committed,
-    waiting_for,
+    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_returned, turn_committed, waiting_for,
 };
 use super::input::{CallReturn, FinishedTurn, Input, Retry, Timed};
 use super::state::{Call, CallState, Phase, State};
@@ -96,17 +97,11 @@ impl Plan {
             Input::Begin => self.synthesise(),
             Input::Claimed { epoch, owner } => self.claim(*epoch, owner, timed.at),
             Input::Synthesised(agent) => {
-                if self.awaits_agent() {
-                    let sealed = agent.descriptor.clone().unwrap_or_default();
-                    let body = AgentSealed {
-                        section_hashes: super::answer::section_hashes(&sealed.canonical),
-                        descriptor_hash: sealed.hash,
-                    };
-                    let content =
-                        mar_proto::session::EventContent { agent: Some((**agent).clone()), ..Default::default() };
-                    self.emit(timed.at, (Body::AgentSealed(body), content));
+                if self.awaits_agent() && !self.state.is_to_recall() {
+                    self.seal_agent(agent, timed.at);
                 }
             }
+            Input::Recalled(recalled) => self.recalled(recalled, timed.at),
             Input::SynthesisDelayed { dependency } => {
                 if self.awaits_agent() && self.state.phase == Phase::Pending(None) {
                     self.emit(timed.at, waiting_for(dependency));
@@ -141,7 +136,19 @@ impl Plan {
         }
     }
 
-    fn awaits_agent(&self) -> bool {
+    pub(super) fn seal_agent(&mut self, agent: &Agent, at: OffsetDateTime) {
+        let sealed = agent.descriptor.clone().unwrap_or_default();
+        let body = AgentSealed {
+            section_hashes: super::answer::section_hashes(&sealed.canonical),
+            descriptor_hash: sealed.hash,
+        };
+        let content = mar_proto::session::EventContent { agent: Some(agent.clone()), ..Default::default() };
+        self.emit(at, (Body::AgentSealed(body), content));
+        // A fork may have begun with a turn.
+        self.turn_down(at);
+    }
+
+    pub(super) fn awaits_agent(&self) -> bool {
         matches!(self.state.phase, Phase::Pending(_)) && self.state.agent.is_none() && self.state.stop.is_none()
     }
 
@@ -150,7 +157,8 @@ impl Plan {
         if self.draining || !self.awaits_agent() || self.state.renews_at.is_some() {
             return;
         }
-        let effect = self.state.lack(0).map_or(Effect::Synthesise, Effect::Refill);
+        let first = if self.state.is_to_recall() { Effect::Recall } else { Effect::Synthesise };
+        let effect = self.state.lack(0).map_or(first, Effect::Refill);
         self.effects.push(effect);
     }
 
@@ -200,15 +208,7 @@ impl Plan {
         self.settle(&turn.usage);
         let draft = turn_committed(&self.state, turn);
         self.emit(at, draft);
-        let strangers: Vec<Call> = self.state.calls.iter().filter(|call| call.definition.is_none()).cloned().collect();
-        for call in strangers {
-            let text = format!(
-                "TOOL_NOT_FOUND: there is no tool named {:?}; use only the tools that you were given",
-                call.tool
-            );
-            let draft = tool_unanswered(&call, ToolOutcome::Error, "TOOL_NOT_FOUND", &text);
-            self.emit(at, draft);
-        }
+        self.turn_down(at);
     }
 
     fn fail_generation(
@@ -245,9 +245,10 @@ impl Plan {
         if call.state != (CallState::Open { attempt: back.attempt }) {
             return;
         }
-        if back.outcome == ToolOutcome::Unknown && self.draining {
+        let doubtful = back.outcome == ToolOutcome::Unknown && !back.recorded;
+        if doubtful && self.draining {
             // The next owner finds it open.
-        } else if back.outcome == ToolOutcome::Unknown {
+        } else if doubtful {
             self.doubt(&call, back.attempt, Some(back), at);
         } else {
             let draft = tool_returned(&call, back);

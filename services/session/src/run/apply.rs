@@ -21,8 +21,10 @@ use super::{Event, answer};
 use crate::counters::Amounts;
 
 mod children;
+mod fork;
 
 use children::parent_of;
+use fork::fork_of;
 
 /// Commands that are remembered: more than can be on their way at a time.
 const REMEMBERED: usize = 256;
@@ -42,6 +44,7 @@ impl State {
             session,
             phase: Phase::Pending(None),
             parent: admitted.parent.as_ref().and_then(parent_of).map(Arc::new),
+            fork: admitted.fork.as_ref().and_then(fork_of),
             children: Vec::new(),
             drawn: Amounts::default(),
             epoch: 1,
@@ -103,6 +106,8 @@ impl State {
             Body::RunAdmitted(_) | Body::CountersRebuilt(_) => {}
             Body::RunClaimed(claimed) => self.epoch = claimed.epoch,
             Body::AgentSealed(_) => self.seal_agent(content, at),
+            Body::OriginRecalled(_) => self.recall(content.recorded_calls.as_ref()),
+            Body::EventShared(shared) => self.share(shared, content, event.counted_seq),
             Body::GenerationStarted(started) => {
                 let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap_or_default();
                 self.start_generation(started.step, started.attempt, reservation);
@@ -117,6 +122,10 @@ impl State {
                 if let Some(call) = self.calls.iter_mut().find(|call| call.call_id == intent.call_id) {
                     call.issued_at = Some(at);
                     call.question = None;
+                    call.recorded = intent.recorded_seq;
+                }
+                if intent.attempt == 1 && intent.recorded_seq.is_some() {
+                    self.take_recorded(&intent.call_id);
                 }
             }
             Body::DelegationIntent(intent) => self.delegate(intent, content, event.counted_seq),
@@ -129,12 +138,7 @@ impl State {
                 self.abandon_children(&returned.call_id);
                 self.return_call(&returned.call_id, content.tool_result.clone().unwrap_or_default());
             }
-            Body::AnswerRejected(_) => {
-                self.candidate = None;
-                self.repaired = true;
-                self.repairing = true;
-                self.transcript.push(Arc::new(repair_request(&content.problems)));
-            }
+            Body::AnswerRejected(_) => self.reject(&content.problems),
             Body::RunWaiting(waiting) => {
                 self.wait(waiting.reason(), at);
                 self.renews_at = waiting.until.as_ref().and_then(timestamp);
@@ -186,10 +190,15 @@ impl State {
             self.max_output_tokens = sealed.max_output_tokens;
             self.output_schema = sealed.output_schema.into();
         }
-        self.transcript = agent.prompt.iter().cloned().map(Arc::new).collect();
+        let mut prompt: Vec<Arc<Message>> = agent.prompt.iter().cloned().map(Arc::new).collect();
         // The task's own message comes last.
-        let task = self.transcript.len().saturating_sub(1);
-        self.transcript.splice(task..task, self.history.iter().cloned());
+        let task = prompt.len().saturating_sub(1);
+        prompt.splice(task..task, self.history.iter().cloned());
+        // What a fork shares comes after it.
+        self.transcript.splice(0..0, prompt);
+        for call in &mut self.calls {
+            call.definition = agent.tools.iter().find(|tool| tool.name == call.tool).cloned();
+        }
         self.agent = Some(Arc::new(agent));
         self.run(at);
     }
@@ -235,6 +244,13 @@ impl State {
         }
     }
 
+    fn reject(&mut self, problems: &str) {
+        self.candidate = None;
+        self.repaired = true;
+        self.repairing = true;
+        self.transcript.push(Arc::new(repair_request(problems)));
+    }
+
     /// The calls that a turn asks for, by index.
     fn wanted(&self, message: &Message) -> Vec<Call> {
         let calls = message.parts.iter().filter_map(|part| match &part.content {
@@ -250,6 +266,7 @@ impl State {
                 arguments_json: call.arguments_json.clone(),
                 approval: None,
                 question: None,
+                recorded: None,
                 issued_at: None,
                 state: CallState::Wanted,
             })

@@ -262,6 +262,7 @@ fn submitted(call: &Call, outcome: ToolOutcome, reason: &str, result: ToolResult
         result,
         decision_json: String::new(),
         policy_hashes: Vec::new(),
+        recorded: false,
         size_bytes: i64::try_from(size).unwrap_or(i64::MAX),
         duration_ms: 0,
     }

@@ -24,9 +24,9 @@ const QUESTION: &str = "the call was issued and nobody knows whether it took eff
 
 impl Plan {
     /// A call was issued and nobody knows what it did. One that the gateway only decides on has done nothing before it is
-    /// handed over.
+    /// handed over, or whose result is recorded.
     pub(super) fn doubt(&mut self, call: &Call, attempt: i64, back: Option<&CallReturn>, at: OffsetDateTime) {
-        let decided_only = call.is_made_elsewhere();
+        let decided_only = call.is_made_elsewhere() || call.recorded.is_some();
         let stopped = self.state.stop.is_some();
         let repeatable = decided_only || call.definition.as_ref().is_some_and(|tool| tool.idempotent);
         if repeatable && attempt < MAX_CALL_ATTEMPTS && !stopped {
@@ -198,6 +198,7 @@ fn happened(probed: &Probed) -> CallReturn {
         result: probed.result.clone(),
         decision_json: probed.decision_json.clone(),
         policy_hashes: probed.policy_hashes.clone(),
+        recorded: false,
         size_bytes: i64::try_from(size).unwrap_or(i64::MAX),
         duration_ms: probed.duration_ms,
     }

@@ -116,6 +116,7 @@ pub(super) fn tool_intent(state: &State, call: &Call, attempt: i64) -> Draft {
         definition_hash: definition.map(|tool| tool.definition_hash.clone()).unwrap_or_default(),
         idempotent: definition.is_some_and(|tool| tool.idempotent),
         attempt,
+        recorded_seq: state.recorded_result(call),
     };
     (Body::ToolIntent(body), EventContent { arguments_json: call.arguments_json.clone(), ..EventContent::default() })
 }
@@ -147,6 +148,7 @@ pub(super) fn tool_returned(call: &Call, back: &CallReturn) -> Draft {
         size_bytes: back.size_bytes,
         duration_ms: back.duration_ms,
         policy_hashes: back.policy_hashes.clone(),
+        recorded_seq: call.recorded.filter(|_| back.recorded),
     };
     let content = EventContent {
         tool_result: Some(result),
@@ -166,6 +168,7 @@ pub(super) fn tool_unanswered(call: &Call, outcome: ToolOutcome, reason: &str, t
         result: error_result(text),
         decision_json: String::new(),
         policy_hashes: Vec::new(),
+        recorded: false,
         size_bytes: 0,
         duration_ms: 0,
     };

@@ -7,6 +7,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::delegation::ChildEnd;
+use super::fork::Recalled;
 use super::slices::Granted;
 
 /// An input and when it arrived.
@@ -63,6 +64,8 @@ pub enum Input {
         /// `models/{model}` that were tried in vain.
         models: Vec<String>,
     },
+    /// What the run, a fork, goes on from.
+    Recalled(Box<Recalled>),
     /// A tool call came back.
     Returned(Box<CallReturn>),
     /// The probe of a call in doubt was asked.
@@ -300,6 +303,8 @@ pub struct CallReturn {
     pub decision_json: String,
     /// Hashes of the policies that decided.
     pub policy_hashes: Vec<String>,
+    /// Whether it is the result that the log of the run's origin holds: nothing was sent.
+    pub recorded: bool,
     /// Size of the upstream's answer before it was cut.
     pub size_bytes: i64,
     /// From issue to answer.

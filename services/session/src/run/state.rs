@@ -11,6 +11,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::delegation::{Delegated, Parent};
+use super::fork::Fork;
 use super::loop_detector::LoopDetector;
 use super::slices::Purse;
 use crate::counters::Amounts;
@@ -41,6 +42,8 @@ pub struct State {
     pub limits: HaltingPolicy,
     /// The run that started it; `None` for a root run.
     pub parent: Option<Arc<Parent>>,
+    /// What it was forked from; `None` where it was not.
+    pub fork: Option<Fork>,
     /// Every run that it started, in order.
     pub children: Vec<Uuid>,
     /// What it has drawn from its parent's pool.
@@ -165,6 +168,8 @@ pub struct Call {
     pub approval: Option<String>,
     /// Id of the human decision on its doubt, until it is issued again.
     pub question: Option<String>,
+    /// The `seq` of the result that the log of the run's origin holds of it, which it is given.
+    pub recorded: Option<i64>,
     /// When its last try was issued.
     pub issued_at: Option<OffsetDateTime>,
     /// How far it is.

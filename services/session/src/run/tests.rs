@@ -10,6 +10,7 @@ mod doubting;
 mod driver;
 mod earlier;
 mod fixture;
+mod forking;
 mod histories;
 mod holding;
 mod judging;

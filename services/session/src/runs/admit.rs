@@ -1,5 +1,6 @@
 //! Admission: the run is durable before anything happens for it.
 
+use mar_descriptor::Hash;
 use mar_proto::session::{BudgetScope, EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
@@ -7,6 +8,7 @@ use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::fork::Forked;
 use super::history::Earlier;
 use super::{Runs, has_ended, session_body};
 use crate::budgets::BudgetLimit;
@@ -39,6 +41,8 @@ pub struct Admit {
     pub limits: HaltingPolicy,
     /// Whether other root runs of the session may be open.
     pub parallel: bool,
+    /// What it is forked from.
+    pub fork: Option<Forked>,
 }
 
 impl Runs {
@@ -61,7 +65,11 @@ impl Runs {
         {
             return Err(error);
         }
-        let earlier = self.earlier(&session, &admit).await?;
+        let earlier = match &admit.fork {
+            // It sees what the first run saw.
+            Some(forked) => forked.earlier.clone(),
+            None => self.earlier(&session, &admit).await?,
+        };
         let (row, first, run) = self.prepare(caller, &session, &admit, earlier)?;
         self.0.shared.crash.pass(Point::AdmitOffered).await;
         if self.0.shared.sabotage.is(Fault::AckBeforeCommit) {
@@ -135,6 +143,7 @@ impl Runs {
                 history_through: earlier.through,
                 budgets: self.budgets(caller, session)?,
                 parent: None,
+                fork: admit.fork.as_ref().map(|forked| forked.origin.clone()),
             }),
             content: EventContent {
                 task: Some(admit.task.clone()),
@@ -146,7 +155,8 @@ impl Runs {
             counted_seq: None,
             command: None,
         };
-        let log = Log::new(id, super::salt_key(session)?);
+        let genesis = admit.fork.as_ref().map_or(Hash::ZERO, |forked| forked.genesis);
+        let log = Log::of_child(id, super::salt_key(session)?, genesis);
         let first = log.encode(std::slice::from_ref(&event)).swap_remove(0);
         let state = State::admitted(id, session.id, &event).ok_or(store::Error::Corrupt("first event"))?;
         let run = view::run(&state, now, None);

@@ -78,6 +78,7 @@ impl Runs {
             expire_time: Some(stamp(birth.parent.expires_at)),
             history_through: String::new(),
             parent: Some(parent_run(birth, child)),
+            fork: None,
             // What it may use its parent has taken from the budgets.
             budgets: Vec::new(),
         };

@@ -14,7 +14,7 @@ const MAX_RUNS: i64 = 50;
 const FRAME: usize = 16;
 
 /// What a new run sees of the earlier ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Earlier {
     /// The last run of which it sees the turn; empty for none.
     pub through: String,

@@ -202,6 +202,7 @@ impl Agent<'_> {
             approval: None,
             definition: None,
             probe: false,
+            decide_only: false,
         });
         let grant = RunGrant {
             session: "session-1".into(),

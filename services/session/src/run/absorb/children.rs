@@ -78,6 +78,7 @@ impl Plan {
                 .unwrap_or(i64::MAX),
             result: gathered.result,
             decision_json: String::new(),
+            recorded: false,
             policy_hashes: Vec::new(),
             duration_ms: 0,
         };

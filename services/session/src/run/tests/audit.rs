@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mar_proto::session::{RunState, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::session::{EventShared, RunState, ToolOutcome, WaitReason, event_leaf::Body, event_shared};
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltReason, Message, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
@@ -70,6 +70,17 @@ pub struct Audit {
     pub purses: BTreeMap<i32, (usize, i64)>,
 }
 
+/// What an event counts that a fork begins with.
+fn shared_counts(shared: &EventShared) -> Amounts {
+    let (mut steps, mut tool_calls) = (0, 0);
+    match &shared.body {
+        Some(event_shared::Body::Turn(_)) => steps = 1,
+        Some(event_shared::Body::Result(_)) => tool_calls = i64::from(shared.counted),
+        _ => {}
+    }
+    Amounts { steps, tool_calls, ..Amounts::default() }
+}
+
 pub fn spent(usage: &Usage) -> Amounts {
     Amounts {
         input_tokens: usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
@@ -122,6 +133,7 @@ impl Audit {
                     begun = begun + Amounts::of_reservation(intent.reserved.as_ref().unwrap());
                     started.push(Effect::Delegate { call_id: intent.call_id.clone() });
                 }
+                Body::EventShared(shared) => settled = settled + shared_counts(shared),
                 _ => {}
             }
         }
@@ -207,7 +219,7 @@ impl Audit {
             assert_eq!(spent(&usage), Amounts { steps: 0, ..generation.reservation }, "lost is settled in full");
         }
         for call in before.open_calls() {
-            let elsewhere = call.is_made_elsewhere();
+            let elsewhere = call.is_made_elsewhere() || call.recorded.is_some();
             let repeatable = elsewhere || call.definition.as_ref().is_some_and(|tool| tool.idempotent);
             let doubtful = if elsewhere { ToolOutcome::NotSent } else { ToolOutcome::Unknown };
             let unknown = decision.events.iter().any(|event| {
@@ -282,7 +294,7 @@ impl Audit {
                 assert!(!call.returned, "a returned call was issued again");
                 call.attempts += 1;
                 let elsewhere = [super::fixture::PICK, super::fixture::DELEGATE].contains(&intent.tool.as_str());
-                call.idempotent = intent.idempotent || elsewhere;
+                call.idempotent = intent.idempotent || elsewhere || intent.recorded_seq.is_some();
                 call.keys.insert(intent.idempotency_key.clone());
                 assert_eq!(intent.attempt, call.attempts);
                 assert_eq!(call.keys.len(), 1, "another key for the same call");
@@ -309,6 +321,14 @@ impl Audit {
                 self.family_returns(back);
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
+            }
+            Body::OriginRecalled(_) => assert!(!self.sealed && state.fork.is_some()),
+            Body::EventShared(shared) => {
+                assert!(!self.sealed && shared.body.is_some());
+                self.used = self.used + shared_counts(shared);
+                self.last_step = state.step;
+                let wanted = state.calls.iter().filter(|call| call.state == crate::run::CallState::Wanted);
+                self.owed = wanted.map(|call| call.call_id.clone()).collect();
             }
             Body::AnswerRejected(rejected) => {
                 self.rejections += 1;
@@ -416,6 +436,7 @@ fn closed(state: &State, input: &Input) -> bool {
     };
     state.ended()
         || !match input {
+            Input::Recalled(_) => state.is_to_recall() && state.stop.is_none(),
             Input::Begin | Input::Synthesised(_) | Input::SynthesisFailed { .. } => awaits_agent,
             Input::SynthesisDelayed { .. } => awaits_agent && state.phase == Phase::Pending(None),
             Input::Claimed { epoch, .. } => *epoch > state.epoch,

@@ -167,6 +167,7 @@ impl Driver {
         let key = SaltKey::from_bytes([9; 32]);
         let genesis = match self.state.parent {
             Some(_) => mar_descriptor::Hash::from_bytes([5; 32]),
+            None if self.state.fork.is_some() => mar_descriptor::Hash::from_bytes([6; 32]),
             None => mar_descriptor::Hash::ZERO,
         };
         let mut log = Log::of_child(RUN, key.clone(), genesis);

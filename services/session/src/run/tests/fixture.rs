@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::session::{
     Agent, BudgetScope, EventContent, FinishReason, ParentRun, ReservationPrice, RunAdmitted, SliceGranted, Task,
-    ToolOutcome, WaitReason, event_leaf::Body,
+    ToolOutcome, WaitReason, event_leaf::Body, event_shared,
 };
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{
@@ -80,6 +80,7 @@ pub fn admitted_on(limits: HaltingPolicy, budgets: &[BudgetScope]) -> Event {
         history_through: String::new(),
         budgets: budgets.iter().map(|scope| (*scope).into()).collect(),
         parent: None,
+        fork: None,
     };
     let content =
         EventContent { task: Some(Task::default()), principal: "user:ada".to_owned(), ..EventContent::default() };
@@ -279,6 +280,7 @@ pub fn returned(call_id: &str, attempt: i64, outcome: ToolOutcome, passage: &str
         result,
         decision_json: r#"{"verdict":"allow"}"#.to_owned(),
         policy_hashes: vec!["sha256:p".to_owned()],
+        recorded: false,
         size_bytes: 5,
         duration_ms: 1,
     }))
@@ -381,6 +383,12 @@ pub fn word(event: &Event) -> String {
             format!("ChildEnded({state})")
         }
         Body::AllotmentRefilled(_) => "Refilled".to_owned(),
+        Body::OriginRecalled(recalled) => format!("Recalled({} {})", recalled.turns, recalled.recorded_calls),
+        Body::EventShared(shared) => match &shared.body {
+            Some(event_shared::Body::Turn(turn)) => format!("Shared(turn {})", turn.step),
+            Some(event_shared::Body::Result(back)) => format!("Shared(result {})", place(&back.call_id)),
+            _ => "Shared(rejection)".to_owned(),
+        },
         Body::CallDoubted(doubted) => format!("Doubted({}.{})", place(&doubted.call_id), doubted.attempt),
         Body::CallProbed(probed) => {
             let answer = probed.answer().as_str_name().trim_start_matches("PROBE_ANSWER_");

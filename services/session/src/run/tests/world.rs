@@ -289,7 +289,10 @@ impl World {
                 let answer = self.dice.of(&[Happened, DidNotHappen, Unknown]);
                 fixture::probed(&call_id, attempt, answer)
             }
-            Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => Input::Timer,
+            // Forks have scenarios of their own.
+            Effect::Recall | Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => {
+                Input::Timer
+            }
         })
     }
 

@@ -1,0 +1,111 @@
+//! Runs that begin with what another run has recorded.
+
+use anyhow::Context as _;
+use mar_proto::session::*;
+use mar_testkit::process::built_binary;
+use mar_tests::client::{name_of, request_id};
+use mar_tests::{Client, Deployment, Options, task};
+use tonic::Code;
+
+both_ways! {
+    a_fork_replays_what_was_recorded
+    what_cannot_be_forked_says_why
+}
+
+const SCRIPT: &str = r#"
+[[rule]]
+match = { last_role = "tool" }
+reply = { text = "So it went." }
+[[rule]]
+reply = { tool_calls = [{ name = "mail_count", arguments = {} }] }
+"#;
+
+async fn open(options: Options) -> anyhow::Result<(Deployment, Client)> {
+    let server = built_binary("examples/scripted_mcp")?.display().to_string();
+    let toml = format!(
+        "[tool_gateway.upstreams.mail]\nkind = 'mcp_stdio'\ncommand = '{server}'\nargs = ['stdio', 'mail']\n\
+         trust_tier = 'ALIGNED'\ntrusted = true\n"
+    );
+    let mut system = Deployment::prepare(options.script(SCRIPT).extra(toml)).await?;
+    std::fs::create_dir(system.folder().join("mail"))?;
+    system.start_all().await?;
+    system.wait_for_tools(&["mail"]).await?;
+    let client = system.client().await?;
+    Ok((system, client))
+}
+
+fn sent(system: &Deployment) -> usize {
+    let journal = std::fs::read_to_string(system.folder().join("mail/journal")).unwrap_or_default();
+    journal.lines().filter(|line| line.starts_with("count ")).count()
+}
+
+fn request(name: &str, through_seq: i64) -> ForkRunRequest {
+    ForkRunRequest { request_id: request_id(), name: name.into(), through_seq, ..Default::default() }
+}
+
+async fn origin(client: &mut Client) -> anyhow::Result<Run> {
+    let session = client.session().await?;
+    let task = Task { tools: task::selectors(&["mail.count"]), ..task::question("Send it.") };
+    let run = client.start(&session, task).await?;
+    client.until(&run.name, |run| run.seal.is_some()).await
+}
+
+async fn a_fork_replays_what_was_recorded(options: Options) -> anyhow::Result<()> {
+    let (system, mut client) = open(options).await?;
+    let first = origin(&mut client).await?;
+    assert_eq!((first.state(), sent(&system)), (RunState::Succeeded, 1));
+    let events = client.events(&first.name).await?;
+    let turn = events.iter().find(|event| name_of(event) == "TurnCommitted").context("no turn")?.seq;
+    for through in [0, turn, turn + 2] {
+        let answer = client.grpc.fork_run(request(&first.name, through)).await?.into_inner();
+        let fork = client.until(&answer.run.context("no fork")?.name, |run| run.seal.is_some()).await?;
+        assert_eq!(fork.state(), RunState::Succeeded, "{fork:#?}");
+        assert_eq!(sent(&system), 1, "nothing is sent again");
+        assert_eq!(
+            (fork.parent.as_str(), fork.fork.as_ref().map(|fork| fork.through_seq)),
+            (&*first.name, Some(through))
+        );
+        assert_eq!(fork.totals.unwrap_or_default().tool_calls, 1);
+        let found = client.grpc.verify_run(VerifyRunRequest { name: fork.name.clone() }).await?.into_inner();
+        assert!(found.valid && found.sealed, "{found:?}");
+        let genesis = client.events(&fork.name).await?.first().context("no event")?.prev_hash.clone();
+        assert_eq!(genesis, events[usize::try_from(through)?].hash, "its chain names its origin");
+        let pair = DiffRunsRequest { name: fork.name.clone(), base: String::new() };
+        let diff = client.grpc.diff_runs(pair).await?.into_inner();
+        assert_eq!((diff.base.as_str(), diff.comparisons.len()), (&*first.name, 13));
+        for found in diff.comparisons {
+            assert!(found.differences.is_empty(), "{found:?}");
+        }
+    }
+    // Another task is another agent, and what it was asked differs.
+    let other = Task { tools: task::selectors(&["mail.count"]), ..task::question("Send it once more.") };
+    let own = ForkRunRequest { task: Some(other), ..request(&first.name, 0) };
+    let fork = client.grpc.fork_run(own).await?.into_inner().run.context("no fork")?;
+    let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+    assert_eq!((fork.state(), sent(&system)), (RunState::Succeeded, 1));
+    let pair = DiffRunsRequest { name: fork.name, base: first.name };
+    let diff = client.grpc.diff_runs(pair).await?.into_inner().comparisons;
+    let differs = |aspect: RunAspect| diff.iter().any(|one| one.aspect() == aspect && !one.differences.is_empty());
+    assert!(differs(RunAspect::Task) && differs(RunAspect::Prompt) && !differs(RunAspect::Verdicts), "{diff:?}");
+    Ok(())
+}
+
+async fn what_cannot_be_forked_says_why(options: Options) -> anyhow::Result<()> {
+    let (_system, mut client) = open(options).await?;
+    let first = origin(&mut client).await?;
+    let end = first.next_seq - 1;
+    for through in [-1, end, end + 7] {
+        let refused = client.grpc.fork_run(request(&first.name, through)).await.err().context("it was forked")?;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+    let unknown = format!("{}/runs/00000000-0000-7000-8000-000000000000", first.name.split("/runs/").next().unwrap());
+    let refused = client.grpc.fork_run(request(&unknown, 0)).await.err().context("it was forked")?;
+    assert_eq!(refused.code(), Code::NotFound);
+    let refused = client.grpc.diff_runs(DiffRunsRequest { name: first.name.clone(), base: String::new() }).await;
+    assert_eq!(refused.err().context("it was compared")?.code(), Code::InvalidArgument, "it is no fork");
+    let asked = request(&first.name, 0);
+    let one = client.grpc.fork_run(asked.clone()).await?.into_inner().run.context("no fork")?;
+    let again = client.grpc.fork_run(asked).await?.into_inner().run.context("no fork")?;
+    assert_eq!(one.name, again.name, "a request forks once");
+    Ok(())
+}
