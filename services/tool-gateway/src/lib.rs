@@ -8,8 +8,8 @@
 //! sealed policies and the platform's current one allow it. Every decision leaves a record.
 //! **Invariant:** idempotency and read-only come from the operator, never from a server's annotations.
 //! **Invariant:** one upstream never slows another: each has its own supervisor, queue, bounds and child.
-//! **Invariant:** what is held of an upstream is bounded: 16 MiB a message (long texts are cut, a larger one even so is refused
-//! whole), then cut to what the model may see.
+//! **Invariant:** what is held of an upstream is bounded: 16 MiB a message (long texts are cut while it is read, one that is
+//! larger even so is refused whole), then cut to what the model may see.
 //!
 //! Pieces: [`registry`] lists, [`definition`] checks and pins tools, [`upstream`] keeps one source connected, [`mcp`] and
 //! [`search`] are the kinds of sources, [`descriptors`] verifies, [`call`] decides and calls, [`gate`] and [`cap`] bound.
