@@ -115,7 +115,7 @@ async fn a_bad_upstream_hurts_its_own_calls_only() -> anyhow::Result<()> {
         ("[crash]", vec![unknown, "OK "], "OUTCOME_UNKNOWN"),
         ("[echo] again", vec!["OK "], "still here"),
         ("[large]", vec!["OK "], "200000 bytes"),
-        ("[huge]", vec!["OK "], "bytes was cut to"),
+        ("[huge]", vec!["OK ", "OK "], "bytes was cut to"),
         ("[many]", vec!["ERROR RESULT_TOO_LARGE", "OK "], "RESULT_TOO_LARGE"),
         ("[echo] at last", vec!["OK "], "still here"),
     ];

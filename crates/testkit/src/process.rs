@@ -15,6 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::supervisor;
 
+/// How long the last output of a process that has ended is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A signal for a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -49,7 +52,7 @@ pub struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     lines: watch::Receiver<usize>,
-    _readers: JoinSet<()>,
+    readers: JoinSet<()>,
 }
 
 impl Process {
@@ -72,7 +75,7 @@ impl Process {
         if let Some(errors) = child.stderr.take() {
             readers.spawn(capture(errors, Arc::clone(&log), counted));
         }
-        Ok(Self { name, child, log, lines, _readers: readers })
+        Ok(Self { name, child, log, lines, readers: readers })
     }
 
     /// The process id; none once its end was seen by [`Process::wait`].
@@ -154,7 +157,12 @@ impl Process {
     /// When it has not ended in time; it goes on running then.
     pub async fn wait(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         match tokio::time::timeout(within, self.child.wait()).await {
-            Ok(status) => Ok(status?),
+            Ok(status) => {
+                // What it wrote last may still be on its way; a child of its own may hold the pipe open for ever.
+                let read = async { while self.readers.join_next().await.is_some() {} };
+                let _ = tokio::time::timeout(LAST_WORDS, read).await;
+                Ok(status?)
+            }
             Err(_) => bail!("{} has not ended within {within:?}:\n{}", self.name, self.tail()),
         }
     }

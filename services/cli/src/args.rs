@@ -11,11 +11,13 @@ use crate::out::ColorChoice;
 
 mod approvals;
 mod blobs;
+mod forks;
 mod hooks;
 mod sessions;
 
 pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
 pub use blobs::{BlobGetArgs, BlobPutArgs, BlobsCommand};
+pub use forks::{DiffArgs, ForkArgs};
 pub use hooks::{DeadArgs, HooksCommand, RetryArgs};
 pub use sessions::{EraseArgs, SessionArg, SessionStateName, SessionsCommand, SessionsListArgs};
 
@@ -67,6 +69,9 @@ Examples:
   mar runs show 01935c20                       the start of an id is enough
   mar runs watch sessions/01935c1e-…/runs/01935c20-…
   mar runs verify 01935c20                     0: the record is what was written; 1: it is not
+  mar runs repeat 01935c20                     0: what the runtime decides is equal; 1: it is not
+  mar runs fork 01935c20 --through 7           goes on from there; recorded calls are not made again
+  mar runs diff 01935c31 01935c20              what differs between two runs of a session
   mar runs pause 01935c20                      parks it when nothing of it is in flight
   mar runs resume 01935c20
   mar runs submit 01935c20 3/0 --result out.json    the result of a call that the caller makes
@@ -241,8 +246,11 @@ impl Command {
                 | RunsCommand::Watch(args)
                 | RunsCommand::Verify(args)
                 | RunsCommand::Pause(args)
+                | RunsCommand::Repeat(args)
                 | RunsCommand::Resume(args)
                 | RunsCommand::Cancel(args) => args.json,
+                RunsCommand::Fork(args) => args.json,
+                RunsCommand::Diff(args) => args.json,
                 RunsCommand::Submit(args) => args.run.json,
                 RunsCommand::Answer(args) => args.run.json,
             },
@@ -402,6 +410,15 @@ pub enum RunsCommand {
     /// Recomputes hashes, chain, commitments and signatures of a run
     #[command(after_help = examples::RUNS, after_long_help = verify_long_help())]
     Verify(RunArg),
+    /// Starts a run that shares another's record up to an event, and follows it
+    #[command(after_help = examples::RUNS)]
+    Fork(ForkArgs),
+    /// Runs a run again on its recorded results, and says what came out the same
+    #[command(after_help = examples::RUNS)]
+    Repeat(RunArg),
+    /// Says how two runs of a session differ
+    #[command(after_help = examples::RUNS)]
+    Diff(DiffArgs),
     /// Parks a run when nothing of it is in flight
     #[command(after_help = examples::RUNS)]
     Pause(RunArg),

@@ -22,6 +22,7 @@ use crate::run::task::resource;
 use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
 
+mod fork;
 mod hold;
 mod submit;
 mod verify;
@@ -40,6 +41,9 @@ pub async fn runs(command: RunsCommand, out: Out) -> Result<Exit, Failure> {
         RunsCommand::Show(args) => show(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Watch(args) => watch(&args.run, &args.endpoint, args.json, out).await,
         RunsCommand::Verify(args) => verify::verify(&args.run, &args.endpoint, args.json, out).await,
+        RunsCommand::Fork(args) => fork::fork(&args, out).await,
+        RunsCommand::Repeat(args) => fork::repeat(&args, out).await,
+        RunsCommand::Diff(args) => fork::diff(&args, out).await,
         RunsCommand::Pause(args) => hold::pause(&args, out).await,
         RunsCommand::Resume(args) => hold::resume(&args, out).await,
         RunsCommand::Submit(args) => submit::submit(&args, out).await,
