@@ -75,7 +75,7 @@ impl Process {
         if let Some(errors) = child.stderr.take() {
             readers.spawn(capture(errors, Arc::clone(&log), counted));
         }
-        Ok(Self { name, child, log, lines, readers: readers })
+        Ok(Self { name, child, log, lines, readers })
     }
 
     /// The process id; none once its end was seen by [`Process::wait`].
