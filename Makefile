@@ -48,7 +48,7 @@ questions: ## ten questions to the local model, as a table (8 min; MODEL=small 4
 	@echo "questions: about 8 minutes, 4 with MODEL=small"
 	@scripts/questions.sh --model $(if $(filter small,$(MODEL)),small,large)
 
-bench: ## benchmark A beside its floors (10 min, of which 8 build)
+bench: tools ## benchmark A beside its floors (10 min, of which 8 build)
 	@echo "bench: about 10 minutes, most of it an optimised build"
 	@scripts/bench.sh
 

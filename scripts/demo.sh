@@ -10,7 +10,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 question=${1:-}
-[ -n "$question" ] || question="Which exit code does mar use when a run was halted by a limit?"
+[ -n "$question" ] || question="Which environment variable names the API key for mar?"
 
 # shellcheck disable=SC2016 # expanded by the inner shell
 exec scripts/with-runtime.sh bash -c '

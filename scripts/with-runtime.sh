@@ -103,6 +103,8 @@ case $model in
 esac
 
 if [ -n "$serve" ]; then
+  # A key would make its models the better choice, paid for by whoever asked for a local one.
+  unset OPENAI_API_KEY
   case $size in
     large) name="Qwen2.5-Coder 1.5B (1.1 GB; MODEL=small takes the 0.5B one)" ;;
     small) name="Qwen2.5-Coder 0.5B (0.5 GB)" ;;

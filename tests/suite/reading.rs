@@ -45,6 +45,15 @@ pub fn models(followed: &Followed) -> Vec<&str> {
     turns.collect()
 }
 
+/// Why each turn's model was chosen.
+pub fn selections(followed: &Followed) -> Vec<&str> {
+    let turns = followed.events().into_iter().filter_map(|event| match body(event) {
+        Some(Body::TurnCommitted(turn)) => Some(turn.selection.as_str()),
+        _ => None,
+    });
+    turns.collect()
+}
+
 /// The position of the first frame that fits.
 pub fn position(frames: &[RunFrame], fits: impl Fn(&Frame) -> bool) -> Option<usize> {
     frames.iter().position(|frame| frame.frame.as_ref().is_some_and(&fits))

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::process::Command;
 
-use crate::reading::{body, contents, descriptor, models, passages, reason, results};
+use crate::reading::{body, contents, descriptor, models, passages, reason, results, selections};
 
 both_ways! {
     answers_with_sources
@@ -99,6 +99,9 @@ async fn a_model_without_tool_calling_answers_with_sources(options: Options) -> 
     let cited = answer.citations.first().and_then(|citation| citation.passage.clone()).unwrap_or_default();
     assert_eq!(cited.document, "lamps.md", "{answer:?}");
 
+    // So says the log.
+    let offer = "constrained to one of docs_list, docs_search and answer";
+    assert!(selections(&followed).iter().all(|why| why.contains(offer)), "{:?}", selections(&followed));
     // The model saw no tools, but a schema that offered each of them beside the answer.
     let asked = system.rehearsal.requests().remove(0).body;
     assert!(asked.get("tools").is_none(), "{asked}");

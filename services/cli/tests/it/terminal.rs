@@ -9,7 +9,10 @@ async fn a_terminal_gets_live_progress_in_colour() {
     let said = on_terminal(&up.url, "run 'How far is the moon?' --tools 'docs.*'", &[]);
     assert_eq!(said.code, 0, "{}", said.out);
     assert!(said.out.contains("\x1b[1m") && said.out.contains("\x1b[36m"), "no colours: {}", said.out);
-    assert!(said.out.contains("asking rehearsal"), "no live line: {}", said.out);
+    // The step, what it does, tokens, cost and the time so far, on the line that is drawn again and again.
+    for part in ["asking rehearsal", "step 1", "step 2", "calling docs.search", " tokens", "$0.00", "  0s  "] {
+        assert!(said.out.contains(part), "{part:?} is not in {:?}", said.out);
+    }
     assert!(said.out.contains("384,400 km"), "{}", said.out);
 }
 

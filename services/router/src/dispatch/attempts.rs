@@ -16,9 +16,13 @@ use super::round::Round;
 use super::seen::Seen;
 use super::spend::Spend;
 use super::{Choice, Frame, Prepared, Turn};
+use crate::catalogue::{Model, ToolCalling};
 use crate::error::Error;
 use crate::price::Tokens;
 use crate::provider::{Answer, Call, Consumed, Event, Events, Failure, FailureClass};
+
+/// Tools that a selection names.
+const MOST_NAMED: usize = 32;
 
 /// `[router.retry]`. Not reloadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,9 +137,25 @@ impl Prepared {
             1 => ", after 1 failed attempt".to_owned(),
             count => format!(", after {count} failed attempts"),
         };
+        let offered = self.offered(&choice.model);
         format!(
-            "number {rank} of {all} admitted under {policy} version {version} with a score of {score} millionths{after}"
+            "number {rank} of {all} admitted under {policy} version {version} with a score of {score} millionths{after}{offered}"
         )
+    }
+
+    /// What the model's turn was constrained to be one of, where its calls are constrained output: who reads the log sees what
+    /// it had to choose from.
+    fn offered(&self, model: &Model) -> String {
+        let tools = &self.wish.prompt.tools;
+        if model.tool_calling != ToolCalling::Constrained || tools.is_empty() {
+            return String::new();
+        }
+        let named: Vec<&str> = tools.iter().take(MOST_NAMED).map(|tool| tool.alias.as_str()).collect();
+        let more = match tools.len() - named.len() {
+            0 => String::new(),
+            count => format!(", {count} more tools"),
+        };
+        format!("; its output was constrained to one of {}{more} and answer", named.join(", "))
     }
 
     /// Whether what is left of the budget pays for one more try.
