@@ -1,6 +1,6 @@
 //! How two runs of a session differ.
 //!
-//! Both logs are read once each into a [`Story`]: what a run consists of, aspect by aspect and place by place. Things are
+//! Both logs are read once each into a `Story`: what a run consists of, aspect by aspect and place by place. Things are
 //! equal when they are bit by bit, ids of the runs aside.
 
 use std::collections::BTreeMap;
