@@ -86,9 +86,27 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
     let run = client.start(&session, long()).await?;
     until(&client, &run.name, |run| run.totals.unwrap_or_default().tool_calls >= 1).await?;
 
+    let watch = |from_seq| WatchRunRequest { name: run.name.clone(), from_seq, without_deltas: true };
+    let mut open = client.grpc.watch_run(watch(0)).await?.into_inner();
     block_in_place(|| postgres(&system).stop());
-    let gone = Instant::now();
+    // Who follows the run is told as well, and knows where to go on.
+    let mut seen = 0;
+    let broken = loop {
+        match open.message().await {
+            Ok(Some(frame)) => {
+                if let Some(run_frame::Frame::Event(event)) = frame.frame.and_then(|frame| frame.frame) {
+                    assert_eq!(event.seq, seen);
+                    seen += 1;
+                }
+            }
+            Ok(None) => panic!("the stream ends well"),
+            Err(status) => break Refused::by(Err::<(), _>(status)),
+        }
+    };
+    assert_eq!(broken.why(), (Code::Unavailable, "STORE_UNAVAILABLE"), "{broken:?}");
+    assert!(broken.retry.is_some(), "{broken:?}");
     // Nothing is acknowledged, and nobody waits for long to hear so.
+    let gone = Instant::now();
     while gone.elapsed() < Duration::from_secs(2) {
         let asked = Instant::now();
         let request = StartSessionRequest { request_id: request_id(), session: None };
@@ -115,6 +133,14 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
     let run = until(&client, &run.name, |run| is_over(run) && run.seal.is_some()).await?;
     assert_eq!(end(&run), "SUCCEEDED");
     nothing_lost_nothing_twice(&mut client, &run).await?;
+    let mut resumed = client.grpc.watch_run(watch(seen)).await?.into_inner();
+    while let Some(frame) = resumed.message().await? {
+        if let Some(run_frame::Frame::Event(event)) = frame.frame.and_then(|frame| frame.frame) {
+            assert_eq!(event.seq, seen, "the stream goes on where it broke");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, run.next_seq);
     client.session().await?;
     let runs = ListRunsRequest { parent: session, ..Default::default() };
     assert_eq!(client.grpc.list_runs(runs).await?.into_inner().runs.len(), 1, "what was refused was not admitted");

@@ -57,6 +57,8 @@ mod submission;
 
 /// Pause before a commit, or a state change, is tried again: doubling between these.
 const STORE_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// From this pause on followers are told that the store is away: what passes sooner is not worth a broken stream.
+const STUCK: Duration = Duration::from_millis(400);
 /// Pause before counters that are away are asked again.
 const COUNTERS_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -187,6 +189,7 @@ impl Executor {
             stopping: false,
             over: false,
             left: false,
+            stuck: false,
         };
         let feed = Feed::new(view);
         // Before a run was admitted nobody knew its name.
@@ -409,7 +412,10 @@ impl Executor {
         loop {
             let tenant = &self.context.caller.tenant;
             match self.shared.store.event_append(tenant, self.state.session, self.state.run, rows).await {
-                Ok(Append::Done) => return Ok(()),
+                Ok(Append::Done) => {
+                    self.feed.unstuck();
+                    return Ok(());
+                }
                 Ok(Append::Fenced) => return self.fenced(),
                 Err(error) => self.rest(&mut pause, &error).await?,
             }
@@ -419,6 +425,9 @@ impl Executor {
     /// Pauses after a failure of the store.
     async fn rest(&self, pause: &mut Duration, error: &crate::store::Error) -> Result<(), Halt> {
         tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(error), "commit waits for the store");
+        if *pause >= STUCK {
+            self.feed.stuck();
+        }
         let clock = Arc::clone(&self.shared.clock);
         tokio::select! {
             biased;
@@ -437,6 +446,7 @@ impl Executor {
             stopping: self.state.stop.is_some(),
             over: false,
             left: false,
+            stuck: false,
         };
         self.feed.publish(rows, view);
     }

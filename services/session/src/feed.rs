@@ -30,6 +30,8 @@ pub struct View {
     pub over: bool,
     /// Whether nothing more comes from here: its executor has let go of the run.
     pub left: bool,
+    /// Whether a commit has waited for the store for so long that followers are better told.
+    pub stuck: bool,
 }
 
 /// The executor's end.
@@ -59,6 +61,16 @@ impl Feed {
     /// Tells followers to look elsewhere.
     pub fn leave(&self) {
         self.view.send_modify(|view| view.left = true);
+    }
+
+    /// Tells followers that a commit waits for the store, until the next view is shown or [`Feed::unstuck`].
+    pub fn stuck(&self) {
+        self.view.send_if_modified(|view| !std::mem::replace(&mut view.stuck, true));
+    }
+
+    /// The store is back.
+    pub fn unstuck(&self) {
+        self.view.send_if_modified(|view| std::mem::replace(&mut view.stuck, false));
     }
 
     /// Shows a delta or an attempt to whoever listens.

@@ -39,7 +39,10 @@ impl Executor {
         }
         self.shared.crash.pass(Point::EndSealed).await;
         let run = Arc::new(view::run(&self.state, self.shared.clock.now(), Some(seal)));
-        self.feed.publish(&self.last_rows, View { run, attempt: None, stopping: true, over: true, left: false });
+        self.feed.publish(
+            &self.last_rows,
+            View { run, attempt: None, stopping: true, over: true, left: false, stuck: false },
+        );
         self.shared.peers.forget(&self.context);
         self.release().await;
         Ok(())

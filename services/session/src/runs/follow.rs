@@ -100,6 +100,10 @@ impl Runs {
                         yield frame(Frame::End(RunEnd { run: Some((*view.run).clone()) }));
                         return;
                     }
+                    // Its executor waits for the store, and nobody knows for how long.
+                    if view.stuck {
+                        Err(crate::store::Error::Unavailable(sqlx::Error::PoolTimedOut))?;
+                    }
                     // Its executor let go: the run is parked, or somebody else's.
                     if view.left {
                         break;
@@ -174,7 +178,7 @@ impl Runs {
 }
 
 fn elsewhere(run: Run, over: bool) -> View {
-    View { run: run.into(), attempt: None, stopping: over, over, left: false }
+    View { run: run.into(), attempt: None, stopping: over, over, left: false, stuck: false }
 }
 
 fn check_cursor(from_seq: i64, next_seq: i64) -> Result<(), Error> {
