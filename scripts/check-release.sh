@@ -20,7 +20,7 @@ fi
 # What a file of so many megabytes does not hold it cannot know. The first word is one that it has to hold, or nothing
 # was looked at.
 grep -aq 'MAR_SESSION__' "$binary" || grep -aq 'migrate_url' "$binary" || die "$binary is not the service"
-for word in MAR_CRASH_AT MAR_CRASH_JOURNAL MAR_CLOCK_SKEW_MS sabotage= \
+for word in MAR_PANIC_AT MAR_CRASH_AT MAR_CRASH_JOURNAL MAR_CLOCK_SKEW_MS sabotage= \
   skip-epoch skip-reserve skip-intent ack-before-commit stale-counter drop-event; do
   ! grep -aqF -- "$word" "$binary" || die "$binary knows $word"
 done

@@ -62,9 +62,9 @@ const STUCK: Duration = Duration::from_millis(400);
 /// Pause before counters that are away are asked again.
 const COUNTERS_BACKOFF: Duration = Duration::from_millis(500);
 
-/// The clock is looked at again after this at the latest, should it have jumped.
 /// How long a run that broke its executor is left alone, so that one that does it each time keeps nobody busy.
 const BROKEN_PAUSE: Duration = Duration::from_secs(1);
+/// The clock is looked at again after this at the latest, should it have jumped.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// What every executor of the service shares.

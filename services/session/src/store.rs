@@ -48,6 +48,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// For who is told that the store is away, and did not ask it.
+    #[must_use]
+    pub const fn away() -> Self {
+        Self::Unavailable(sqlx::Error::PoolTimedOut)
+    }
+
     /// Whether asking again later may succeed.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {

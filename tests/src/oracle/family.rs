@@ -72,7 +72,8 @@ impl Replay {
 }
 
 /// Checks the child runs of a run that has ended, all of them with their logs: each begins with what its parent meant, ends as
-/// its parent was told, and and what they have used together beyond what there was for all is counted. Answers the scars of the children.
+/// its parent was told, and what they have used together beyond what there was for all is counted. Answers the scars of the
+/// children.
 ///
 /// # Errors
 /// What does not hold.

@@ -15,7 +15,8 @@ use crate::run::Input;
 const SYNTHESIS_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 impl Executor {
-    /// Runs an effect until it is done or stopped. One that panics stops its executor. Stopping drops it where it stands, and with it the call to the peer.
+    /// Runs an effect until it is done or stopped. Stopping drops it where it stands, and with it the call to the peer. One that
+    /// panics stops its executor.
     pub(super) fn start<F>(&self, effect: F, stopped: impl FnOnce() -> Option<Input> + Send + 'static)
     where
         F: Future<Output = Input> + Send + 'static,

@@ -102,7 +102,7 @@ impl Runs {
                     }
                     // Its executor waits for the store, and nobody knows for how long.
                     if view.stuck {
-                        Err(crate::store::Error::Unavailable(sqlx::Error::PoolTimedOut))?;
+                        Err(crate::store::Error::away())?;
                     }
                     // Its executor let go: the run is parked, or somebody else's.
                     if view.left {

@@ -95,25 +95,65 @@ fn clipped(
     limit: usize,
 ) -> BoxStream<'static, io::Result<Bytes>> {
     let mut clip = Clip::of_lines();
-    let mut length = 0;
+    let mut event = Event::default();
     let shortened = pieces.map(move |piece| {
         let mut kept = Vec::new();
         clip.pass(&piece.map_err(io::Error::other)?, &mut kept);
-        length = event_length(length, &kept);
-        if length > limit { Err(io::Error::other(TOO_LARGE)) } else { Ok(Bytes::from(kept)) }
+        event.pass(&kept);
+        if event.length > limit { Err(io::Error::other(TOO_LARGE)) } else { Ok(Bytes::from(kept)) }
     });
     shortened.boxed()
 }
 
-/// The length of the event that is not over yet, where `before` bytes of it had come.
-fn event_length(before: usize, piece: &[u8]) -> usize {
-    match piece.windows(2).rposition(|pair| pair == b"\n\n") {
-        Some(at) => piece.len() - at - 2,
-        None => before + piece.len(),
+/// What has come of the event that is not over yet.
+#[derive(Debug, Default)]
+struct Event {
+    length: usize,
+    /// Of its last line, without what ends it.
+    line: usize,
+}
+
+impl Event {
+    /// Takes in the next bytes. An empty line ends an event, whichever way lines end.
+    fn pass(&mut self, piece: &[u8]) {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            self.length += part.len();
+            self.line += text.strip_suffix(b"\r").unwrap_or(text).len();
+            if part.ends_with(b"\n") {
+                self.length = if self.line == 0 { 0 } else { self.length };
+                self.line = 0;
+            }
+        }
     }
 }
 
 /// Whether a stream of events ended for its size.
 pub(super) fn is_too_large(error: &sse_stream::Error) -> bool {
     matches!(error, sse_stream::Error::Body(cause) if cause.to_string().contains("exceeded the maximum size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_line_ends_an_event_wherever_it_is_cut() {
+        for end in ["\n", "\r\n"] {
+            let first = format!("event: x{end}data: {}{end}{end}", "y".repeat(100));
+            let text = format!("{first}data: {{}}");
+            for size in 1..text.len() {
+                let mut event = Event::default();
+                text.as_bytes().chunks(size).for_each(|piece| event.pass(piece));
+                assert_eq!(event.length, "data: {}".len(), "{end:?} {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_of_blanks_ends_nothing() {
+        let mut event = Event::default();
+        (0..10).for_each(|_| event.pass(b"data: x\n \n"));
+        assert_eq!(event.length, 100);
+    }
 }
