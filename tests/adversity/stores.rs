@@ -31,6 +31,10 @@ reply = { tool_calls = [{ name = "docs_search", arguments = { query = "c" } }] }
 match = { contains = "[long]", turn = 3 }
 reply = { tool_calls = [{ name = "docs_search", arguments = { query = "d" } }] }
 [[rule]]
+match = { contains = "[hurried]", turn = 0 }
+delay = "1500ms"
+reply = { tool_calls = [{ name = "docs_search", arguments = { query = "a" } }] }
+[[rule]]
 reply = { text = "Fine." }
 "#;
 
@@ -132,7 +136,10 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
 
     let run = until(&client, &run.name, |run| is_over(run) && run.seal.is_some()).await?;
     assert_eq!(end(&run), "SUCCEEDED");
-    nothing_lost_nothing_twice(&mut client, &run).await?;
+    let events = nothing_lost_nothing_twice(&mut client, &run).await?;
+    let delays = delays(&events);
+    assert!(delays.iter().all(|delay| delay.dependency == "session store" && delay.failures > 0), "{delays:?}");
+    assert!(delays.iter().map(length).sum::<Duration>() >= Duration::from_secs(2), "the log tells why: {delays:?}");
     let mut resumed = client.grpc.watch_run(watch(seen)).await?.into_inner();
     while let Some(frame) = resumed.message().await? {
         if let Some(run_frame::Frame::Event(event)) = frame.frame.and_then(|frame| frame.frame) {
@@ -145,6 +152,67 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
     let runs = ListRunsRequest { parent: session, ..Default::default() };
     assert_eq!(client.grpc.list_runs(runs).await?.into_inner().runs.len(), 1, "what was refused was not admitted");
     Ok(())
+}
+
+/// What the log says of commits that waited.
+fn delays(events: &[Event]) -> Vec<CommitDelayed> {
+    let delayed = bodies(events).into_iter().filter_map(|body| match body {
+        event_leaf::Body::CommitDelayed(delayed) => Some(delayed),
+        _ => None,
+    });
+    delayed.collect()
+}
+
+fn length(delay: &CommitDelayed) -> Duration {
+    between(delay.since, delay.until)
+}
+
+fn between(from: Option<prost_types::Timestamp>, to: Option<prost_types::Timestamp>) -> Duration {
+    let nanos = |stamp: prost_types::Timestamp| i128::from(stamp.seconds) * 1_000_000_000 + i128::from(stamp.nanos);
+    let nanos = nanos(to.unwrap_or_default()) - nanos(from.unwrap_or_default());
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_takes_nothing_of_a_runs_active_time() -> anyhow::Result<()> {
+    const ACTIVE: Duration = Duration::from_secs(8);
+    let system = system().await?;
+    let mut client = system.client().await?;
+    let limits = HaltingPolicy {
+        max_active_time: Some(prost_types::Duration { seconds: ACTIVE.as_secs().try_into()?, nanos: 0 }),
+        ..HaltingPolicy::default()
+    };
+    let task = Task { tools: task::selectors(&["docs.*"]), ..task::question("[hurried]") };
+    let session = client.session().await?;
+    let run = client.start(&session, task::limited(task, limits)).await?;
+    when(|| async { system.rehearsal.in_flight() == 1 }).await?;
+    block_in_place(|| postgres(&system).stop());
+    let gone = Instant::now();
+    // Its turn is there, and cannot be committed for longer than it may be active.
+    when(|| async { system.rehearsal.in_flight() == 0 }).await?;
+    tokio::time::sleep(ACTIVE + Duration::from_secs(1)).await;
+    assert!(!is_over(&client.get(&run.name).await?), "it stands still");
+    block_in_place(|| postgres(&system).resume())?;
+
+    let run = until(&client, &run.name, |run| is_over(run) && run.seal.is_some()).await?;
+    let away = gone.elapsed();
+    let events = client.events(&run.name).await?;
+    assert_eq!(end(&run), "SUCCEEDED", "{:?}", names(&events));
+    let delays = delays(&events);
+    let lost: Duration = delays.iter().map(length).sum();
+    assert!(lost > ACTIVE && lost <= away, "{lost:?} of {away:?}: {delays:?}");
+    let active = Duration::from_millis(run.totals.unwrap_or_default().active_time_ms.try_into()?);
+    assert!(active < ACTIVE, "{active:?}");
+    let sealed = events.iter().find(|event| matches!(body(event), Some(event_leaf::Body::AgentSealed(_))));
+    let time = |event: Option<&Event>| event.and_then(|event| event.body.as_ref()?.time);
+    let whole = between(time(sealed), time(events.last()));
+    let unexplained = whole.abs_diff(active + lost);
+    assert!(unexplained < Duration::from_millis(5), "{whole:?} are {active:?} and {lost:?}");
+    Ok(())
+}
+
+fn body(event: &Event) -> Option<&event_leaf::Body> {
+    event.body.as_ref()?.body.as_ref()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +246,11 @@ async fn redis_goes_and_comes_back_empty() -> anyhow::Result<()> {
         _ => None,
     });
     assert_eq!(waits, Some((WaitReason::Dependency, "halting counters".to_owned())));
+    let waited = events.iter().find_map(|event| match body(event)? {
+        event_leaf::Body::RunResumed(resumed) => Some(between(resumed.since, event.body.as_ref()?.time)),
+        _ => None,
+    });
+    assert!(waited.is_some_and(|waited| waited > Duration::ZERO), "the log tells for how long: {waited:?}");
     assert_eq!(end(&until(&client, &second.name, is_over).await?), "SUCCEEDED");
     Ok(())
 }

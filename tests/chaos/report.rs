@@ -83,6 +83,7 @@ impl Report {
             ("generations lost", scars.lost),
             ("calls repeated", scars.repeated),
             ("counters rebuilt", scars.rebuilt),
+            ("commits delayed", scars.delayed),
             ("child runs", scars.children),
             ("draws on a parent", scars.refills),
             ("used beyond a pool", scars.overdrawn),

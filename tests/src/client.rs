@@ -71,6 +71,7 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::ToolReturned(_)) => "ToolReturned",
         Some(Body::AnswerRejected(_)) => "AnswerRejected",
         Some(Body::CountersRebuilt(_)) => "CountersRebuilt",
+        Some(Body::CommitDelayed(_)) => "CommitDelayed",
         Some(Body::RunWaiting(_)) => "RunWaiting",
         Some(Body::RunResumed(_)) => "RunResumed",
         Some(Body::StopRequested(_)) => "StopRequested",

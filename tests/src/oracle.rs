@@ -6,7 +6,8 @@ use anyhow::{Context as _, ensure};
 use mar_descriptor::chain::{Head, Link, verify};
 use mar_descriptor::{Commitment, Hash, Outcome, RunSeal};
 use mar_proto::session::{
-    Event, EventLeaf, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome, event_leaf::Body,
+    CommitDelayed, Event, EventLeaf, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome,
+    event_leaf::Body,
 };
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::Usage;
@@ -32,6 +33,8 @@ pub struct Scars {
     pub unknown: usize,
     /// Times that the counters were rebuilt.
     pub rebuilt: usize,
+    /// Times that a commit waited for the store.
+    pub delayed: usize,
     /// Keys of intents by tool, with the number of times that each was issued.
     pub keys: BTreeMap<(String, String), usize>,
     /// What came of each key in the end.
@@ -55,6 +58,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.repeated += other.repeated;
         self.unknown += other.unknown;
         self.rebuilt += other.rebuilt;
+        self.delayed += other.delayed;
         self.generations += other.generations;
         self.children += other.children;
         self.refills += other.refills;
@@ -155,6 +159,8 @@ struct Replay {
     /// What was drawn on the parent's pool.
     drawn: Reservation,
     used: Usage,
+    /// Until when time is known to be lost to a store that was away.
+    delayed_until: Option<(i64, i32)>,
     stopping: bool,
     ended: bool,
 }
@@ -223,6 +229,7 @@ impl Replay {
                 self.scars.outcomes.insert(intent.idempotency_key.clone(), returned.outcome());
             }
             Body::CountersRebuilt(_) => self.scars.rebuilt += 1,
+            Body::CommitDelayed(delayed) => self.delay(delayed)?,
             Body::StopRequested(_) => self.stopping = true,
             Body::RunEnded(_) => self.ended = true,
             Body::AgentSealed(_) | Body::AnswerRejected(_) | Body::RunWaiting(_) | Body::RunResumed(_) => {}
@@ -257,6 +264,18 @@ impl Replay {
         let (_, open) = self.calls.get_mut(call_id).context("held without intent")?;
         ensure!(std::mem::take(open), "{call_id} is held after its result");
         self.held.insert(call_id.to_owned());
+        Ok(())
+    }
+
+    /// Time is lost once, and only before the event that tells of it.
+    fn delay(&mut self, delayed: &CommitDelayed) -> anyhow::Result<()> {
+        let stamps = delayed.since.zip(delayed.until).context("a delay without its time")?;
+        let (since, until) = ((stamps.0.seconds, stamps.0.nanos), (stamps.1.seconds, stamps.1.nanos));
+        ensure!(since < until, "{delayed:?} is none");
+        ensure!(self.delayed_until.is_none_or(|before| before <= since), "{delayed:?} was told of before");
+        ensure!(delayed.failures > 0 && delayed.dependency == "session store", "{delayed:?} of nothing");
+        self.delayed_until = Some(until);
+        self.scars.delayed += 1;
         Ok(())
     }
 

@@ -185,7 +185,7 @@ impl Live {
             }
             Some(Body::RunWaiting(parked)) if parked.reason() == WaitReason::Approval => {}
             Some(Body::RunWaiting(parked)) => self.doing = waiting::doing_nothing(parked),
-            Some(Body::RunResumed(_)) => self.doing = "going on".into(),
+            Some(Body::RunResumed(_) | Body::CommitDelayed(_)) => self.doing = "going on".into(),
             Some(Body::PauseRequested(_)) => self.doing = "pausing".into(),
             Some(Body::StopRequested(_)) => self.doing = "stopping".into(),
             _ => {}

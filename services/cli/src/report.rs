@@ -233,6 +233,7 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::ToolReturned(_)) => "TOOL_RETURNED",
         Some(Body::AnswerRejected(_)) => "ANSWER_REJECTED",
         Some(Body::CountersRebuilt(_)) => "COUNTERS_REBUILT",
+        Some(Body::CommitDelayed(_)) => "COMMIT_DELAYED",
         Some(Body::RunWaiting(_)) => "RUN_WAITING",
         Some(Body::RunResumed(_)) => "RUN_RESUMED",
         Some(Body::PauseRequested(_)) => "PAUSE_REQUESTED",

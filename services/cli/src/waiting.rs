@@ -1,15 +1,19 @@
 //! What a run waits for, and what to do about it.
 
+use std::time::Duration;
+
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
-    ApprovalDecided, ApprovalRequested, ApprovalState, CallHandedOver, EventContent, HeldCall, Run, RunState,
-    RunWaiting, WaitReason,
+    ApprovalDecided, ApprovalRequested, ApprovalState, CallHandedOver, CommitDelayed, EventContent, HeldCall, Run,
+    RunResumed, RunState, RunWaiting, WaitReason,
 };
+use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::doubt;
 use crate::out::{Ink, one_line};
 use crate::progress::describe::{name, state, tool_name};
+use crate::table::span;
 
 /// The most of a comment or a dependency that a line shows.
 const SHOWN: usize = 160;
@@ -93,6 +97,27 @@ pub fn parked(waiting: &RunWaiting, run: &str, ink: Ink) -> String {
     }
 }
 
+/// The event of a run that goes on, at a time.
+pub fn resumed(resumed: &RunResumed, at: Option<Timestamp>) -> String {
+    match between(resumed.since, at) {
+        Some(waited) => format!("goes on after {}", span(waited)),
+        None => "goes on".to_owned(),
+    }
+}
+
+/// From one time to another; none where one is missing or they are the wrong way round.
+fn between(since: Option<Timestamp>, until: Option<Timestamp>) -> Option<Duration> {
+    let nanos = |stamp: Timestamp| i128::from(stamp.seconds) * 1_000_000_000 + i128::from(stamp.nanos);
+    let nanos = u64::try_from(nanos(until?) - nanos(since?)).ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
+/// The event of a commit that waited for the store.
+pub fn delayed(delayed: &CommitDelayed, ink: Ink) -> String {
+    let took = between(delayed.since, delayed.until).unwrap_or_default();
+    format!("{} {} for {}, which was away", ink.warn("stood still"), span(took), one_line(&delayed.dependency, SHOWN))
+}
+
 /// The event of a call that people have to decide on.
 pub fn asked(asked: &ApprovalRequested, run: &str, ink: Ink) -> String {
     let needed = if asked.needed > 1 { format!(" ({} approvals)", asked.needed) } else { String::new() };
@@ -165,7 +190,17 @@ pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<Strin
             "wait_reason": constant(waiting.reason()),
             "dependency": Some(&waiting.dependency).filter(|name| !name.is_empty()),
         }),
-        Body::RunResumed(resumed) => json!({ "wait_reason": constant(resumed.reason()) }),
+        Body::RunResumed(resumed) => json!({
+            "wait_reason": constant(resumed.reason()),
+            "since": resumed.since.as_ref().map(crate::report::timestamp),
+        }),
+        Body::CommitDelayed(delayed) => json!({
+            "dependency": delayed.dependency,
+            "since": delayed.since.as_ref().map(crate::report::timestamp),
+            "until": delayed.until.as_ref().map(crate::report::timestamp),
+            "delay_ms": between(delayed.since, delayed.until).map(|took| took.as_millis()),
+            "failures": delayed.failures,
+        }),
         Body::PauseRequested(_) => json!({ "principal": content.principal }),
         Body::ApprovalRequested(asked) => json!({
             "approval": format!("{run}/approvals/{}", asked.approval),
@@ -238,6 +273,22 @@ mod tests {
         assert_eq!(parked(WaitReason::Paused), "paused: mar runs resume sessions/s/runs/r");
         assert_eq!(parked(WaitReason::Dependency), "waits for router");
         assert_eq!(parked(WaitReason::ToolResult), "waits for tool result");
+    }
+
+    #[test]
+    fn a_run_that_stood_still_says_for_how_long() {
+        let stamp = |seconds, nanos| Some(Timestamp { seconds, nanos });
+        let delayed = CommitDelayed {
+            since: stamp(10, 900_000_000),
+            until: stamp(14, 100_000_000),
+            dependency: "session store".into(),
+            failures: 6,
+        };
+        assert_eq!(super::delayed(&delayed, INK), "stood still 3.2s for session store, which was away");
+        let goes_on = |since| super::resumed(&RunResumed { since, ..RunResumed::default() }, stamp(75, 0));
+        assert_eq!([goes_on(stamp(10, 0)), goes_on(None)], ["goes on after 1m 5s", "goes on"]);
+        let fields = event_fields(&Body::CommitDelayed(delayed), &EventContent::default(), "sessions/s/runs/r");
+        assert_eq!((&fields["delay_ms"], &fields["dependency"]), (&json!(3_200), &json!("session store")));
     }
 
     #[test]

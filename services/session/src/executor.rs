@@ -37,6 +37,7 @@ use crate::view;
 
 use approvals::Approvals;
 use commands::Commands;
+use store_wait::StoreWait;
 
 mod approvals;
 mod blobs;
@@ -53,11 +54,13 @@ mod recall;
 mod refill;
 mod sabotaged;
 mod seal;
+mod store_wait;
 mod submission;
 
 /// Pause before a commit, or a state change, is tried again: doubling between these.
 const STORE_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// From this pause on followers are told that the store is away: what passes sooner is not worth a broken stream.
+/// From this pause on followers are told that the store is away, and after so long the log: what passes sooner is not worth a
+/// broken stream, nor an event.
 const STUCK: Duration = Duration::from_millis(400);
 /// Pause before counters that are away are asked again.
 const COUNTERS_BACKOFF: Duration = Duration::from_millis(500);
@@ -282,12 +285,13 @@ impl Executor {
     async fn transition(&mut self) -> Result<(), Halt> {
         let counted = self.count().await?;
         let decision = run::decide(&self.state, &self.pending, counted);
+        let mut delayed = None;
         if !decision.events.is_empty() {
             let (events, unwritten) = self.written(decision.events);
             let rows = self.log.encode(&events);
             self.shared.crash.pass(Point::CommitBefore).await;
             let acknowledged = self.acknowledged(&events, &rows).await;
-            self.commit(&rows).await?;
+            delayed = self.commit(&rows).await?;
             if !acknowledged {
                 self.accept(&events, &rows);
             }
@@ -305,6 +309,7 @@ impl Executor {
         }
         self.commands.taken(&self.pending);
         self.pending.clear();
+        self.pending.extend(delayed);
         for effect in decision.effects {
             match effect {
                 Effect::Delegate { call_id } => self.delegate(&call_id).await?,
@@ -406,36 +411,41 @@ impl Executor {
         }
     }
 
-    /// Appends until it is durable. The rows stay the same: repeating an append that had happened is told apart by its hash.
-    async fn commit(&mut self, rows: &[EventRow]) -> Result<(), Halt> {
-        let mut pause = STORE_BACKOFF.0;
+    /// Appends until it is durable; says what the log is to be told of the wait. The rows stay the same: repeating an append
+    /// that had happened is told apart by its hash.
+    async fn commit(&mut self, rows: &[EventRow]) -> Result<Option<Timed>, Halt> {
+        let mut wait = self.store_wait();
         loop {
             let tenant = &self.context.caller.tenant;
             match self.shared.store.event_append(tenant, self.state.session, self.state.run, rows).await {
                 Ok(Append::Done) => {
                     self.feed.unstuck();
-                    return Ok(());
+                    return Ok(wait.over(self.shared.clock.now()));
                 }
-                Ok(Append::Fenced) => return self.fenced(),
-                Err(error) => self.rest(&mut pause, &error).await?,
+                Ok(Append::Fenced) => return self.fenced().map(|()| None),
+                Err(error) => self.rest(&mut wait, &error).await?,
             }
         }
     }
 
+    /// A wait for the store that begins now.
+    fn store_wait(&self) -> StoreWait {
+        StoreWait::new(self.shared.clock.now())
+    }
+
     /// Pauses after a failure of the store.
-    async fn rest(&self, pause: &mut Duration, error: &crate::store::Error) -> Result<(), Halt> {
+    async fn rest(&self, wait: &mut StoreWait, error: &crate::store::Error) -> Result<(), Halt> {
         tracing::warn!(run.id = %self.state.run, error = %mar_runtime::status::chain(error), "commit waits for the store");
-        if *pause >= STUCK {
+        let pause = wait.failed();
+        if pause >= STUCK {
             self.feed.stuck();
         }
         let clock = Arc::clone(&self.shared.clock);
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
-            () = clock.sleep(*pause) => {}
+            () = self.shutdown.cancelled() => Err(Halt::Shutdown),
+            () = clock.sleep(pause) => Ok(()),
         }
-        *pause = (*pause * 2).min(STORE_BACKOFF.1);
-        Ok(())
     }
 
     /// Shows followers what was committed.

@@ -38,7 +38,8 @@ pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
 pub use fork::{CallDigest, Fork, Recalled, Recollection, Shared, call_digest};
 pub use input::{
-    ApprovalWanted, CallReturn, Command, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission, Timed,
+    ApprovalWanted, CallReturn, Command, Delay, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission,
+    Timed,
 };
 pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};

@@ -51,7 +51,8 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         }
         Body::CountersRebuilt(_) => "counters   were lost and have been rebuilt from the log".into(),
         Body::RunWaiting(parked) => waiting::parked(parked, &event.run, ink),
-        Body::RunResumed(_) => "goes on".into(),
+        Body::RunResumed(resumed) => waiting::resumed(resumed, leaf.time),
+        Body::CommitDelayed(delayed) => waiting::delayed(delayed, ink),
         Body::PauseRequested(_) => ink.warn("is to pause"),
         Body::ApprovalRequested(asked) => waiting::asked(asked, &event.run, ink),
         Body::ApprovalDecided(decided) => waiting::decided(decided, content, ink),

@@ -4,7 +4,7 @@
 use mar_proto::session::RunState;
 use mar_proto::types::HaltReason;
 
-use super::{Executor, Halt, STORE_BACKOFF};
+use super::{Executor, Halt};
 use crate::crash::Point;
 use crate::error::Error;
 use crate::run::{Call, ChildEnd, Command, Delegated, Ending, Input};
@@ -76,26 +76,32 @@ impl Executor {
         if child.end.is_some() {
             return Ok(false);
         }
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         loop {
             let birth = Birth { context: &self.context, parent: &self.state, call, delegated, index };
             match self.kin.admit_child(&birth).await {
-                Ok(true) => return Ok(true),
+                Ok(true) => {
+                    self.pending.extend(wait.over(self.shared.clock.now()));
+                    return Ok(true);
+                }
                 Ok(false) => {
                     self.inbox.send(Input::ChildRefused { run: child.run });
                     return Ok(false);
                 }
-                Err(error) => self.rest(&mut pause, &of_store(error)).await?,
+                Err(error) => self.rest(&mut wait, &of_store(error)).await?,
             }
         }
     }
 
     async fn tell(&mut self, run: uuid::Uuid, command: &Command) -> Result<(), Halt> {
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         loop {
             match self.kin.tell(&self.context.caller.tenant, run, command).await {
-                Ok(()) => return Ok(()),
-                Err(error) => self.rest(&mut pause, &of_store(error)).await?,
+                Ok(()) => {
+                    self.pending.extend(wait.over(self.shared.clock.now()));
+                    return Ok(());
+                }
+                Err(error) => self.rest(&mut wait, &of_store(error)).await?,
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{Executor, Halt, STORE_BACKOFF};
+use super::{Executor, Halt};
 use crate::crash::Point;
 use crate::store::Hold;
 
@@ -12,7 +12,7 @@ const REFUSALS: usize = 5;
 impl Executor {
     /// Parks the run if it waits for people and nothing is on its way; whether it did.
     pub(super) async fn park(&mut self) -> Result<bool, Halt> {
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         let mut refused = 0;
         while self.state.is_parked() && self.pending.is_empty() && self.receiver.is_empty() && !self.commands.asks() {
             if !self.fetch_commands().await {
@@ -33,7 +33,7 @@ impl Executor {
                     refused += 1;
                     self.commands.due();
                 }
-                Err(error) => self.rest(&mut pause, &error).await?,
+                Err(error) => self.rest(&mut wait, &error).await?,
             }
         }
         Ok(false)
@@ -43,14 +43,14 @@ impl Executor {
     /// dead, was quicker to write than its new owner to say that it is one. Kept, nobody would execute it while this
     /// replica lives; let go of, it is claimed again, from `wake` on.
     pub(super) async fn give_up(&self, wake: OffsetDateTime) {
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         let mut refused = 0;
         while refused < REFUSALS {
             match self.try_give_up(wake).await {
                 Ok(true) => return,
                 Ok(false) => refused += 1,
                 Err(error) if error.is_unavailable() => {
-                    if self.rest(&mut pause, &error).await.is_err() {
+                    if self.rest(&mut wait, &error).await.is_err() {
                         return;
                     }
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mar_proto::session::BudgetScope;
 
-use super::{COUNTERS_BACKOFF, Executor, Halt, STORE_BACKOFF, Shared};
+use super::{COUNTERS_BACKOFF, Executor, Halt, Shared};
 use crate::budgets::{Answer, BudgetLimit, Budgets, Claim, Error};
 use crate::clients::RunContext;
 use crate::run::{Input, Lack};
@@ -51,9 +51,9 @@ impl Executor {
             return Ok(());
         }
         let claim = claim(&self.context);
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         while let Err(error) = budgets(&self.shared).settle(&claim, self.state.used.cost_nano_usd).await {
-            self.rest(&mut pause, &error).await?;
+            self.rest(&mut wait, &error).await?;
         }
         Ok(())
     }

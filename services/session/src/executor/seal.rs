@@ -7,7 +7,7 @@ use mar_descriptor::{Commitment, Error, Outcome, RunSeal as Seal};
 use mar_proto::session::{RunSeal, RunState};
 use mar_proto::types::Signature;
 
-use super::{Executor, Halt, STORE_BACKOFF};
+use super::{Executor, Halt};
 use crate::crash::Point;
 use crate::feed::View;
 use crate::view;
@@ -29,12 +29,12 @@ impl Executor {
         let state = view::run_state(self.state.phase).into();
         self.give_back().await?;
         let change = self.change(state, Some(seal.clone()));
-        let mut pause = STORE_BACKOFF.0;
+        let mut wait = self.store_wait();
         loop {
             let tenant = &self.context.caller.tenant;
             match self.shared.store.run_change(tenant, self.state.run, &change).await {
                 Ok(_) => break,
-                Err(error) => self.rest(&mut pause, &error).await?,
+                Err(error) => self.rest(&mut wait, &error).await?,
             }
         }
         self.shared.crash.pass(Point::EndSealed).await;

@@ -8,9 +8,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::event::{
-    Draft, bare, ended_by, failed, generation_failed, stop_requested, tool_returned, turn_committed, waiting_for,
+    Draft, bare, commit_delayed, ended_by, failed, generation_failed, stop_requested, tool_returned, turn_committed,
+    waiting_for,
 };
-use super::input::{CallReturn, FinishedTurn, Input, Retry, Timed};
+use super::input::{CallReturn, Delay, FinishedTurn, Input, Retry, Timed};
 use super::state::{Call, CallState, Phase, State};
 use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS};
 use crate::counters::Amounts;
@@ -61,11 +62,14 @@ impl Plan {
             draining: inputs.iter().any(|timed| timed.input == Input::Draining),
             closed_pool: None,
         };
+        let mut at = inputs.first().map_or(now, |first| first.at);
         for timed in inputs {
             if plan.state.ended() {
                 break;
             }
-            plan.absorb(timed);
+            // What came while a commit waited is taken after it.
+            at = at.max(timed.at);
+            plan.absorb(&timed.input, at);
         }
         if !plan.state.ended() {
             plan.renew();
@@ -92,19 +96,19 @@ impl Plan {
         self.effects.push(Effect::Seal);
     }
 
-    fn absorb(&mut self, timed: &Timed) {
-        match &timed.input {
+    fn absorb(&mut self, input: &Input, at: OffsetDateTime) {
+        match input {
             Input::Begin => self.synthesise(),
-            Input::Claimed { epoch, owner } => self.claim(*epoch, owner, timed.at),
+            Input::Claimed { epoch, owner } => self.claim(*epoch, owner, at),
             Input::Synthesised(agent) => {
                 if self.awaits_agent() && !self.state.is_to_recall() {
-                    self.seal_agent(agent, timed.at);
+                    self.seal_agent(agent, at);
                 }
             }
-            Input::Recalled(recalled) => self.recalled(recalled, timed.at),
+            Input::Recalled(recalled) => self.recalled(recalled, at),
             Input::SynthesisDelayed { dependency } => {
                 if self.awaits_agent() && self.state.phase == Phase::Pending(None) {
-                    self.emit(timed.at, waiting_for(dependency));
+                    self.emit(at, waiting_for(dependency));
                 }
             }
             Input::SynthesisFailed { reason, message } => {
@@ -114,25 +118,35 @@ impl Plan {
                     self.end(failed(state, reason, message), None);
                 }
             }
-            Input::Turn(turn) => self.turn(turn, timed.at),
+            Input::Turn(turn) => self.turn(turn, at),
             Input::GenerationFailed { step, attempt, reason, retry, usage, message, models } => {
                 if self.is_open(*step, *attempt) {
-                    self.fail_generation((reason, message, models), *retry, *usage, timed.at);
+                    self.fail_generation((reason, message, models), *retry, *usage, at);
                 }
             }
-            Input::Returned(back) => self.call_returned(back, timed.at),
-            Input::Probed(probed) => self.probed(probed, timed.at),
-            Input::ApprovalWanted(wanted) => self.ask(wanted, timed.at),
+            Input::Returned(back) => self.call_returned(back, at),
+            Input::Probed(probed) => self.probed(probed, at),
+            Input::ApprovalWanted(wanted) => self.ask(wanted, at),
             Input::HandedOver { call_id, attempt, reason, decision_json, policy_hashes } => {
-                self.hand_over((call_id, *attempt), *reason, (decision_json, policy_hashes), timed.at);
+                self.hand_over((call_id, *attempt), *reason, (decision_json, policy_hashes), at);
             }
-            Input::Commanded { id, command } => self.take(*id, command, timed.at),
-            Input::ChildRefused { run } => self.child_refused(*run, timed.at),
-            Input::Cancel { reason, principal } => self.cancel(reason, principal, timed.at),
-            Input::Granted(granted) => self.granted(granted, timed.at),
-            Input::Exhausted { scope, number, again_at } => self.exhausted(*scope, *number, *again_at, timed.at),
-            Input::SliceDelayed { dependency } => self.slice_delayed(dependency, timed.at),
+            Input::Commanded { id, command } => self.take(*id, command, at),
+            Input::ChildRefused { run } => self.child_refused(*run, at),
+            Input::Cancel { reason, principal } => self.cancel(reason, principal, at),
+            Input::Granted(granted) => self.granted(granted, at),
+            Input::Exhausted { scope, number, again_at } => self.exhausted(*scope, *number, *again_at, at),
+            Input::CommitDelayed(delay) => self.commit_delayed(*delay, at),
+            Input::SliceDelayed { dependency } => self.slice_delayed(dependency, at),
             Input::Draining | Input::Timer => {}
+        }
+    }
+
+    /// Each moment that was lost is told of once.
+    fn commit_delayed(&mut self, delay: Delay, at: OffsetDateTime) {
+        let since = self.state.delayed_until.map_or(delay.since, |until| until.max(delay.since));
+        let delay = Delay { since, until: delay.until.min(at), ..delay };
+        if delay.since < delay.until {
+            self.emit(at, commit_delayed(delay));
         }
     }
 

@@ -21,6 +21,7 @@ use super::{Event, answer};
 use crate::counters::Amounts;
 
 mod children;
+mod delay;
 mod fork;
 
 use children::parent_of;
@@ -86,6 +87,7 @@ impl State {
             tainted: tainted || admitted.parent.as_ref().is_some_and(|parent| parent.tainted),
             active: Duration::ZERO,
             running_since: None,
+            delayed_until: None,
             ending: None,
             changed_at: event.time,
         })
@@ -145,6 +147,7 @@ impl State {
             }
             Body::SliceGranted(granted) => self.take_slice(granted),
             Body::RunResumed(resumed) => self.resume(resumed.reason(), at),
+            Body::CommitDelayed(delayed) => self.stand_still(delayed),
             Body::PauseRequested(_) => self.paused = true,
             Body::ApprovalRequested(asked) => self.ask(asked, content, at),
             Body::ApprovalDecided(decided) => self.decide_approval(decided, content, at),

@@ -30,7 +30,8 @@ impl Plan {
             Command::Pause { principal } => self.pause(principal, at),
             Command::Resume => {
                 if self.state.paused && self.state.stop.is_none() {
-                    self.emit(at, resumed(WaitReason::Paused));
+                    let draft = resumed(&self.state, WaitReason::Paused);
+                    self.emit(at, draft);
                 }
             }
             Command::Renew => self.renew_now(at),
@@ -210,7 +211,8 @@ impl Plan {
         });
         for (call, attempt) in approved.collect::<Vec<_>>() {
             if let Phase::Waiting(reason) = self.state.phase {
-                self.emit(self.now, resumed(reason));
+                let draft = resumed(&self.state, reason);
+                self.emit(self.now, draft);
             }
             let intent = tool_intent(&self.state, &call, attempt);
             self.emit(self.now, intent);

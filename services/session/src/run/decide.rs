@@ -103,7 +103,8 @@ fn begin(plan: &mut Plan, before: &State, next: Next, counted: Counted) {
         plan.emit(plan.now, refilled(answer.drawn));
     }
     if let Phase::Waiting(reason) = plan.state.phase {
-        plan.emit(plan.now, resumed(reason));
+        let draft = resumed(&plan.state, reason);
+        plan.emit(plan.now, draft);
     }
     match next {
         Next::Nothing => {}

@@ -1,18 +1,21 @@
 //! Making events.
 
 use mar_proto::session::{
-    AllotmentRefilled, AnswerRejected, ChildRun, ChildTasks, CountersRebuilt, DelegationIntent, EventContent,
-    GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunResumed, RunState, RunWaiting, StopRequested,
-    ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason, event_leaf::Body,
+    AllotmentRefilled, AnswerRejected, ChildRun, ChildTasks, CommitDelayed, CountersRebuilt, DelegationIntent,
+    EventContent, GenerationFailed, GenerationStarted, RunEnded, RunFailure, RunResumed, RunState, RunWaiting,
+    StopRequested, ToolIntent, ToolOutcome, ToolReturned, TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Origin, Part, ToolResult, Usage, part::Content};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::delegation::{Carving, ChildEnd};
-use super::input::{CallReturn, FinishedTurn};
+use super::input::{CallReturn, Delay, FinishedTurn};
 use super::state::{Call, Generation, State, Stop};
 use crate::counters::Amounts;
+
+/// Name of the store as a dependency that is away.
+const STORE: &str = "session store";
 
 /// A body with its payloads.
 pub(super) type Draft = (Body, EventContent);
@@ -223,9 +226,21 @@ pub(super) fn renewing(until: time::OffsetDateTime) -> Draft {
     bare(Body::RunWaiting(RunWaiting { reason: WaitReason::Budget.into(), until, ..RunWaiting::default() }))
 }
 
+/// A commit waited for the store.
+pub(super) fn commit_delayed(delay: Delay) -> Draft {
+    bare(Body::CommitDelayed(CommitDelayed {
+        since: Some(crate::log::stamp(delay.since)),
+        until: Some(crate::log::stamp(delay.until)),
+        dependency: STORE.to_owned(),
+        failures: delay.failures,
+    }))
+}
+
 /// The run goes on.
-pub(super) fn resumed(reason: WaitReason) -> Draft {
-    bare(Body::RunResumed(RunResumed { reason: reason.into() }))
+pub(super) fn resumed(state: &State, reason: WaitReason) -> Draft {
+    let waits = state.waits_for() == Some(reason);
+    let since = waits.then(|| crate::log::stamp(state.changed_at));
+    bare(Body::RunResumed(RunResumed { reason: reason.into(), since }))
 }
 
 /// The run is to stop.

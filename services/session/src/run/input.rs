@@ -117,6 +117,8 @@ pub enum Input {
         /// When it is worth asking again.
         again_at: OffsetDateTime,
     },
+    /// A commit waited for a store that was away.
+    CommitDelayed(Delay),
     /// A budget cannot be asked; it is tried again by the executor.
     SliceDelayed {
         /// Which part is down.
@@ -160,6 +162,17 @@ pub enum Command {
     ToolResult(Box<Submission>),
     /// What the caller says to a call that asks it.
     Input(Reply),
+}
+
+/// A stretch of time in which the run could do nothing but wait for its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delay {
+    /// When the commit was tried for the first time.
+    pub since: OffsetDateTime,
+    /// When it was durable.
+    pub until: OffsetDateTime,
+    /// How often it was tried in vain.
+    pub failures: i64,
 }
 
 /// The result of a call that the caller makes.

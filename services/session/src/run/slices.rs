@@ -125,7 +125,8 @@ impl Plan {
     /// Asks a budget again that somebody has changed.
     pub(super) fn renew_now(&mut self, at: OffsetDateTime) {
         if self.state.renews_at.is_some() && self.state.stop.is_none() {
-            self.emit(at, resumed(WaitReason::Budget));
+            let draft = resumed(&self.state, WaitReason::Budget);
+            self.emit(at, draft);
             self.synthesise();
         }
     }
@@ -134,7 +135,8 @@ impl Plan {
     pub(super) fn renew(&mut self) {
         let due = self.state.renews_at.is_some_and(|at| self.now >= at);
         if due && self.state.stop.is_none() && !self.draining {
-            self.emit(self.now, resumed(WaitReason::Budget));
+            let draft = resumed(&self.state, WaitReason::Budget);
+            self.emit(self.now, draft);
             self.synthesise();
         }
     }

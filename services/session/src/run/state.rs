@@ -119,8 +119,10 @@ pub struct State {
     pub tainted: bool,
     /// Time in RUNNING before `running_since`.
     pub active: Duration,
-    /// Since when it is RUNNING without a pause.
+    /// Since when it is RUNNING without a pause; later by what it has lost to a store that was away.
     pub running_since: Option<OffsetDateTime>,
+    /// Until when the log knows of time that was lost to a store that was away: none of it is given back twice.
+    pub delayed_until: Option<OffsetDateTime>,
     /// The answer, failure or halt reason, when it has ended.
     pub ending: Option<Ending>,
     /// When the state last changed.
@@ -388,6 +390,14 @@ impl State {
         });
         let children = self.has_open_children().then_some(WaitReason::ChildRun);
         handed.or(children).or(self.paused.then_some(WaitReason::Paused))
+    }
+
+    /// What the run waits for, since [`State::changed_at`].
+    pub fn waits_for(&self) -> Option<WaitReason> {
+        match self.phase {
+            Phase::Waiting(reason) | Phase::Pending(Some(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
     /// Whether the run waits for a command or a time: it needs no executor until then.

@@ -2,9 +2,11 @@
 
 mod audit;
 mod audit_children;
+mod audit_delay;
 mod audit_doubt;
 mod audit_held;
 mod audit_state;
+mod delaying;
 mod dice;
 mod doubting;
 mod driver;

@@ -54,9 +54,17 @@ pub struct Audit {
     pub passages: BTreeSet<String>,
     pub running_since: Option<OffsetDateTime>,
     pub active: Duration,
+    /// What was lost of the time since `running_since`.
+    pub lost: Duration,
+    /// Until when the log has told of lost time.
+    pub delayed_until: Option<OffsetDateTime>,
+    /// Where the run was in its life after the last event.
+    pub phase: Option<Phase>,
     pub sealed: bool,
     pub waiting: bool,
     pub waits_for: Option<WaitReason>,
+    /// What it waited for last, and since when.
+    pub waited: Option<(WaitReason, OffsetDateTime)>,
     pub stopped: bool,
     pub ended: bool,
     pub seals: usize,
@@ -334,6 +342,7 @@ impl Audit {
                 self.rejections += 1;
                 assert!(rejected.problems > 0 && self.rejections <= 2);
             }
+            Body::CommitDelayed(delayed) => self.loses(delayed, event, state),
             Body::PauseRequested(_)
             | Body::ApprovalRequested(_)
             | Body::ApprovalDecided(_)
@@ -349,11 +358,16 @@ impl Audit {
                 self.parks(waiting.reason());
                 assert!(!self.stopped && self.generation.is_none() && state.open_calls().next().is_none());
                 self.waiting = self.sealed;
+                self.waited = Some((waiting.reason(), event.time));
                 self.pause(event.time);
             }
             Body::RunResumed(resumed) => {
                 let of_pause = resumed.reason() == WaitReason::Paused;
                 assert!(!of_pause || std::mem::take(&mut self.paused), "resumed without a pause");
+                match resumed.since.as_ref().and_then(crate::run::timestamp) {
+                    Some(since) => assert_eq!(self.waited, Some((resumed.reason(), since))),
+                    None => assert!(of_pause, "{resumed:?} has not waited"),
+                }
                 if self.sealed && (!of_pause || self.waits_for == Some(WaitReason::Paused)) {
                     assert!(std::mem::take(&mut self.waiting), "resumed without waiting");
                     self.waits_for = None;
@@ -372,6 +386,7 @@ impl Audit {
                 self.end(ended, event, state);
             }
         }
+        self.phase = Some(state.phase);
     }
 
     fn parks(&mut self, reason: WaitReason) {
@@ -387,7 +402,9 @@ impl Audit {
 
     fn pause(&mut self, at: OffsetDateTime) {
         let ran = self.running_since.take().map_or(Duration::ZERO, |since| at - since);
-        self.active += ran.max(Duration::ZERO);
+        let lost = std::mem::take(&mut self.lost);
+        assert!(lost <= ran.max(Duration::ZERO), "more was lost than there was");
+        self.active += ran.max(Duration::ZERO) - lost;
     }
 
     fn starts(&mut self, started: &mar_proto::session::GenerationStarted, state: &State) {
@@ -460,6 +477,7 @@ fn closed(state: &State, input: &Input) -> bool {
                 state.stop.is_none()
                     && state.budgets.iter().any(|purse| purse.scope == scope && purse.slices == granted.number)
             }
+            Input::CommitDelayed(delay) => state.delayed_until.is_none_or(|until| until < delay.until),
             Input::Exhausted { .. } | Input::SliceDelayed { .. } => state.stop.is_none(),
             Input::Draining | Input::Timer => false,
         }

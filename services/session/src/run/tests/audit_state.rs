@@ -28,7 +28,8 @@ impl Audit {
             "a limit was exceeded by more than calls used beyond their reservation"
         );
         assert_eq!(state.active, self.active);
-        assert_eq!(state.running_since, self.running_since);
+        assert_eq!(state.running_since, self.running_since.map(|since| since + self.lost));
+        assert_eq!(state.delayed_until, self.delayed_until);
         self.phase(state);
         let begun = || self.calls.values().filter(|call| call.attempts > 0 && !call.returned);
         let held = begun().filter(|call| call.held).count();

@@ -366,6 +366,7 @@ pub fn word(event: &Event) -> String {
         Body::RunWaiting(_) => "Waiting".to_owned(),
         Body::RunResumed(_) => "Resumed".to_owned(),
         Body::StopRequested(_) => "Stop".to_owned(),
+        Body::CommitDelayed(_) => "Delayed".to_owned(),
         Body::PauseRequested(_) => "PauseRequested".to_owned(),
         Body::ApprovalRequested(asked) => format!("Asked({})", asked.approval),
         Body::ApprovalDecided(decided) => {

@@ -52,6 +52,7 @@ fn histories_reach_every_corner() {
         "Waiting",
         "Resumed",
         "Rejected",
+        "Delayed",
         "PauseRequested",
         "Asked",
         "Decided(APPROVED)",

@@ -1,7 +1,7 @@
 //! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
 //! happens next is rolled.
 
-use mar_proto::session::{ApprovalState, BudgetScope, ToolOutcome, WaitReason};
+use mar_proto::session::{ApprovalState, BudgetScope, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltingPolicy, OnBudget, Part, Usage};
 use time::{Duration, OffsetDateTime};
@@ -12,7 +12,7 @@ use super::driver::{Driver, Mishap};
 use super::fixture::{self, BOOK, DELEGATE, Form, MAX_OUTPUT, PAY, PICK, SEARCH, SEND, START, WIRE, ask, text};
 use super::nursery::Nursery;
 use crate::counters::Amounts;
-use crate::run::{CallState, Command, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe};
+use crate::run::{CallState, Command, Delay, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp};
 
 /// No history takes more transitions.
 const MOST_TRANSITIONS: usize = 2_000;
@@ -33,6 +33,10 @@ pub struct World {
     /// Every input that was ever handed over.
     past: Vec<Input>,
     mishap: Mishap,
+    /// For how long the next commit waits for the store.
+    delay: Duration,
+    /// What all commits have waited.
+    delayed: Duration,
     epoch: i64,
     transitions: usize,
     commands: u128,
@@ -59,6 +63,8 @@ impl World {
             inbox: Vec::new(),
             past: Vec::new(),
             mishap: Mishap::None,
+            delay: Duration::ZERO,
+            delayed: Duration::ZERO,
             epoch: 1,
             transitions: 0,
             commands: 0,
@@ -66,6 +72,18 @@ impl World {
         world.hand(Input::Begin);
         world.run_on();
         world
+    }
+
+    /// What the log says that commits have waited.
+    fn told_delays(&self) -> Duration {
+        let told = self.driver.events.iter().filter_map(|event| match &event.body {
+            Body::CommitDelayed(delayed) => {
+                let stamps = (delayed.since.as_ref(), delayed.until.as_ref());
+                Some(timestamp(stamps.1.unwrap()).unwrap() - timestamp(stamps.0.unwrap()).unwrap())
+            }
+            _ => None,
+        });
+        told.sum()
     }
 
     /// Until the run has ended, and some late inputs more.
@@ -77,10 +95,11 @@ impl World {
             self.hand(input);
             self.run_on();
         }
+        assert!(self.told_delays() <= self.delayed, "the log gives back more than was lost");
     }
 
     fn happen(&mut self) {
-        match self.dice.below(48) {
+        match self.dice.below(50) {
             0..26 => self.progress(),
             26 | 27 => {
                 let answered = self.answer();
@@ -95,6 +114,7 @@ impl World {
             32 => self.hand(Input::Cancel { reason: "CANCELLED_BY_CALLER", principal: "user:ada".to_owned() }),
             33 | 34 => self.crash(),
             46 => self.drain(),
+            47 | 48 => self.delay = Duration::milliseconds(self.dice.of(&[400, 5_000, 90_000])),
             35 => self.driver.counters_up = false,
             36 => self.driver.counters_up = true,
             37 => {
@@ -222,9 +242,13 @@ impl World {
         assert!(self.transitions < MOST_TRANSITIONS, "the run does not end");
         let inputs = std::mem::take(&mut self.inbox);
         let mishap = std::mem::replace(&mut self.mishap, Mishap::None);
+        let before = self.driver.events.len();
         match self.driver.transition(&inputs, mishap) {
             None => self.crash(),
             Some(effects) => {
+                if self.driver.events.len() > before {
+                    self.wait_for_store();
+                }
                 for effect in effects {
                     match effect {
                         Effect::Stop | Effect::Seal => {}
@@ -244,6 +268,18 @@ impl World {
             }
         }
         self.now += Duration::milliseconds(1);
+    }
+
+    /// The commit that was just made has taken its time.
+    fn wait_for_store(&mut self) {
+        let delay = std::mem::take(&mut self.delay);
+        if delay.is_zero() {
+            return;
+        }
+        let since = self.now;
+        self.now += delay;
+        self.delayed += delay;
+        self.hand(Input::CommitDelayed(Delay { since, until: self.now, failures: 3 }));
     }
 
     /// The replica stops in good order, with or without something that has just come back.
