@@ -32,8 +32,7 @@ match = { contains = "[long]", turn = 3 }
 reply = { tool_calls = [{ name = "docs_search", arguments = { query = "d" } }] }
 [[rule]]
 match = { contains = "[hurried]", turn = 0 }
-delay = "1500ms"
-reply = { tool_calls = [{ name = "docs_search", arguments = { query = "a" } }] }
+reply = { tool_calls = [{ name = "docs_search", arguments = { query = "a" } }], delay = "1500ms" }
 [[rule]]
 reply = { text = "Fine." }
 "#;

@@ -115,6 +115,15 @@ async fn answers(client: &mut Client, session: &str, run: &str) -> Vec<(&'static
             ),
         ),
         (
+            "fork_run",
+            Refused::by(
+                client
+                    .fork_run(ForkRunRequest { request_id: request_id(), name: run.clone(), ..Default::default() })
+                    .await,
+            ),
+        ),
+        ("diff_runs", Refused::by(client.diff_runs(DiffRunsRequest { name: run.clone(), base: run.clone() }).await)),
+        (
             "list_events",
             Refused::by(client.list_events(ListEventsRequest { parent: run.clone(), ..Default::default() }).await),
         ),

@@ -9,6 +9,7 @@ mod commands;
 mod counters;
 mod drain;
 mod ending;
+mod forking;
 mod occasion;
 mod panics;
 mod parking;

@@ -221,6 +221,13 @@ impl Caller {
         }
     }
 
+    /// Judges a fork that has ended, by its log and that of the run that it was forked from.
+    pub async fn judge_fork(&mut self, seen: &Seen, origin: &[Event]) -> anyhow::Result<Scars> {
+        let run = seen.ended.as_ref().context("the run has not ended")?;
+        let events = self.stored(run, seen).await?;
+        oracle::check_fork(run, &events, origin)
+    }
+
     /// Like [`Caller::judge`], of a run that has to have succeeded.
     pub async fn judge_success(&mut self, seen: &Seen) -> anyhow::Result<Scars> {
         let scars = self.judge(seen).await?;

@@ -17,8 +17,10 @@ use crate::caller::names;
 
 use family::Family;
 pub use family::{check_family, children};
+pub use lineage::check_fork;
 
 mod family;
+mod lineage;
 
 /// What deaths left behind in a run's log.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Scars {
     pub delayed: usize,
     /// Keys of intents by tool, with the number of times that each was issued.
     pub keys: BTreeMap<(String, String), usize>,
+    /// Keys of intents whose result a fork is given: no tool ever sees them.
+    pub recorded: BTreeSet<String>,
     /// What came of each key in the end.
     pub outcomes: BTreeMap<String, ToolOutcome>,
     /// Generations that were reserved.
@@ -65,6 +69,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.slices += other.slices;
         self.overdrawn += other.overdrawn;
         self.keys.extend(other.keys.clone());
+        self.recorded.extend(other.recorded.clone());
         self.outcomes.extend(other.outcomes.clone());
     }
 }
@@ -163,6 +168,9 @@ struct Replay {
     delayed_until: Option<(i64, i32)>,
     stopping: bool,
     ended: bool,
+    is_fork: bool,
+    /// Calls that a fork begins with.
+    shared_calls: i64,
 }
 
 fn replay(events: &[Event]) -> anyhow::Result<Replay> {
@@ -184,7 +192,7 @@ fn replay(events: &[Event]) -> anyhow::Result<Replay> {
 impl Replay {
     fn take(&mut self, body: &Body) -> anyhow::Result<()> {
         match body {
-            Body::RunAdmitted(admitted) => self.limits = admitted.limits,
+            Body::RunAdmitted(admitted) => (self.limits, self.is_fork) = (admitted.limits, admitted.fork.is_some()),
             Body::RunClaimed(claimed) => self.claim(claimed.epoch)?,
             Body::GenerationStarted(started) => self.start(started)?,
             Body::TurnCommitted(turn) => {
@@ -244,7 +252,8 @@ impl Replay {
                 self.drawn = family::sum([&self.drawn, &refilled.drawn.unwrap_or_default()]);
                 self.scars.refills += 1;
             }
-            Body::OriginRecalled(_) | Body::EventShared(_) => anyhow::bail!("these runs are no forks"),
+            Body::OriginRecalled(_) => ensure!(self.is_fork, "the run is no fork"),
+            Body::EventShared(shared) => self.share(shared)?,
             Body::CallDoubted(doubted) => {
                 let (intent, open) = self.calls.get(&doubted.call_id).context("doubted without intent")?;
                 ensure!(*open && !self.stopping, "{doubted:?} of a call that is closed");
@@ -326,7 +335,11 @@ impl Replay {
             }
         }
         self.doubtful_calls.remove(&intent.call_id);
-        *self.scars.keys.entry((intent.tool.clone(), intent.idempotency_key.clone())).or_default() += 1;
+        if intent.recorded_seq.is_some() {
+            self.scars.recorded.insert(intent.idempotency_key.clone());
+        } else {
+            *self.scars.keys.entry((intent.tool.clone(), intent.idempotency_key.clone())).or_default() += 1;
+        }
         self.calls.insert(intent.call_id.clone(), (intent.clone(), true));
         Ok(())
     }
@@ -338,10 +351,11 @@ impl Replay {
     }
 }
 
-/// Whether the gateway only decides on a call, which the caller or the runtime makes: before it is handed over nothing has
-/// happened.
+/// Whether the gateway only decides on a call, which the caller or the runtime makes, or whose result is recorded: before it is
+/// handed over nothing has happened.
 fn decided_only(intent: &ToolIntent) -> bool {
-    intent.tool.starts_with("tools/caller.") || intent.tool.starts_with("tools/runtime.")
+    let elsewhere = ["tools/caller.", "tools/runtime."].iter().any(|upstream| intent.tool.starts_with(upstream));
+    elsewhere || intent.recorded_seq.is_some()
 }
 
 /// Counted limits are kept, and the totals are what the log says.
@@ -350,7 +364,7 @@ fn totals_hold(run: &Run, replay: &Replay) -> anyhow::Result<()> {
     let limits = replay.limits.context("no limits")?;
     let taken = family::sum(replay.families.values().map(|family| &family.taken));
     let steps = replay.steps + taken.steps;
-    let calls = i64::try_from(replay.calls.len())? + taken.tool_calls;
+    let calls = i64::try_from(replay.calls.len())? + taken.tool_calls + replay.shared_calls;
     ensure!(totals.steps == steps, "{} steps, the log has {steps}", totals.steps);
     ensure!(totals.tool_calls == calls, "{} tool calls, the log has {calls}", totals.tool_calls);
     let within = |most: Option<i64>, drawn: i64, used: i64| most.is_some_and(|most| used <= most + drawn);

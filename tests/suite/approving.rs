@@ -18,6 +18,7 @@ both_ways! {
     one_refusal_is_told_to_the_model
     a_question_that_nobody_waits_for_is_closed
     who_wants_a_call_does_not_decide_on_it
+    a_fork_of_an_approved_call_asks_nobody_and_sends_nothing
 }
 
 const SCRIPT: &str = r#"
@@ -172,6 +173,33 @@ async fn two_of_a_group_let_a_call_happen_once(options: Options) -> anyhow::Resu
     assert_eq!((count("ApprovalRequested"), count("ApprovalDecided"), count("ToolIntent")), (1, 2, 2), "{story:?}");
     assert_eq!(ended.totals.unwrap_or_default().tool_calls, 1);
     assert_eq!(reason(office.decide(2, &approval, false).await)?, "APPROVAL_STATE", "it is over");
+    Ok(())
+}
+
+async fn a_fork_of_an_approved_call_asks_nobody_and_sends_nothing(options: Options) -> anyhow::Result<()> {
+    let office = Office::open(options).await?;
+    let (approved, first) = office.ask("@approvers(\"office\")").await?;
+    office.decide(1, &first, true).await?;
+    let (refused, second) = office.ask("@approvers(\"office\")").await?;
+    office.decide(1, &second, false).await?;
+    for (origin, outcome) in [(approved, ToolOutcome::Ok), (refused, ToolOutcome::Denied)] {
+        office.until(&origin, |run| run.seal.is_some()).await?;
+        let request = ForkRunRequest { request_id: request_id(), name: origin.clone(), ..Default::default() };
+        let fork = office.client.grpc.clone().fork_run(office.by(0, request)).await?.into_inner().run;
+        let fork = fork.context("no fork")?.name;
+        let ended = office.until(&fork, |run| run.seal.is_some()).await?;
+        let story = office.story(&fork).await?;
+        assert_eq!((ended.state(), office.sent()), (RunState::Succeeded, 1), "{story:?}");
+        assert!(!story.contains(&"ApprovalRequested") && !story.contains(&"RunWaiting"), "{story:?}");
+        let request = ListEventsRequest { parent: fork.clone(), page_size: 500, ..Default::default() };
+        let events = office.client.grpc.clone().list_events(office.by(0, request)).await?.into_inner().events;
+        let back = events.iter().find_map(|event| match event.body.as_ref()?.body.as_ref()? {
+            event_leaf::Body::ToolReturned(back) => Some(back),
+            _ => None,
+        });
+        let back = back.context("nothing came back")?;
+        assert_eq!((back.outcome(), back.recorded_seq.is_some()), (outcome, true), "{back:?}");
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ both_ways! {
     a_call_waits_for_its_caller_whatever_dies
     policies_bind_the_callers_tools
     one_of_two_results_counts
+    a_fork_has_what_the_caller_brought_and_said
 }
 
 const SCRIPT: &str = r#"
@@ -157,6 +158,37 @@ async fn a_caller_makes_a_call_and_the_run_goes_on(options: Options) -> anyhow::
     let request = VerifyRunRequest { name: run.name.clone() };
     let verified = bench.client.grpc.clone().verify_run(request).await?.into_inner();
     assert!(verified.valid && verified.sealed, "{verified:?}");
+    Ok(())
+}
+
+/// The end of a fork of a run, from its question on.
+async fn forked(client: &mut Client, name: &str) -> anyhow::Result<Run> {
+    let request = ForkRunRequest { request_id: request_id(), name: name.into(), ..Default::default() };
+    let fork = client.grpc.fork_run(request).await?.into_inner().run.context("no fork")?;
+    client.until(&fork.name, |run| run.seal.is_some() || !run.held_calls.is_empty()).await
+}
+
+async fn a_fork_has_what_the_caller_brought_and_said(options: Options) -> anyhow::Result<()> {
+    let mut bench = Bench::open(options).await?;
+    let (brought, held) = bench.waiting(editing(), WaitReason::ToolResult).await?;
+    submit(&bench.client, &brought.name, line(&held, "fn main() {}")).await?;
+    let asking = Task { may_ask: true, ..task::question("Ask me something.") };
+    let (said, held) = bench.waiting(asking, WaitReason::Input).await?;
+    answer(&bench.client, &said.name, &held.call_id, vec![text("Green.")]).await?;
+    for (origin, words) in [(brought, "fn main() {}"), (said, "Green.")] {
+        let first = bench.client.until(&origin.name, |run| run.seal.is_some()).await?;
+        let fork = forked(&mut bench.client, &origin.name).await?;
+        assert_eq!(fork.state(), RunState::Succeeded, "{fork:#?}");
+        assert!(bench.told().contains(words), "{}", bench.told());
+        assert_eq!(fork.answer.map(|answer| answer.parts), first.answer.map(|answer| answer.parts));
+        let (back, _, content) = returned(&mut bench.client, &fork.name).await?;
+        let (_, _, was) = returned(&mut bench.client, &first.name).await?;
+        let parts = |content: EventContent| content.tool_result.map(|result| result.content);
+        assert_eq!(parts(content), parts(was), "who said it says it still");
+        assert!(back.recorded_seq.is_some(), "{back:?}");
+        let story: Vec<_> = bench.client.events(&fork.name).await?.iter().map(name_of).collect();
+        assert!(!story.contains(&"CallHandedOver") && !story.contains(&"RunWaiting"), "{story:?}");
+    }
     Ok(())
 }
 

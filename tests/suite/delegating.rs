@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use mar_proto::session::*;
 use mar_proto::types::HaltingPolicy;
+use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 
 both_ways! {
@@ -15,6 +16,7 @@ both_ways! {
     a_cancelled_run_stops_its_children_first
     a_run_that_expires_takes_its_children_along
     a_session_that_ends_ends_child_runs
+    a_fork_has_what_children_have_said_and_a_child_can_be_forked
 }
 
 /// Legs are what children are asked about.
@@ -98,6 +100,35 @@ async fn three_children_work_in_parallel_and_their_answers_come_back_in_order(op
     for name in run.children.iter().chain([&run.name]) {
         let verified = client.grpc.verify_run(VerifyRunRequest { name: name.clone() }).await?.into_inner();
         ensure!(verified.valid && verified.sealed, "{verified:?}");
+    }
+    Ok(())
+}
+
+async fn a_fork_has_what_children_have_said_and_a_child_can_be_forked(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options.script(SCRIPT)).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let ended = client.run_in(&session, trip(1)).await?;
+    let parent = client.get(&ended.run.name).await?;
+    ensure!(parent.children.len() == 3, "{parent:#?}");
+    let child = client.get(&parent.children[1]).await?;
+    for first in [&parent, &child] {
+        let request = ForkRunRequest {
+            request_id: request_id(),
+            name: first.name.clone(),
+            concurrency: Concurrency::Parallel.into(),
+            ..Default::default()
+        };
+        let fork = client.grpc.fork_run(request).await?.into_inner().run.context("no fork")?;
+        let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+        ensure!(fork.state() == RunState::Succeeded, "{fork:#?}\n{}", system.log().join("\n"));
+        ensure!(fork.children.is_empty() && fork.depth == 0, "what children have said is recorded: {fork:#?}");
+        let parts = |run: &Run| run.answer.as_ref().map(|answer| answer.parts.clone());
+        ensure!(parts(&fork) == parts(first), "{:?}", parts(&fork));
+        let found = client.grpc.verify_run(VerifyRunRequest { name: fork.name.clone() }).await?.into_inner();
+        ensure!(found.valid && found.sealed, "{found:?}");
+        let (mine, theirs) = (client.events(&fork.name).await?, client.events(&first.name).await?);
+        mar_tests::oracle::check_fork(&fork, &mine, &theirs)?;
     }
     Ok(())
 }

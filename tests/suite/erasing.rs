@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{
-    EndSessionRequest, EraseSessionRequest, GetSessionRequest, Session, SessionState, StartSessionRequest,
-    VerifyFaultKind as Kind, VerifyPlace as Place, VerifyRunRequest, VerifyRunResponse,
+    DiffRunsRequest, EndSessionRequest, EraseSessionRequest, ForkRunRequest, GetSessionRequest, Session, SessionState,
+    StartSessionRequest, VerifyFaultKind as Kind, VerifyPlace as Place, VerifyRunRequest, VerifyRunResponse,
 };
 use mar_session::crash::Point;
 use mar_testkit::wait;
@@ -101,6 +101,14 @@ async fn an_erased_session_is_gone_and_verifies(options: Options) -> anyhow::Res
     assert_eq!(erase(&mut client, &ended.session, "erase-1").await?, erased);
     assert_eq!(erase(&mut client, &ended.session, "").await?, erased);
     assert_eq!(reason(erase(&mut client, &other.session, "erase-1").await)?, "REQUEST_ID_REUSED");
+    for task in [None, Some(task::question("Still there?"))] {
+        let fork = ForkRunRequest { request_id: request_id(), name: ended.run.clone(), task, ..Default::default() };
+        let refused = client.grpc.fork_run(fork).await.err().context("it was forked")?;
+        assert_eq!(refused.get_details_error_info().context("no reason")?.reason, "PAYLOADS_GONE");
+    }
+    let pair = DiffRunsRequest { name: ended.run.clone(), base: ended.run.clone() };
+    let refused = client.grpc.diff_runs(pair).await.err().context("it was compared")?;
+    assert_eq!(refused.get_details_error_info().context("no reason")?.reason, "PAYLOADS_GONE");
     let late = client.run_in(&ended.session, task::question("Still there?")).await;
     assert!(late.is_err(), "a run was admitted to an erased session");
     if embedded {

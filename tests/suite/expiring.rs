@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mar_proto::session::{
-    GetSessionRequest, Session, SessionEndReason, SessionState, StartSessionRequest, UpdateSessionRequest,
-    VerifyRunRequest,
+    ForkRunRequest, GetSessionRequest, Session, SessionEndReason, SessionState, StartSessionRequest,
+    UpdateSessionRequest, VerifyRunRequest,
 };
 use mar_testkit::wait;
 use mar_tests::client::request_id;
@@ -171,6 +171,9 @@ async fn payloads_past_retention_go_and_the_chain_stays(options: Options) -> any
     assert_eq!(read(&mut client, &session).await?.state(), SessionState::Ended);
     assert_eq!(rows.session_log(id(&session)).await?.last().map(String::as_str), Some("pruned"));
     assert_eq!(client.get(&run.name).await?.seal, run.seal);
+    let fork = ForkRunRequest { request_id: request_id(), name: run.name.clone(), ..ForkRunRequest::default() };
+    let refused = client.grpc.fork_run(fork).await.err().context("it was forked")?;
+    assert_eq!(refused.get_details_error_info().context("no reason")?.reason, "PAYLOADS_GONE");
     // What has not ended keeps everything.
     let found = client.grpc.verify_run(VerifyRunRequest { name: going_on.name }).await?.into_inner();
     assert!(found.valid && found.events_without_payload == 0, "{found:?}");

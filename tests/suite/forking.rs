@@ -5,14 +5,21 @@ use mar_proto::session::*;
 use mar_testkit::process::built_binary;
 use mar_tests::client::{name_of, request_id};
 use mar_tests::{Client, Deployment, Options, task};
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::verifying::rows::Rows;
 
 both_ways! {
     a_fork_replays_what_was_recorded
     what_cannot_be_forked_says_why
+    a_fork_whose_origin_has_lost_a_payload_fails_and_says_so
 }
 
 const SCRIPT: &str = r#"
+[[rule]]
+match = { contains = "Hang on." }
+reply = { hang = true }
 [[rule]]
 match = { last_role = "tool" }
 reply = { text = "So it went." }
@@ -68,6 +75,7 @@ async fn a_fork_replays_what_was_recorded(options: Options) -> anyhow::Result<()
         assert_eq!(fork.totals.unwrap_or_default().tool_calls, 1);
         let found = client.grpc.verify_run(VerifyRunRequest { name: fork.name.clone() }).await?.into_inner();
         assert!(found.valid && found.sealed, "{found:?}");
+        mar_tests::oracle::check_fork(&fork, &client.events(&fork.name).await?, &events)?;
         let genesis = client.events(&fork.name).await?.first().context("no event")?.prev_hash.clone();
         assert_eq!(genesis, events[usize::try_from(through)?].hash, "its chain names its origin");
         let pair = DiffRunsRequest { name: fork.name.clone(), base: String::new() };
@@ -103,9 +111,36 @@ async fn what_cannot_be_forked_says_why(options: Options) -> anyhow::Result<()> 
     assert_eq!(refused.code(), Code::NotFound);
     let refused = client.grpc.diff_runs(DiffRunsRequest { name: first.name.clone(), base: String::new() }).await;
     assert_eq!(refused.err().context("it was compared")?.code(), Code::InvalidArgument, "it is no fork");
+    // One that is still open has nothing to be forked from yet, nor to be compared.
+    let open = client.session().await?;
+    let open = client.start(&open, task::question("Hang on.")).await?;
+    let refused = client.grpc.fork_run(request(&open.name, 0)).await.err().context("it was forked")?;
+    let why = |status: &Status| status.get_details_error_info().map(|found| found.reason);
+    assert_eq!((refused.code(), why(&refused).as_deref()), (Code::FailedPrecondition, Some("RUN_STATE")));
+    let pair = DiffRunsRequest { name: open.name.clone(), base: open.name };
+    let refused = client.grpc.diff_runs(pair).await.err().context("it was compared")?;
+    assert_eq!(why(&refused).as_deref(), Some("RUN_STATE"));
     let asked = request(&first.name, 0);
     let one = client.grpc.fork_run(asked.clone()).await?.into_inner().run.context("no fork")?;
     let again = client.grpc.fork_run(asked).await?.into_inner().run.context("no fork")?;
     assert_eq!(one.name, again.name, "a request forks once");
+    Ok(())
+}
+
+async fn a_fork_whose_origin_has_lost_a_payload_fails_and_says_so(options: Options) -> anyhow::Result<()> {
+    let (system, mut client) = open(options).await?;
+    let first = origin(&mut client).await?;
+    let events = client.events(&first.name).await?;
+    let back = events.iter().find(|event| name_of(event) == "ToolReturned").context("no result")?.seq;
+    let rows = Rows::open(&system.store_url()).await?;
+    rows.clear_payload(first.name.rsplit('/').next().context("no id")?.parse()?, back).await?;
+    let fork = client.grpc.fork_run(request(&first.name, 0)).await?.into_inner().run.context("no fork")?;
+    let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+    let failure = fork.failure.clone().unwrap_or_default();
+    assert_eq!((fork.state(), failure.reason.as_str()), (RunState::Failed, "PAYLOADS_GONE"), "{fork:#?}");
+    assert_eq!(sent(&system), 1, "what is recorded is not made because its record is gone");
+    let pair = DiffRunsRequest { name: fork.name, base: String::new() };
+    let refused = client.grpc.diff_runs(pair).await.err().context("it was compared")?;
+    assert_eq!(refused.get_details_error_info().context("no reason")?.reason, "PAYLOADS_GONE");
     Ok(())
 }

@@ -91,6 +91,8 @@ impl Gateway {
         convert::short(&request.call_id, "call_id", &mut found);
         convert::short(&request.idempotency_key, "idempotency_key", &mut found);
         let facts = convert::facts(request.facts.unwrap_or_default(), &mut found);
+        let both = request.probe && request.decide_only;
+        found.require(!both, "decide_only", "must not be set together with probe");
         let approval = request.approval.map(|given| convert::approval(given, &mut found));
         found.into_result(())?;
         let sealed = app.descriptors.resolve(&identity.caller.tenant, hash, offered)?;

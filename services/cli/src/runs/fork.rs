@@ -111,6 +111,12 @@ fn lines(name: &str, found: &DiffRunsResponse, ink: Ink) -> Vec<String> {
         (0, _) => ink.good("EQUAL but for what a provider may vary"),
         _ => ink.bad("DIFFERENT"),
     };
+    let named = |wanted: fn(&RunComparison) -> bool| {
+        let aspects: Vec<_> = found.comparisons.iter().filter(|one| wanted(one)).map(aspect).collect();
+        if aspects.is_empty() { "nothing".to_owned() } else { aspects.join(", ") }
+    };
+    lines.push(format!("equal bit by bit     {}", named(|one| one.differences.is_empty())));
+    lines.push(format!("a provider may vary  {}", named(|one| one.may_vary)));
     lines.push(format!("{verdict}  {name}"));
     lines.push(format!("compared with  {}", found.base));
     lines
@@ -150,4 +156,37 @@ fn to_json(name: &str, found: &DiffRunsResponse, exit: Exit) -> Value {
         "comparisons": found.comparisons.iter().map(comparison).collect::<Vec<_>>(),
         "exit_code": exit.code(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mar_proto::session::RunAspect;
+
+    use super::*;
+
+    fn comparison(aspect: RunAspect, may_vary: bool, differs: bool) -> RunComparison {
+        let difference = RunDifference { place: "2".into(), base: "Yes.".into(), run: "No.".into() };
+        let differences = if differs { vec![difference] } else { Vec::new() };
+        RunComparison { aspect: aspect.into(), compared: 1, may_vary, differences, left_out: 0 }
+    }
+
+    #[test]
+    fn a_repetition_says_what_is_equal_and_what_a_provider_may_vary() {
+        use RunAspect::{Prompt, Selection, Turns, Verdicts};
+        let found = |verdicts: bool| DiffRunsResponse {
+            base: "sessions/s/runs/a".into(),
+            comparisons: vec![
+                comparison(Prompt, false, false),
+                comparison(Selection, true, false),
+                comparison(Turns, true, true),
+                comparison(Verdicts, false, verdicts),
+            ],
+        };
+        let told = lines("sessions/s/runs/b", &found(false), Ink(false));
+        assert!(told.contains(&"equal bit by bit     prompt, selection, verdicts".to_owned()), "{told:#?}");
+        assert!(told.contains(&"a provider may vary  selection, turns".to_owned()), "{told:#?}");
+        assert!(told.contains(&"EQUAL but for what a provider may vary  sessions/s/runs/b".to_owned()), "{told:#?}");
+        let told = lines("sessions/s/runs/b", &found(true), Ink(false));
+        assert!(told.contains(&"DIFFERENT  sessions/s/runs/b".to_owned()), "{told:#?}");
+    }
 }

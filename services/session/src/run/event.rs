@@ -141,8 +141,11 @@ pub(super) fn tool_returned(call: &Call, back: &CallReturn) -> Draft {
     result.call_id.clone_from(&call.call_id);
     result.provider_call_id.clone_from(&call.provider_call_id);
     result.tool.clone_from(&call.tool);
-    for part in &mut result.content {
-        part.set_origin(Origin::Tool);
+    // A recorded result is what it was: a person may have said it.
+    if !back.recorded {
+        for part in &mut result.content {
+            part.set_origin(Origin::Tool);
+        }
     }
     let body = ToolReturned {
         call_id: call.call_id.clone(),

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod approvals;
 #[cfg(test)]
+mod deciding;
+#[cfg(test)]
 mod decisions;
 #[cfg(test)]
 mod elsewhere;

@@ -50,6 +50,10 @@ pub struct Audit {
     pub last_attempt: i64,
     pub reached: BTreeMap<i64, (i64, BTreeSet<String>)>,
     pub rejections: i64,
+    /// Of those that a fork begins with.
+    pub shared_rejections: i64,
+    /// What the run, a fork, was forked from.
+    pub origin: Option<super::audit_fork::OriginRecord>,
     pub repairs: i64,
     pub passages: BTreeSet<String>,
     pub running_since: Option<OffsetDateTime>,
@@ -298,6 +302,7 @@ impl Audit {
             Body::ToolIntent(intent) => {
                 assert!(!self.stopped && self.sealed && !self.waiting && self.generation.is_none());
                 assert!(self.owed.contains(&intent.call_id), "nobody asks for {}", intent.call_id);
+                self.intends(intent, event, state);
                 let call = self.calls.entry(intent.call_id.clone()).or_default();
                 assert!(!call.returned, "a returned call was issued again");
                 call.attempts += 1;
@@ -317,6 +322,7 @@ impl Audit {
             }
             Body::ToolReturned(back) => {
                 assert!(self.owed.remove(&back.call_id), "a result that nobody is owed");
+                self.replays(back, event);
                 let call = self.calls.entry(back.call_id.clone()).or_default();
                 assert!(!call.in_doubt || back.outcome() == ToolOutcome::Unknown, "{back:?} of a call in doubt");
                 let expected: &[ToolOutcome] = match call.probed.filter(|_| !call.held && !call.allowed) {
@@ -330,9 +336,9 @@ impl Audit {
                 let result = event.content.tool_result.as_ref().unwrap();
                 self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
             }
-            Body::OriginRecalled(_) => assert!(!self.sealed && state.fork.is_some()),
+            Body::OriginRecalled(recalled) => self.recalls(recalled, event, state),
             Body::EventShared(shared) => {
-                assert!(!self.sealed && shared.body.is_some());
+                self.shares(shared, event, state);
                 self.used = self.used + shared_counts(shared);
                 self.last_step = state.step;
                 let wanted = state.calls.iter().filter(|call| call.state == crate::run::CallState::Wanted);
@@ -340,7 +346,7 @@ impl Audit {
             }
             Body::AnswerRejected(rejected) => {
                 self.rejections += 1;
-                assert!(rejected.problems > 0 && self.rejections <= 2);
+                assert!(rejected.problems > 0 && self.rejections + self.shared_rejections.min(1) <= 2);
             }
             Body::CommitDelayed(delayed) => self.loses(delayed, event, state),
             Body::PauseRequested(_)
@@ -417,7 +423,7 @@ impl Audit {
         (self.last_step, self.last_attempt) = (started.step, started.attempt);
         if started.repair && started.attempt == 1 {
             self.repairs += 1;
-            assert!(self.repairs <= 1 && self.rejections == 1);
+            assert!(self.repairs <= 1 && self.rejections + self.shared_rejections >= 1 && self.rejections <= 1);
         }
         let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap();
         assert_eq!(reservation.steps, i64::from(started.attempt == 1));

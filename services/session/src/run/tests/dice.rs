@@ -18,6 +18,14 @@ impl Dice {
         self.at >= self.script.len()
     }
 
+    /// A reader of the next `len` choices, which are its own.
+    pub fn part(&mut self, len: usize) -> Self {
+        let rest = self.script.get(self.at..).unwrap_or_default();
+        let part = Self::new(rest[..len.min(rest.len())].to_vec());
+        self.at += len;
+        part
+    }
+
     /// A number below `sides`.
     pub fn below(&mut self, sides: usize) -> usize {
         let rolled = self.script.get(self.at).copied().unwrap_or(0);

@@ -25,7 +25,7 @@ use crate::run::{
 pub const RUN: Uuid = Uuid::from_u128(7);
 pub const SESSION: Uuid = Uuid::from_u128(8);
 pub const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-/// May be repeated.
+/// May be repeated, and changes nothing.
 pub const SEARCH: &str = "tools/docs.search";
 /// May not.
 pub const SEND: &str = "tools/mail.send";
@@ -154,6 +154,7 @@ fn tool(name: &str, idempotent: bool) -> ToolDefinition {
         input_schema_json: r#"{"type":"object"}"#.to_owned(),
         definition_hash: format!("sha256:{name}"),
         idempotent,
+        read_only: name == SEARCH,
         executor: match name {
             PICK => Executor::Caller,
             DELEGATE => Executor::Runtime,

@@ -1,5 +1,6 @@
 //! Random histories.
 
+use mar_proto::session::{event_leaf::Body, event_shared};
 use proptest::prelude::*;
 
 use super::world::World;
@@ -24,6 +25,25 @@ proptest! {
     }
 }
 
+/// Corners that only forks reach.
+fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
+    let mut corners = Vec::new();
+    match &event.body {
+        Body::ToolIntent(intent) if intent.recorded_seq.is_some() => {
+            corners.push(if intent.attempt > 1 { "decided again" } else { "decided" });
+        }
+        Body::ToolReturned(back) if back.recorded_seq.is_some() => corners.push("replayed"),
+        Body::ToolReturned(back) if back.reason == "EFFECTS_NOT_ALLOWED" => corners.push("not allowed"),
+        Body::EventShared(shared) => corners.push(match &shared.body {
+            Some(event_shared::Body::Turn(_)) => "shared turn",
+            Some(event_shared::Body::Result(_)) => "shared result",
+            _ => "shared rejection",
+        }),
+        _ => {}
+    }
+    corners
+}
+
 /// A suite that never reaches a corner proves nothing of it.
 #[test]
 fn histories_reach_every_corner() {
@@ -44,6 +64,9 @@ fn histories_reach_every_corner() {
                 _ => kind.to_owned(),
             };
             *seen.entry(corner).or_default() += 1;
+            for corner in of_forks(event) {
+                *seen.entry(corner.to_owned()).or_default() += 1;
+            }
         }
     }
     let corners = [
@@ -53,6 +76,15 @@ fn histories_reach_every_corner() {
         "Resumed",
         "Rejected",
         "Delayed",
+        "Recalled",
+        "shared turn",
+        "shared result",
+        "shared rejection",
+        "decided",
+        "decided again",
+        "replayed",
+        "not allowed",
+        "Ended(FAILED PAYLOADS_GONE)",
         "PauseRequested",
         "Asked",
         "Decided(APPROVED)",

@@ -11,6 +11,7 @@ use super::dice::Dice;
 use super::driver::{Driver, Mishap};
 use super::fixture::{self, BOOK, DELEGATE, Form, MAX_OUTPUT, PAY, PICK, SEARCH, SEND, START, WIRE, ask, text};
 use super::nursery::Nursery;
+use super::origin::Origin;
 use crate::counters::Amounts;
 use crate::run::{CallState, Command, Delay, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp};
 
@@ -19,6 +20,8 @@ const MOST_TRANSITIONS: usize = 2_000;
 
 pub struct World {
     pub driver: Driver,
+    /// What the run was forked from.
+    origin: Option<Origin>,
     pub dice: Dice,
     form: Form,
     /// Asks the same again and again.
@@ -44,7 +47,11 @@ pub struct World {
 
 impl World {
     pub fn new(script: Vec<u8>) -> Self {
-        let mut dice = Dice::new(script);
+        Self::of(Dice::new(script))
+    }
+
+    /// A world whose history these dice tell.
+    pub fn of(mut dice: Dice) -> Self {
         let limits = limits(&mut dice);
         // What a child has by itself is little, and its parent's pool not much more.
         let child = dice.once_in(6);
@@ -52,9 +59,20 @@ impl World {
         let stubborn = dice.once_in(4);
         let both: &[_] = &[BudgetScope::Tenant, BudgetScope::Session];
         let budgets = dice.of(&[&[], &[], both, &both[..1], &both[1..]]);
+        let origin = (!child && dice.once_in(5)).then(|| Origin::new(&mut dice));
+        let driver = match &origin {
+            None if child => small(limits, &mut dice),
+            None => Driver::of(fixture::admitted_on(limits, budgets)),
+            Some(origin) => {
+                let mut driver = Driver::of(origin.fork(fixture::admitted_on(limits, budgets), &mut dice));
+                driver.audit.forks(&origin.driver.events);
+                driver
+            }
+        };
         let mut world = Self {
             stubborn,
-            driver: if child { small(limits, &mut dice) } else { Driver::of(fixture::admitted_on(limits, budgets)) },
+            driver,
+            origin,
             dice,
             form,
             now: START,
@@ -325,11 +343,17 @@ impl World {
                 let answer = self.dice.of(&[Happened, DidNotHappen, Unknown]);
                 fixture::probed(&call_id, attempt, answer)
             }
-            // Forks have scenarios of their own.
-            Effect::Recall | Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => {
-                Input::Timer
-            }
+            Effect::Recall => self.recall(),
+            Effect::Stop | Effect::Seal | Effect::Delegate { .. } | Effect::StopChildren { .. } => Input::Timer,
         })
+    }
+
+    fn recall(&mut self) -> Input {
+        let gone = self.dice.once_in(16);
+        match &self.origin {
+            Some(origin) if !gone => origin.recalled(&self.driver.state),
+            _ => Input::SynthesisFailed { reason: "PAYLOADS_GONE".to_owned(), message: "no".to_owned() },
+        }
     }
 
     fn slice(&mut self, lack: Lack) -> Input {
@@ -446,6 +470,15 @@ impl World {
 
     fn call(&mut self, call_id: &str, attempt: i64) -> Input {
         use ToolOutcome::{Denied, Error, NotSent, Ok, Unknown};
+        let recorded = self.driver.state.calls.iter().find(|call| call.call_id == call_id);
+        if let Some(seq) = recorded.and_then(|call| call.recorded) {
+            return match (self.dice.below(8), &self.origin) {
+                (0..5, Some(origin)) => origin.replay(call_id, attempt, seq),
+                (5, _) => fixture::returned(call_id, attempt, Denied, ""),
+                (6, _) => fixture::returned(call_id, attempt, Unknown, ""),
+                _ => fixture::returned(call_id, attempt, NotSent, ""),
+            };
+        }
         let delegates = self.driver.state.calls.iter().any(|call| call.call_id == call_id && call.tool == DELEGATE);
         if delegates && !self.dice.once_in(6) {
             return fixture::handed(call_id, attempt, WaitReason::ChildRun);
