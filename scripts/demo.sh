@@ -10,7 +10,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 question=${1:-}
-[ -n "$question" ] || question="Which environment variable names the API key for mar?"
+[ -n "$question" ] || question="Which status code does the rehearsal server answer when no rule matches?"
 
 # shellcheck disable=SC2016 # expanded by the inner shell
 exec scripts/with-runtime.sh bash -c '

@@ -4,9 +4,10 @@
 #   scripts/with-runtime.sh [--model large|small|found|rehearsal] [--docs FOLDER] COMMAND [ARGUMENT…]
 #
 # --model found (the default) takes the first of: OPENAI_API_KEY; an OpenAI-compatible server on port 11434, 8000 or 8080;
-# the local 1.5B model, or the 0.5B one with MODEL=small, which is fetched and checked first. --docs is the folder to
-# search, by default the project's own documentation. The command finds the endpoint in MAR_ENDPOINT, the program in MAR,
-# and what answers in MAR_MODEL. Data is in a temporary folder; its log is shown when something goes wrong.
+# the local 1.5B model, or the 0.5B one with MODEL=small, which is fetched and checked first. MODEL=rehearsal takes the
+# scripted stand-in, which is no model. --docs is the folder to search, by default the project's own documentation. The
+# command finds the endpoint in MAR_ENDPOINT, the program in MAR, and what answers in MAR_MODEL. A program that is named in
+# MAR is used as it is; without, it is built. Data is in a temporary folder; its log is shown when something goes wrong.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -70,20 +71,26 @@ lists_models() {
 
 # --- The program -----------------------------------------------------------------------------------------------------
 
-bin=${CARGO_TARGET_DIR:-$root/target}/debug/mar
-say "building mar (a first build takes 3 to 5 minutes, a later one seconds)"
-# The whole workspace, as `make build` does: a build of mar alone would unify other features and compile much of it anew.
-cargo build --quiet --workspace --bins
+bin=${MAR:-}
+if [ -z "$bin" ]; then
+  bin=${CARGO_TARGET_DIR:-$root/target}/debug/mar
+  say "building mar (a first build takes 3 to 5 minutes, a later one seconds)"
+  # The whole workspace, as `make build` does: a build of mar alone would unify other features and compile much of it anew.
+  cargo build --quiet --workspace --bins
+fi
 
 # --- The model -------------------------------------------------------------------------------------------------------
 
 size=large
-if [ "${MODEL:-}" = small ]; then size=small; fi
+case ${MODEL:-} in
+  small) size=small ;;
+  rehearsal) [ "$model" != found ] || model=rehearsal ;;
+esac
 up=()
 serve=
 case $model in
   large | small) size=$model serve=yes ;;
-  rehearsal) up+=(--rehearse) MAR_MODEL=rehearsal ;;
+  rehearsal) up+=(--rehearse) MAR_MODEL="the rehearsal, which is scripted and no model" ;;
   found)
     if [ -n "${OPENAI_API_KEY:-}" ]; then
       MAR_MODEL="OpenAI, by OPENAI_API_KEY"
@@ -114,6 +121,7 @@ if [ -n "$serve" ]; then
   python3 -c 'import ensurepip, venv, pip' 2> /dev/null || scripts/install-tools.sh >&2 || true
   scripts/fetch-model.sh "$size" > /dev/null
   port=$(free_port)
+  : > "$work/model.out"
   scripts/serve-model.sh "$size" "$port" > "$work/model.out" 2> "$work/model.log" &
   pids+=($!)
   for try in $(seq 1200); do
@@ -123,7 +131,7 @@ if [ -n "$serve" ]; then
   done
   up+=(--model-url "http://127.0.0.1:$port/v1")
   MAR_MODEL=$name
-elif [ "$model" = found ]; then
+else
   say "model: $MAR_MODEL"
 fi
 

@@ -1,11 +1,13 @@
 //! Mistakes in the configuration: each is named by its key path, and nothing is bound.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use mar_testkit::ports;
 use mar_testkit::process::{Process, built_binary};
+use mar_tests::{Deployment, Options, Shape, Stores};
 use tokio::process::Command;
 
 /// Exit status of a configuration that is wrong.
@@ -79,6 +81,39 @@ async fn refuses(service: &str, text: &str, paths: &[String]) -> anyhow::Result<
     assert_eq!(status.code(), Some(WRONG), "{service}: {text}\n{}", process.log().join("\n"));
     for path in paths {
         process.wait_for_line(path, Duration::from_secs(5)).await.with_context(|| format!("{service}: {text}"))?;
+    }
+    Ok(())
+}
+
+/// What is shown has every value that counts and no secret, and is a configuration itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_service_shows_its_configuration() -> anyhow::Result<()> {
+    let system = Deployment::prepare(Options::new(Shape::Four, Stores::Embedded)).await?;
+    let given = system.config_file();
+    for (service, table, default) in [
+        ("session", "session", "max_prompt = "),
+        ("router", "router", "default_routing_policy = "),
+        ("agent-generator", "agent_generator", "max_tools = 128"),
+        ("tool-gateway", "tool_gateway", "drain = \"2s\""),
+    ] {
+        let ask = async |file: &Path, more: &[&str]| {
+            let mut command = Command::new(built_binary(service)?);
+            command.arg("--config").arg(file).args(more).current_dir(given.parent().context("no folder")?);
+            let output = command.output().await?;
+            let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
+            anyhow::Ok((output.status.code(), said))
+        };
+        let secret = format!("{table}.store.url=postgres://ada:lovelace@127.0.0.1:1/x");
+        let has_store = matches!(service, "session" | "agent-generator");
+        let more: &[&str] = if has_store { &["--dump-config", "--set", &secret] } else { &["--dump-config"] };
+        let (code, shown) = ask(&given, more).await?;
+        assert_eq!(code, Some(0), "{service}: {shown}");
+        assert!(shown.contains(default), "{service}: {shown}");
+        assert!(!shown.contains("lovelace"), "{service}: {shown}");
+        let again = given.with_extension("shown.toml");
+        std::fs::write(&again, &shown)?;
+        let checked = ask(&again, &["--check-config"]).await?;
+        assert_eq!(checked, (Some(0), String::new()), "{service}: {shown}");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_runtime::auth::keys;
 use mar_runtime::clock::SystemIds;
 use mar_testkit::ports;
-use mar_testkit::postgres::Postgres;
+use mar_testkit::postgres::{Database, Postgres};
 use mar_testkit::process::{Process, Signal, built_binary};
 use mar_testkit::redis::Redis;
 use mar_testkit::rehearsal::{Rehearsal, Script};
@@ -160,6 +160,8 @@ pub struct Deployment {
     pub rehearsal: Rehearsal,
     processes: Vec<(String, Process)>,
     urls: Option<(String, String)>,
+    /// Its part of the shared Postgres. Dropped after the processes, as the servers are.
+    _database: Option<Database>,
     /// Its own Postgres, where it was asked for. Dropped after the processes.
     pub postgres: Option<Postgres>,
     /// Its own Redis, where it was asked for.
@@ -207,7 +209,7 @@ impl Deployment {
         let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
         let rehearsal = Rehearsal::start(script).await?;
         let folder = tempfile::tempdir()?;
-        let (mut postgres, mut redis) = (None, None);
+        let (mut postgres, mut redis, mut database) = (None, None, None);
         let urls = match options.stores {
             Stores::Embedded => None,
             Stores::Servers if options.own_servers => {
@@ -219,11 +221,24 @@ impl Deployment {
             }
             Stores::Servers => {
                 let servers = || anyhow::Ok((Postgres::shared()?.database()?, Redis::shared()?.database()?));
-                Some(tokio::task::block_in_place(servers)?)
+                let (own_database, redis) = tokio::task::block_in_place(servers)?;
+                let urls = (own_database.to_string(), redis);
+                database = Some(own_database);
+                Some(urls)
             }
         };
         let ports = ports::free_many(4)?;
-        let system = Self { options, folder, ports, rehearsal, processes: Vec::new(), urls, postgres, redis };
+        let system = Self {
+            options,
+            folder,
+            ports,
+            rehearsal,
+            processes: Vec::new(),
+            urls,
+            _database: database,
+            postgres,
+            redis,
+        };
         system.write_files()?;
         Ok(system)
     }

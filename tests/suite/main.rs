@@ -65,6 +65,8 @@ mod reading;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod scripts;
+#[cfg(test)]
 mod seals;
 #[cfg(test)]
 mod sessions;

@@ -242,7 +242,7 @@ async fn one_process_runs_on_servers() -> anyhow::Result<()> {
     let address = format!("127.0.0.1:{}", ports::free()?);
     let mut command = Command::new(built_binary("mar")?);
     command.args(["up", "--stores", "postgres,redis", "--rehearse", "--listen", &address]);
-    command.args(["--postgres-url", &postgres, "--redis-url", &redis]).arg("--data").arg(folder.path());
+    command.args(["--postgres-url", &*postgres, "--redis-url", &redis]).arg("--data").arg(folder.path());
     command.env_remove("MAR_CONFIG").current_dir(folder.path());
     let mut process = Process::spawn("mar", command)?;
     process.wait_for_port(address.parse()?, Duration::from_secs(30)).await?;
@@ -255,7 +255,7 @@ async fn one_process_runs_on_servers() -> anyhow::Result<()> {
     assert!(!folder.path().join("session.db").exists());
     let mut command = Command::new(built_binary("mar")?);
     command.args(["up", "--stores", "postgres,redis", "--rehearse", "--listen", &address]);
-    command.args(["--postgres-url", &postgres, "--redis-url", &redis]).arg("--data").arg(folder.path());
+    command.args(["--postgres-url", &*postgres, "--redis-url", &redis]).arg("--data").arg(folder.path());
     command.env_remove("MAR_CONFIG").current_dir(folder.path());
     let mut process = Process::spawn("mar", command)?;
     process.wait_for_port(address.parse()?, Duration::from_secs(30)).await?;

@@ -174,10 +174,20 @@ async fn one_trace_in_one_process() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_over_four_processes() -> anyhow::Result<()> {
+    let services = ["agent-generator", "router", "session", "tool-gateway"];
+    one_trace_is_exported(Options::new(Shape::Four, Stores::Servers), &services, "session").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_through_mar_up() -> anyhow::Result<()> {
+    one_trace_is_exported(Options::new(Shape::One, Stores::Embedded), &["mar"], "mar").await
+}
+
+/// A system whose processes, by these names, export one tree below the caller's span, whose root is of the one named last.
+async fn one_trace_is_exported(options: Options, processes: &[&str], root: &str) -> anyhow::Result<()> {
     let receiver = Receiver::start().await?;
     let telemetry = format!("[runtime.telemetry]\notlp_endpoint = '{}'\n", receiver.url());
-    let options = Options::new(Shape::Four, Stores::Servers).extra(telemetry);
-    let system = Deployment::start(options).await?;
+    let system = Deployment::start(options.extra(telemetry)).await?;
     let (header, trace, caller) = traceparent(&SystemIds);
     run_traced(system.endpoint(0), &header).await?;
 
@@ -187,7 +197,7 @@ async fn one_trace_over_four_processes() -> anyhow::Result<()> {
 
     let whole = |spans: &[Received]| {
         let services: BTreeSet<&str> = spans.iter().map(|received| received.service.as_str()).collect();
-        services == BTreeSet::from(["agent-generator", "router", "session", "tool-gateway"])
+        services == processes.iter().copied().collect()
     };
     let spans = until_some(PATIENCE, || {
         let spans = receiver.trace(trace.to_bytes());
@@ -197,7 +207,7 @@ async fn one_trace_over_four_processes() -> anyhow::Result<()> {
     assert!(whole(&spans) && is_tree(&spans, &caller.to_bytes()), "{:#?}", names(&spans));
     let roots: Vec<_> = spans.iter().filter(|received| received.span.parent_span_id == caller.to_bytes()).collect();
     assert_eq!(roots.len(), 1, "{:#?}", names(&spans));
-    assert_eq!(roots[0].service, "session");
+    assert_eq!(roots[0].service, root);
     Ok(())
 }
 

@@ -1,22 +1,22 @@
 //! An own Postgres cluster on a free loopback port, gone with its process.
 
 mod cluster;
+mod database;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tempfile::TempDir;
 
 use self::cluster::Binaries;
+use self::database::Psql;
 
 pub(crate) use self::cluster::Account;
+pub use self::database::Database;
 use crate::supervisor::{self, Supervised};
 
 static SHARED: OnceLock<Result<Postgres, String>> = OnceLock::new();
-static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 /// What is wanted of a cluster.
 #[derive(Debug, Clone, Default)]
@@ -197,7 +197,7 @@ impl Postgres {
     /// The database `postgres`, as in `postgres://postgres@127.0.0.1:5432/postgres`.
     #[must_use]
     pub fn url(&self) -> String {
-        self.url_of("postgres")
+        self.psql().url()
     }
 
     /// The port on 127.0.0.1.
@@ -206,14 +206,12 @@ impl Postgres {
         self.port
     }
 
-    /// Creates an empty database with a name of its own; answers its URL.
+    /// Creates an empty database with a name of its own.
     ///
     /// # Errors
     /// When the server does not run or refuses.
-    pub fn database(&self) -> anyhow::Result<String> {
-        let name = format!("test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
-        self.execute(&format!("create database {name}"))?;
-        Ok(self.url_of(&name))
+    pub fn database(&self) -> anyhow::Result<Database> {
+        Database::create(self.psql())
     }
 
     /// Runs SQL with `psql` in the database `postgres`; answers its unaligned output.
@@ -221,34 +219,17 @@ impl Postgres {
     /// # Errors
     /// When the server does not run or refuses.
     pub fn execute(&self, sql: &str) -> anyhow::Result<String> {
-        let output = Command::new(self.binaries.path("psql"))
-            .args([
-                "--no-psqlrc",
-                "--quiet",
-                "--tuples-only",
-                "--no-align",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-c",
-                sql,
-                &self.url(),
-            ])
-            .output()
-            .context("cannot run psql")?;
-        if !output.status.success() {
-            bail!("psql: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        self.psql().execute(sql)
+    }
+
+    fn psql(&self) -> Psql {
+        Psql { program: self.binaries.path("psql"), port: self.port }
     }
 
     /// Where `psql`, `pgbench` and the others of this version are.
     #[must_use]
     pub fn binaries(&self) -> &Path {
         self.binaries.folder()
-    }
-
-    fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     fn data(&self) -> PathBuf {

@@ -236,7 +236,7 @@ async fn main() -> anyhow::Result<()> {
     let (_, floor_commit) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, 1))?;
     let trip = redis_trip(&redis.url(), &clock).await?;
 
-    let store = PostgresStore::connect(&PostgresConfig::new(store_url.clone().into())).await?;
+    let store = PostgresStore::connect(&PostgresConfig::new(store_url.to_string().into())).await?;
     let shared = Shared {
         store: Arc::new(store),
         counters: Arc::new(RedisCounters::new(&RedisConfig::new(redis.url().into()))?),

@@ -50,8 +50,13 @@ fn postgres_takes_settings_and_durability() {
 fn databases_of_a_shared_postgres_differ() {
     let shared = Postgres::shared().unwrap();
     let (one, two) = (shared.database().unwrap(), shared.database().unwrap());
-    assert_ne!(one, two);
+    assert_ne!(*one, *two);
     assert!(one.starts_with("postgres://postgres@127.0.0.1:"));
+    let all = || shared.execute("select '/' || datname from pg_database").unwrap();
+    let name = one.rsplit_once('/').unwrap().1.to_owned();
+    assert!(all().contains(&name));
+    drop(one);
+    assert!(!all().contains(&name), "a database goes with whoever had it");
     assert_eq!(Postgres::shared().unwrap().port(), shared.port());
 }
 

@@ -80,7 +80,8 @@ async fn a_changed_row_is_not_believed() {
 async fn postgres_keeps_the_contract() {
     let database =
         tokio::task::spawn_blocking(|| mar_testkit::postgres::Postgres::shared().unwrap().database().unwrap());
-    let url = secrecy::SecretString::from(database.await.unwrap());
+    let database = database.await.unwrap();
+    let url = secrecy::SecretString::from(database.to_string());
     let open = || PostgresStore::connect(&url, 4);
     // Two replicas may start at once.
     let (one, two) = futures::future::join(open(), open()).await;

@@ -360,8 +360,8 @@ async fn huge_input() {
 #[tokio::test]
 async fn the_store_is_down() {
     let postgres = tokio::task::spawn_blocking(|| Postgres::start().unwrap()).await.unwrap();
-    let url = postgres.database().unwrap();
-    let mut harness = Harness::with(|setup| setup.config.store.url = url).await;
+    let database = postgres.database().unwrap();
+    let mut harness = Harness::with(|setup| setup.config.store.url = database.to_string()).await;
     let name = harness.client.generate_agent(request(task(&[]))).await.unwrap().into_inner().name;
     postgres.stop();
     let generate = refused(&mut harness, request(task(&[]))).await;

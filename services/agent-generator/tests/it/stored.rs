@@ -25,8 +25,8 @@ async fn names_have_one_form() {
 
 #[tokio::test]
 async fn postgres_serves_as_sqlite_does() {
-    let url = tokio::task::spawn_blocking(|| Postgres::shared().unwrap().database().unwrap()).await.unwrap();
-    let mut on_postgres = Harness::with(|setup| setup.config.store.url = url).await;
+    let database = tokio::task::spawn_blocking(|| Postgres::shared().unwrap().database().unwrap()).await.unwrap();
+    let mut on_postgres = Harness::with(|setup| setup.config.store.url = database.to_string()).await;
     let mut on_sqlite = Harness::start().await;
     let one = on_postgres.client.generate_agent(request(task(&["docs.*"]))).await.unwrap().into_inner();
     let other = on_sqlite.client.generate_agent(request(task(&["docs.*"]))).await.unwrap().into_inner();

@@ -40,7 +40,7 @@ async fn it_is_ready_in_under_a_second_with_what_it_has() {
 }
 
 #[tokio::test]
-async fn one_port_answers_for_four_services_by_reflection_and_health() {
+async fn one_port_tells_the_health_of_four_services() {
     let up = Up::start().await;
     for service in [
         "agentruntime.session.v1.SessionService",

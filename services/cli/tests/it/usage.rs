@@ -90,7 +90,11 @@ async fn files_that_cannot_be_used_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.json");
     std::fs::write(&broken, "{\"type\": ").unwrap();
-    for (file, text) in [("/no/such/schema.json", "cannot be read"), (broken.to_str().unwrap(), "is not JSON")] {
+    let latin = folder.path().join("latin.json");
+    std::fs::write(&latin, b"{\"title\": \"caf\xe9\"}").unwrap();
+    let (broken, latin) = (broken.to_str().unwrap(), latin.to_str().unwrap());
+    let wrong = [("/no/such/schema.json", "cannot be read"), (broken, "is not JSON"), (latin, "is not UTF-8")];
+    for (file, text) in wrong {
         let said = say(mar(&["run", "x", "--schema", file])).await;
         assert_eq!(said.code, 64, "{said:?}");
         assert!(said.err.contains(file) && said.err.contains(text), "{said:?}");

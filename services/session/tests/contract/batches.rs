@@ -6,7 +6,10 @@ use mar_session::store::{
     Append, EventRow, RunRow,
     postgres::{PostgresConfig, PostgresStore},
 };
-use mar_testkit::{postgres::Postgres, wait};
+use mar_testkit::{
+    postgres::{Database, Postgres},
+    wait,
+};
 use sqlx::{PgPool, Postgres as Driver, Transaction, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
@@ -17,11 +20,19 @@ use crate::{
 
 type Appending = JoinSet<(usize, Result<Append, mar_session::store::Error>)>;
 
-async fn open(url: &str, through: &str) -> (Subject, PgPool) {
+/// A store on a database of its own, by this address.
+async fn open(database: Database, through: &str) -> (Subject, PgPool) {
     let store = PostgresStore::connect(&PostgresConfig::new(through.to_owned().into())).await.unwrap();
-    let behind = PgPoolOptions::new().max_connections(3).connect_lazy(url).unwrap();
-    let subject = Subject { store: Arc::new(store), behind: Behind::Postgres(behind.clone()), _keep: Box::new(()) };
+    let behind = PgPoolOptions::new().max_connections(3).connect_lazy(&database).unwrap();
+    let behind_it = Behind::Postgres(behind.clone());
+    let subject = Subject { store: Arc::new(store), behind: behind_it, _keep: Box::new(database) };
     (subject, behind)
+}
+
+async fn open_directly() -> (Subject, PgPool) {
+    let database = Postgres::shared().unwrap().database().unwrap();
+    let url = database.to_string();
+    open(database, &url).await
 }
 
 /// Holds every append back, so that those that follow gather.
@@ -73,8 +84,7 @@ async fn transactions(behind: &PgPool) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_that_arrive_together_are_one_statement() {
-    let url = Postgres::shared().unwrap().database().unwrap();
-    let (subject, behind) = open(&url, &url).await;
+    let (subject, behind) = open_directly().await;
     let mut runs = runs(&subject, 12).await;
     let (gate, mut appending) = (gate(&behind).await, Appending::new());
     for (number, (run, log)) in runs.iter_mut().enumerate() {
@@ -93,8 +103,7 @@ async fn appends_that_arrive_together_are_one_statement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_or_a_gap_of_one_run_fails_no_other() {
-    let url = Postgres::shared().unwrap().database().unwrap();
-    let (subject, behind) = open(&url, &url).await;
+    let (subject, behind) = open_directly().await;
     let mut runs = runs(&subject, 12).await;
     // The run at 8 has another writer, the one at 9 a gap, the one at 10 repeats what is stored.
     let mut other = runs[8].1.clone();
@@ -124,8 +133,7 @@ async fn a_conflict_or_a_gap_of_one_run_fails_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_of_one_run_and_of_two_tenants_stay_apart() {
-    let url = Postgres::shared().unwrap().database().unwrap();
-    let (subject, behind) = open(&url, &url).await;
+    let (subject, behind) = open_directly().await;
     let mut runs = runs(&subject, 3).await;
     let (gate, mut appending) = (gate(&behind).await, Appending::new());
     let (run, log) = &mut runs[0];
@@ -157,7 +165,8 @@ async fn a_lost_answer_to_a_batch_is_done_for_each() {
     let postgres = Postgres::shared().unwrap();
     let url = postgres.database().unwrap();
     let proxy = Proxy::start(postgres.port()).await;
-    let (subject, behind) = open(&url, &proxy.url(&url, postgres.port())).await;
+    let through = proxy.url(&url, postgres.port());
+    let (subject, behind) = open(url, &through).await;
     let mut runs = runs(&subject, 8).await;
     let (gate, mut appending) = (gate(&behind).await, Appending::new());
     proxy.lose(b"INSERT 0 6\0");
@@ -175,8 +184,7 @@ async fn a_lost_answer_to_a_batch_is_done_for_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_gives_up_leaves_the_others_theirs() {
-    let url = Postgres::shared().unwrap().database().unwrap();
-    let (subject, behind) = open(&url, &url).await;
+    let (subject, behind) = open_directly().await;
     let mut runs = runs(&subject, 6).await;
     let (gate, mut appending) = (gate(&behind).await, Appending::new());
     // The first two send the statements that the rest waits for.

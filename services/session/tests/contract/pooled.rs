@@ -31,18 +31,19 @@ static SERVERS: LazyLock<Option<Servers>> = LazyLock::new(|| {
 
 async fn open() -> Option<Subject> {
     let servers = tokio::task::block_in_place(|| SERVERS.as_ref())?;
-    let direct = servers.postgres.database().unwrap();
+    let database = servers.postgres.database().unwrap();
+    let direct: &str = &database;
     let config = PostgresConfig {
-        migrate_url: Some(direct.clone().into()),
+        migrate_url: Some(direct.to_owned().into()),
         pooler: Pooler::Transaction,
         max_connections: 6,
         hooked: hooked(),
         connect_timeout: std::time::Duration::from_secs(10),
-        ..PostgresConfig::new(servers.pooler.url(&direct).into())
+        ..PostgresConfig::new(servers.pooler.url(direct).into())
     };
     let store = PostgresStore::connect(&config).await.unwrap();
-    let behind = PgPoolOptions::new().max_connections(1).connect_lazy(&direct).unwrap();
-    Some(Subject { store: Arc::new(store), behind: Behind::Postgres(behind), _keep: Box::new(()) })
+    let behind = PgPoolOptions::new().max_connections(1).connect_lazy(direct).unwrap();
+    Some(Subject { store: Arc::new(store), behind: Behind::Postgres(behind), _keep: Box::new(database) })
 }
 
 store_suite!(open);

@@ -26,11 +26,13 @@ fn config(url: String) -> PostgresConfig {
 }
 
 async fn open() -> Subject {
-    let url = Postgres::shared().unwrap().database().unwrap();
+    let database = Postgres::shared().unwrap().database().unwrap();
+    let url = database.to_string();
     // The suites stress a small machine; the bound has tests of its own.
     let patient = PostgresConfig { max_connections: 6, hooked: hooked(), ..PostgresConfig::new(url.clone().into()) };
     let patient = PostgresConfig { connect_timeout: Duration::from_secs(10), ..patient };
-    subject(Arc::new(PostgresStore::connect(&patient).await.unwrap()), &url)
+    let store = Arc::new(PostgresStore::connect(&patient).await.unwrap());
+    Subject { _keep: Box::new(database), ..subject(store, &url) }
 }
 
 fn subject(store: Arc<PostgresStore>, url: &str) -> Subject {
@@ -46,7 +48,8 @@ async fn relayed() -> (Proxy, Subject) {
     let url = postgres.database().unwrap();
     let proxy = Proxy::start(postgres.port()).await;
     let store = PostgresStore::connect(&config(proxy.url(&url, postgres.port()))).await.unwrap();
-    (proxy, subject(Arc::new(store), &url))
+    let subject = subject(Arc::new(store), &url);
+    (proxy, Subject { _keep: Box::new(url), ..subject })
 }
 
 async fn assert_unavailable<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Error>>) {
@@ -60,7 +63,7 @@ async fn several_replicas_may_migrate_at_a_time() {
     let url = Postgres::shared().unwrap().database().unwrap();
     let mut calls = JoinSet::new();
     for _ in 0..3 {
-        let config = config(url.clone());
+        let config = config(url.to_string());
         calls.spawn(async move { PostgresStore::connect(&config).await.unwrap().ping().await.unwrap() });
     }
     calls.join_all().await;
@@ -78,13 +81,13 @@ async fn a_wrong_address_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_from_the_future_is_refused() {
     let url = Postgres::shared().unwrap().database().unwrap();
-    PostgresStore::connect(&config(url.clone())).await.unwrap();
+    PostgresStore::connect(&config(url.to_string())).await.unwrap();
     let pool = PgPoolOptions::new().connect(&url).await.unwrap();
     sqlx::query("INSERT INTO session.migrations (version, description, success, checksum, execution_time) VALUES (99, 'x', true, '', 0)")
         .execute(&pool)
         .await
         .unwrap();
-    let newer = PostgresStore::connect(&config(url)).await;
+    let newer = PostgresStore::connect(&config(url.to_string())).await;
     assert!(matches!(newer, Err(OpenError::Migration(_))), "{newer:?}");
 }
 
@@ -189,7 +192,7 @@ async fn a_transaction_that_was_given_up_is_nobody_elses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_statement_is_given_up() {
     let url = Postgres::shared().unwrap().database().unwrap();
-    let subject = subject(Arc::new(PostgresStore::connect(&config(url.clone())).await.unwrap()), &url);
+    let subject = subject(Arc::new(PostgresStore::connect(&config(url.to_string())).await.unwrap()), &url);
     let (run, mut log) = subject.admitted().await;
     let Behind::Postgres(behind) = &subject.behind else { return };
     let mut blocker = behind.begin().await.unwrap();

@@ -7,7 +7,7 @@ use mar_session::store::{
     erasure::{Begun, Extent},
     postgres::{PostgresConfig, PostgresStore},
 };
-use mar_testkit::postgres::Postgres;
+use mar_testkit::postgres::{Database, Postgres};
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
@@ -16,9 +16,9 @@ use crate::rows::{Behind, Concurrency, Log, OWNER, Subject, TENANT, change, key,
 const OTHER: &str = "globex";
 
 /// A store on a database of its own, with the database's URL.
-async fn open() -> (Subject, String) {
+async fn open() -> (Subject, Database) {
     let url = Postgres::shared().unwrap().database().unwrap();
-    let store = PostgresStore::connect(&PostgresConfig::new(url.clone().into())).await.unwrap();
+    let store = PostgresStore::connect(&PostgresConfig::new(url.to_string().into())).await.unwrap();
     (subject(store, &url), url)
 }
 
@@ -206,14 +206,15 @@ async fn retention_removes_payload_of_the_tenant_it_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_brings_its_tenant() {
     let url = Postgres::shared().unwrap().database().unwrap();
-    PostgresConfig::new(url.clone().into()).migrate().await.unwrap();
+    PostgresConfig::new(url.to_string().into()).migrate().await.unwrap();
     for settings in [
         "options[mar.tenant]=globex",
         "options[mar.tenant]=",
         "options[enable_nestloop]=off&options[enable_indexscan]=off&options[enable_bitmapscan]=off",
         "options[enable_seqscan]=off&options[enable_hashjoin]=off&options[enable_mergejoin]=off",
     ] {
-        let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(format!("{url}?{settings}").into()) };
+        let config =
+            PostgresConfig { max_connections: 1, ..PostgresConfig::new(format!("{}?{settings}", &*url).into()) };
         let subject = subject(PostgresStore::connect(&config).await.unwrap(), &url);
         let (run, mut log) = subject.admitted().await;
         for step in 0..8_u8 {
@@ -358,7 +359,7 @@ async fn old_run(subject: &Subject) -> Uuid {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_of_another_version_is_refused_by_name() {
     let url = Postgres::shared().unwrap().database().unwrap();
-    let config = PostgresConfig { auto_migrate: false, ..PostgresConfig::new(url.clone().into()) };
+    let config = PostgresConfig { auto_migrate: false, ..PostgresConfig::new(url.to_string().into()) };
     let empty = PostgresStore::connect(&config).await;
     let Err(error @ OpenError::Schema { found: 0, wanted: 1 }) = empty else { panic!("{empty:?}") };
     assert!(error.to_string().contains("run `session migrate`"), "{error}");

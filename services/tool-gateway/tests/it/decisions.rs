@@ -102,6 +102,16 @@ async fn the_list_pages_and_picks() {
     let tools = ["append", "apply", "count", "crash", "echo", "fail", "huge", "many", "refuse", "slow", "status"];
     let expected = tools.map(|tool| format!("tools/s.{tool}"));
     assert_eq!(names, expected);
+
+    // A token that is none, and one of another listing.
+    let first = pb::ListToolsRequest { page_size: 2, ..Default::default() };
+    let of_all = client.list_tools(first).await.unwrap().into_inner().next_page_token;
+    for page_token in ["nonsense".to_owned(), of_all] {
+        let request = pb::ListToolsRequest { page_size: 2, page_token, patterns: vec!["s.*".into()] };
+        let refused = client.list_tools(request).await.unwrap_err();
+        let violations = mar_runtime::status::violations(&refused);
+        assert_eq!(violations.iter().map(|one| one.field.as_str()).collect::<Vec<_>>(), ["page_token"], "{refused:?}");
+    }
     bench.stop().await;
 }
 
