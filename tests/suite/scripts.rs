@@ -1,5 +1,7 @@
 //! The scripts behind `make demo` and `make questions`, with the rehearsal for a model: what they start, say and leave.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
