@@ -86,7 +86,6 @@ impl Report {
             ("commits delayed", scars.delayed),
             ("child runs", scars.children),
             ("draws on a parent", scars.refills),
-            ("used beyond a pool", scars.overdrawn),
             ("requests and streams", self.tries),
             ("tool intents", self.effects.intents),
             ("tool calls", self.effects.calls),

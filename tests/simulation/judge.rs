@@ -37,7 +37,6 @@ pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
         judged.scars += &oracle::check(ended, &events)?;
         let children = children(world, &events).with_context(what)?;
         judged.scars += &oracle::check_family(&events, &children).with_context(what)?;
-        ensure!(judged.scars.overdrawn == 0, "children have used more than there was for all: {}", what());
         known.insert(story.run);
         for (run, _) in &children {
             known.extend(run.name.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()));

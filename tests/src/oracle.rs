@@ -51,8 +51,6 @@ pub struct Scars {
     pub refills: usize,
     /// Slices of budgets that were granted.
     pub slices: usize,
-    /// Steps and tool calls that child runs have used beyond what their parent took for all of them.
-    pub overdrawn: usize,
 }
 
 impl std::ops::AddAssign<&Self> for Scars {
@@ -67,7 +65,6 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.children += other.children;
         self.refills += other.refills;
         self.slices += other.slices;
-        self.overdrawn += other.overdrawn;
         self.keys.extend(other.keys.clone());
         self.recorded.extend(other.recorded.clone());
         self.outcomes.extend(other.outcomes.clone());

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use mar_proto::session::{ChildEnded, DelegationIntent, Event, Reservation, Run, event_leaf::Body};
 use mar_proto::types::Usage;
 
-use super::{Replay, Scars, check_from, hash};
+use super::{Replay, Scars, check_from, hash, told as shown};
 
 /// The child runs of a call.
 #[derive(Debug, Default)]
@@ -72,8 +72,8 @@ impl Replay {
 }
 
 /// Checks the child runs of a run that has ended, all of them with their logs: each begins with what its parent meant, ends as
-/// its parent was told, and what they have used together beyond what there was for all is counted. Answers the scars of the
-/// children.
+/// its parent was told, and together they have used no more than their parent took for all of them. Answers the scars of
+/// the children.
 ///
 /// # Errors
 /// What does not hold.
@@ -103,8 +103,9 @@ pub fn check_family(parent: &[Event], children: &[(Run, Vec<Event>)]) -> anyhow:
         }
         // What a child leaves of its allotment others may draw, so that only the whole is bounded.
         let there = intent.reserved.unwrap_or_default();
-        let over = (used.0 - there.steps).max(0) + (used.1 - there.tool_calls).max(0);
-        scars.overdrawn += usize::try_from(over)?;
+        let of_all = || children.iter().map(|(run, events)| shown(run, events)).collect::<Vec<_>>().join("\n");
+        ensure!(used.0 <= there.steps, "children used {} steps of {}: {}", used.0, there.steps, of_all());
+        ensure!(used.1 <= there.tool_calls, "children made {} calls of {}: {}", used.1, there.tool_calls, of_all());
     }
     ensure!(children.len() <= meant, "{} child runs, meant were {meant}", children.len());
     Ok(scars)

@@ -13,7 +13,7 @@
 //! The pool is in the counters alone, its truth is in the children's logs: what is left is the pool's size minus what each
 //! child holds beyond its allotment (for an ended child, use minus allotment, which may be negative). A pool that is gone,
 //! of another nonce, on another server than the one that wrote it (a promotion may have lost draws; its replication id
-//! tells) or behind a child's log is lost: every draw answers [`PoolLost`](super::Error::PoolLost) with a token, and
+//! tells), behind a child's log or ahead of it is lost: every draw answers [`PoolLost`](super::Error::PoolLost) with a token, and
 //! [`rebuild_pool`](super::Counters::rebuild_pool) with that token heals it.
 //!
 //! **The ceiling rule.** A draw that was answered may not be committed yet when another child reads the logs for a
@@ -21,6 +21,11 @@
 //! already holds (for instance: less is left than `n` times the last step, and then always the same amount). Whoever
 //! rebuilds counts that ceiling as held by every open child for which the rule says so. What was counted too high comes
 //! back with that child's next draw but one. The logs are read after the token was received, or the rebuild may miss draws.
+//!
+//! **Several owners.** A child that was taken over has, until the log says which, two owners that think that it is theirs: the
+//! former one, frozen between an answer and its commit, may be the one whose commit is taken. So a child holds the most of
+//! all that was answered at one place of its log, until a change comes whose log is beyond that place. A change whose log
+//! is *behind* such a place can neither be committed nor be believed: it would count as free what the log has taken.
 //!
 //! Two masters at a time, an old one that is cut off from its replica and still reached by a child, are outside of this:
 //! `min-replicas-to-write 1` on the servers excludes them. Parents' and children's own counters are not affected.
@@ -125,8 +130,10 @@ pub(super) fn check_pool(pool: &Pool) -> bool {
 
 /// Refuses what no implementation counts exactly.
 pub(super) fn check_held(held: &Held) -> Result<(), Error> {
-    let number = 0..=MAX_NUMBER;
-    let sound = number.contains(&held.epoch) && number.contains(&held.seq) && held.amounts.within(-MAX_AMOUNT);
+    // Its next event has to be counted exactly, too.
+    let sound = (0..=MAX_NUMBER).contains(&held.epoch)
+        && (0..MAX_NUMBER).contains(&held.seq)
+        && held.amounts.within(-MAX_AMOUNT);
     if sound { Ok(()) } else { Err(Error::OutOfBounds("what a child holds")) }
 }
 
@@ -152,14 +159,20 @@ pub(super) struct Whole {
 #[derive(Debug, Clone, Copy, Default)]
 struct Child {
     epoch: i64,
+    /// Where the last change would be committed. Of one that a log was read of: where its next event will be.
     seq: i64,
-    /// With the last draw.
+    /// The most that its log can come to hold by an event at `seq`.
     held: Amounts,
     /// The last draw.
     got: Amounts,
-    /// What it holds is a ceiling that a rebuild took from its log. The change that follows may be a late copy of one that
-    /// was answered before the loss, so it does not lower it; the one after that does.
-    doubt: bool,
+    /// Nobody has asked at `seq` since its log was read; what it holds is a ceiling there.
+    read: bool,
+}
+
+impl Child {
+    fn of_log(held: &Held) -> Self {
+        Self { epoch: held.epoch, seq: held.seq + 1, held: held.amounts, got: Amounts::default(), read: true }
+    }
 }
 
 /// What a draw finds.
@@ -177,12 +190,7 @@ impl Whole {
     }
 
     pub(super) fn rebuilt(rebuild: &PoolRebuild, sum: Amounts) -> Self {
-        let child = |held: &Held| {
-            let child =
-                Child { epoch: held.epoch, seq: held.seq, held: held.amounts, got: Amounts::default(), doubt: true };
-            (held.run, child)
-        };
-        let children = rebuild.held.iter().map(child).collect();
+        let children = rebuild.held.iter().map(|held| (held.run, Child::of_log(held))).collect();
         Self { nonce: rebuild.pool.nonce, size: rebuild.size, sum, children }
     }
 
@@ -190,35 +198,38 @@ impl Whole {
         if self.nonce != draw.pool.nonce {
             return Found::Lost;
         }
-        let child = self.children.get(&change.run);
-        let order = child.map_or(Ordering::Greater, |child| (change.epoch, change.seq).cmp(&(child.epoch, child.seq)));
-        let child = child.copied().unwrap_or_default();
-        match order {
-            Ordering::Less => Found::Stale(child.epoch),
-            Ordering::Equal => Found::Room(child.got),
-            // The child's log has draws that the pool has not.
-            Ordering::Greater if !draw.drawn.fits(child.held) => Found::Lost,
-            Ordering::Greater => {
-                let left = self.size - (self.sum - child.held + draw.drawn);
-                Found::Room(draw.want.min(left.max(Amounts::default())))
-            }
+        let Some(child) = self.children.get(&change.run).copied() else {
+            let known = draw.drawn.fits(Amounts::default());
+            return if known { self.room(&Child::default(), draw) } else { Found::Lost };
+        };
+        match ((change.epoch, change.seq).cmp(&(child.epoch, child.seq)), change.seq < child.seq) {
+            (Ordering::Less, _) => Found::Stale(child.epoch),
+            (Ordering::Equal, _) if !child.read => Found::Room(child.got),
+            // Its log is behind what another owner was answered, or has draws that the pool has not.
+            (_, true) => Found::Lost,
+            _ if !draw.drawn.fits(child.held) => Found::Lost,
+            _ => self.room(&child, draw),
         }
+    }
+
+    fn room(&self, child: &Child, draw: &Draw) -> Found {
+        let left = self.size - (self.sum - child.held + draw.drawn);
+        Found::Room(draw.want.min(left.max(Amounts::default())))
     }
 
     pub(super) fn take(&mut self, change: &Advance, draw: &Draw, got: Amounts) {
-        let (kept, mut held) = (self.children.get(&change.run).copied().unwrap_or_default(), draw.drawn + got);
-        if kept.doubt {
+        let mut held = draw.drawn + got;
+        // Of the answers that were given at one place any may be committed there, and one is at the most.
+        if let Some(kept) = self.children.get(&change.run).filter(|kept| kept.seq == change.seq) {
             held = held.max(kept.held);
         }
-        let doubt = kept.doubt && (kept.epoch, kept.seq) == (change.epoch, change.seq);
-        self.set(change.run, Child { epoch: change.epoch, seq: change.seq, held, got, doubt });
+        self.set(change.run, Child { epoch: change.epoch, seq: change.seq, held, got, read: false });
     }
 
+    /// An end is the last event of its log: it is true whoever has asked meanwhile.
     pub(super) fn release(&mut self, nonce: i64, ended: &Held) {
-        let kept = self.children.get(&ended.run).copied().unwrap_or_default();
-        if self.nonce == nonce && (ended.epoch, ended.seq) >= (kept.epoch, kept.seq) {
-            let held = ended.amounts;
-            self.set(ended.run, Child { epoch: ended.epoch, seq: ended.seq, held, ..Child::default() });
+        if self.nonce == nonce {
+            self.set(ended.run, Child::of_log(ended));
         }
     }
 

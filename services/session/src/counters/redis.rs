@@ -194,7 +194,7 @@ impl Counters for RedisCounters {
         call.arg(pool.nonce).arg(rebuild.token).arg(KEY_EXPIRY.as_secs());
         call.arg(packed(rebuild.size.in_order())).arg(packed(sum.in_order()));
         for held in &rebuild.held {
-            let share = [held.epoch, held.seq].into_iter().chain(held.amounts.in_order()).chain([0, 0, 0, 0, 0, 1]);
+            let share = [held.epoch, held.seq + 1].into_iter().chain(held.amounts.in_order()).chain([0, 0, 0, 0, 0, 1]);
             call.arg(held.run).arg(packed(share));
         }
         self.done(&call).await

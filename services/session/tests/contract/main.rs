@@ -82,7 +82,9 @@ macro_rules! counter_suite {
             large_amounts_are_exact what_cannot_be_counted_is_refused);
         suite!($open, pool_cases:
             a_child_draws_in_its_own_trip a_refusal_draws_nothing what_a_child_leaves_goes_to_its_siblings
-            a_draw_is_repeated_without_effect an_uncommitted_draw_comes_back a_closed_pool_gives_nothing
+            a_draw_is_repeated_without_effect an_uncommitted_draw_comes_back_when_the_log_has_gone_on
+            a_refused_successor_frees_nothing_of_its_predecessor a_successor_that_is_behind_the_log_frees_nothing
+            an_end_is_final_for_the_pool a_closed_pool_gives_nothing
             a_reopened_pool_is_another a_lost_pool_is_rebuilt_once a_pool_behind_a_childs_log_is_lost
             a_parent_carves_what_it_has bad_pools_are_refused);
         suite!($open, budget_cases:

@@ -110,17 +110,72 @@ pub async fn a_draw_is_repeated_without_effect(subject: Subject) {
     assert_eq!(subject.counters.advance(third).await.unwrap(), refused(Limit::Steps, ALLOTMENT));
 }
 
-pub async fn an_uncommitted_draw_comes_back(subject: Subject) {
+pub async fn an_uncommitted_draw_comes_back_when_the_log_has_gone_on(subject: Subject) {
     let (parent, pool) = carved(&*subject.counters).await;
     let child = drawing(spent(&parent), pool, NOTHING, SIZE);
     subject.counters.advance(child).await.unwrap();
-    // Its replica died before the commit; the next one draws less at the same position.
+    // It was taken over before the commit; the next owner draws less at the same position.
     let successor = drawing(Advance { epoch: 2, ..child }, pool, NOTHING, STEP);
     assert_eq!(subject.counters.advance(successor).await.unwrap().drawn, STEP);
     let stale = subject.counters.advance(child).await;
     assert!(matches!(stale, Err(Error::Stale(1, 2))), "{stale:?}");
+    // Which of the two is committed nobody knows yet: the former one may only have been frozen.
     let other = drawing(spent(&parent), pool, NOTHING, SIZE);
-    assert_eq!(subject.counters.advance(other).await.unwrap().drawn, amounts(5, 0, 0, 0, 500));
+    assert_eq!(subject.counters.advance(other).await.unwrap(), refused(Limit::Steps, ALLOTMENT));
+    // It was the successor's.
+    let next = Advance { limits: amounts(3, 0, 0, 0, 300), ..after(&successor) };
+    assert_eq!(subject.counters.advance(drawing(next, pool, STEP, STEP)).await.unwrap().drawn, STEP);
+    let other = drawing(spent(&parent), pool, NOTHING, SIZE);
+    assert_eq!(subject.counters.advance(other).await.unwrap().drawn, amounts(4, 0, 0, 0, 400));
+}
+
+/// The successor is refused what its predecessor was granted, and the predecessor's commit is the one that is taken.
+pub async fn a_refused_successor_frees_nothing_of_its_predecessor(subject: Subject) {
+    let (parent, pool) = carved(&*subject.counters).await;
+    let child = drawing(spent(&parent), pool, NOTHING, SIZE);
+    assert_eq!(subject.counters.advance(child).await.unwrap().drawn, SIZE);
+    let greedy = Advance { epoch: 2, reserve: amounts(7, 0, 0, 0, 0), ..child };
+    assert_eq!(subject.counters.advance(greedy).await.unwrap().verdict, refused(Limit::Steps, NOTHING).verdict);
+    for _ in 0..2 {
+        let other = drawing(spent(&parent), pool, NOTHING, SIZE);
+        assert_eq!(subject.counters.advance(other).await.unwrap(), refused(Limit::Steps, ALLOTMENT));
+    }
+}
+
+/// A replica has read the log of a child that it takes over, and stands still; the former owner goes on, and draws.
+pub async fn a_successor_that_is_behind_the_log_frees_nothing(subject: Subject) {
+    let counters = &*subject.counters;
+    let (parent, pool) = carved(counters).await;
+    let child = drawing(spent(&parent), pool, NOTHING, STEP);
+    assert_eq!(counters.advance(child).await.unwrap().drawn, STEP);
+    let next = Advance { limits: amounts(3, 0, 0, 0, 300), ..after(&child) };
+    let next = drawing(next, pool, STEP, amounts(3, 0, 0, 0, 300));
+    assert_eq!(counters.advance(next).await.unwrap().drawn, amounts(3, 0, 0, 0, 300));
+    // Both are committed when the successor asks where the first one was.
+    let late = Advance { epoch: 2, ..child };
+    let mark = token(counters, late).await;
+    let truth = vec![held(child.run, next.seq, amounts(4, 0, 0, 0, 400))];
+    counters.rebuild_pool(&rebuild(&late, mark, truth)).await.unwrap();
+    token(counters, late).await;
+    let other = drawing(spent(&parent), pool, NOTHING, SIZE);
+    let mark = token(counters, other).await;
+    let truth = vec![held(child.run, next.seq, amounts(4, 0, 0, 0, 400))];
+    counters.rebuild_pool(&rebuild(&other, mark, truth)).await.unwrap();
+    assert_eq!(counters.advance(other).await.unwrap().drawn, amounts(2, 0, 0, 0, 200));
+}
+
+/// One that ended is not brought to life by who took it over before its end.
+pub async fn an_end_is_final_for_the_pool(subject: Subject) {
+    let counters = &*subject.counters;
+    let (parent, pool) = carved(counters).await;
+    let child = drawing(spent(&parent), pool, NOTHING, SIZE);
+    counters.advance(child).await.unwrap();
+    let late = Advance { epoch: 2, ..child };
+    assert_eq!(counters.advance(late).await.unwrap().drawn, SIZE);
+    counters.release(parent.root, pool, held(child.run, 9, STEP)).await.unwrap();
+    let next = drawing(spent(&parent), pool, NOTHING, amounts(5, 0, 0, 0, 500));
+    assert_eq!(counters.advance(next).await.unwrap().drawn, amounts(5, 0, 0, 0, 500));
+    token(counters, Advance { epoch: 3, ..child }).await;
 }
 
 pub async fn a_closed_pool_gives_nothing(subject: Subject) {

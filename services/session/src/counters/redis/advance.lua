@@ -62,8 +62,11 @@ if draw_nonce ~= '' then
   child = child_of(KEYS[3], run)
   if child == nil then return lost() end
   if child and (epoch < child.epoch or (epoch == child.epoch and seq < child.seq)) then return {0, text(child.epoch)} end
-  if child and epoch == child.epoch and seq == child.seq then
+  if child and epoch == child.epoch and seq == child.seq and child.read == 0 then
     room = child.got
+  -- Its log is behind what another owner was answered.
+  elseif child and seq < child.seq then
+    return lost()
   else
     local want = arguments(38, 5)
     for i = 1, 5 do
@@ -91,13 +94,12 @@ end
 
 if pool then
   local held = {}
-  local doubt = 0
   for i = 1, 5 do held[i] = drawn[i] + room[i] end
-  if child and child.doubt == 1 then
+  -- Of the answers that were given at one place any may be committed there, and one is at the most.
+  if child and seq == child.seq then
     for i = 1, 5 do held[i] = math.max(held[i], child.held[i]) end
-    if epoch == child.epoch and seq == child.seq then doubt = 1 end
   end
-  keep_child(KEYS[3], run, pool, child, {epoch = epoch, seq = seq, held = held, got = room, doubt = doubt})
+  keep_child(KEYS[3], run, pool, child, {epoch = epoch, seq = seq, held = held, got = room, read = 0})
   redis.call('EXPIRE', KEYS[3], expiry)
 end
 local opened = '-1'

@@ -41,13 +41,14 @@ local function pool_of(key, nonce)
   return {size = size, sum = sum}
 end
 
--- A child's share of a pool: epoch, seq, what it holds, what it got last, 1 when it holds a ceiling in doubt. False when it has none, nil when damaged.
+-- A child's share of a pool: epoch, seq, what it holds, what it got last, 1 when that is of its log and nobody has asked
+-- since. False when it has none, nil when damaged.
 local function child_of(key, run)
   local packed = redis.call('HGET', key, 'c:' .. run)
   if not packed then return false end
   local list = numbers(packed)
   if #list ~= 13 then return nil end
-  local child = {epoch = list[1], seq = list[2], held = {}, got = {}, doubt = list[13]}
+  local child = {epoch = list[1], seq = list[2], held = {}, got = {}, read = list[13]}
   for i = 1, 5 do child.held[i], child.got[i] = list[2 + i], list[7 + i] end
   return child
 end
@@ -58,6 +59,6 @@ local function keep_child(key, run, pool, before, child)
     pool.sum[i] = pool.sum[i] - (before and before.held[i] or 0) + child.held[i]
     list[2 + i], list[7 + i] = child.held[i], child.got[i]
   end
-  list[13] = child.doubt
+  list[13] = child.read
   redis.call('HSET', key, 'c:' .. run, pack(list), 'sum', pack(pool.sum))
 end

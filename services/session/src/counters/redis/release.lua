@@ -10,6 +10,6 @@ local pool = pool_of(KEYS[2], ARGV[1])
 if not pool then return 0 end
 local child = child_of(KEYS[2], ARGV[2])
 if child == nil then return 0 end
-if child and (epoch < child.epoch or (epoch == child.epoch and seq < child.seq)) then return 0 end
-keep_child(KEYS[2], ARGV[2], pool, child, {epoch = epoch, seq = seq, held = held, got = {0, 0, 0, 0, 0}, doubt = 0})
+-- An end is the last event of its log: it is true whoever has asked meanwhile.
+keep_child(KEYS[2], ARGV[2], pool, child, {epoch = epoch, seq = seq + 1, held = held, got = {0, 0, 0, 0, 0}, read = 1})
 return 1
