@@ -340,6 +340,19 @@ async fn names_tokens_and_cursors() -> anyhow::Result<()> {
         assert_eq!(refused.why(), (Code::OutOfRange, "CURSOR_OUT_OF_RANGE"), "{beyond}");
     }
     assert!(client.watch(&run.name, run.next_seq).await?.events().is_empty());
+    let events = client.events(&run.name).await?;
+    let after = |from_seq, hash: &[u8]| WatchRunRequest { after_hash: hash.to_vec().into(), ..watch(from_seq) };
+    for (from_seq, hash) in [(1, &[7; 31][..]), (0, &[7; 32])] {
+        let refused = Refused::by(client.grpc.watch_run(after(from_seq, hash)).await);
+        assert_eq!((refused.why(), refused.fields.clone()), (INVALID, vec!["after_hash".to_owned()]), "{from_seq}");
+    }
+    // Who has seen another log than the stored one, or more of it, is told so.
+    for from_seq in [1, run.next_seq, run.next_seq + 3] {
+        let refused = Refused::by(client.grpc.watch_run(after(from_seq, &[7; 32])).await);
+        assert_eq!(refused.why(), (Code::DataLoss, "LOG_TAIL_LOST"), "{from_seq}");
+    }
+    let rest = client.grpc.watch_run(after(1, &events[0].hash)).await;
+    assert!(rest.is_ok(), "{rest:?}");
     page_tokens(&mut client, &session, &run).await
 }
 

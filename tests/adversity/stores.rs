@@ -89,7 +89,8 @@ async fn postgres_goes_and_comes_back() -> anyhow::Result<()> {
     let run = client.start(&session, long()).await?;
     until(&client, &run.name, |run| run.totals.unwrap_or_default().tool_calls >= 1).await?;
 
-    let watch = |from_seq| WatchRunRequest { name: run.name.clone(), from_seq, without_deltas: true };
+    let watch =
+        |from_seq| WatchRunRequest { name: run.name.clone(), from_seq, without_deltas: true, ..Default::default() };
     let mut open = client.grpc.watch_run(watch(0)).await?.into_inner();
     block_in_place(|| postgres(&system).stop());
     // Who follows the run is told as well, and knows where to go on.

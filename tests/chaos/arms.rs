@@ -31,11 +31,17 @@ impl Arms {
         self.journal.display().to_string()
     }
 
+    /// Each death: its point, and the run in which it was passed.
+    pub fn deaths_in_runs(&self) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(&self.journal).unwrap_or_default();
+        let words = text.lines().map(|line| line.split_once(' ').unwrap_or((line, "")));
+        words.map(|(point, run)| (point.to_owned(), run.to_owned())).collect()
+    }
+
     /// Deaths at each point.
     pub fn deaths(&self) -> BTreeMap<String, usize> {
-        let text = std::fs::read_to_string(&self.journal).unwrap_or_default();
-        text.lines().fold(BTreeMap::new(), |mut deaths, point| {
-            *deaths.entry(point.to_owned()).or_default() += 1;
+        self.deaths_in_runs().into_iter().fold(BTreeMap::new(), |mut deaths, (point, _)| {
+            *deaths.entry(point).or_default() += 1;
             deaths
         })
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use mar_proto::session::ToolOutcome;
+use mar_proto::session::{Run, RunState, ToolOutcome};
+use mar_proto::types::HaltReason;
 use mar_tests::caller::Caller;
 use mar_tests::client::Client;
 use mar_tests::oracle::{self, Scars};
@@ -17,7 +18,7 @@ use crate::story::Told;
 /// counted limit was exceeded; every intent has its outcome.
 ///
 /// The same holds of its child runs.
-pub async fn run(client: Client, told: &Told) -> anyhow::Result<Scars> {
+pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
     let mut caller = Caller { client, gateway: String::new() };
     let mut scars = caller.judge(&told.seen).await?;
     let events = caller.client.events(&told.seen.name).await?;
@@ -36,7 +37,34 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Scars> {
         children.push((child, events));
     }
     scars += &oracle::check_family(&events, &children)?;
-    Ok(scars)
+    let ended = children.into_iter().map(|(child, _)| child).chain(told.seen.ended.clone());
+    Ok(Judged { scars, ended: ended.map(|run| (id_of(&run.name), how(&run))).collect() })
+}
+
+/// What came of a run and its child runs.
+#[derive(Debug, Default)]
+pub struct Judged {
+    pub scars: Scars,
+    /// How each ended, by id.
+    pub ended: BTreeMap<String, String>,
+}
+
+fn id_of(name: &str) -> String {
+    name.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// How a run ended, in words.
+pub fn how(run: &Run) -> String {
+    let state = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_owned();
+    let failure = run.failure.as_ref().map(|failure| failure.reason.clone());
+    let why = match run.state() {
+        RunState::Halted if run.halt_reason() != HaltReason::Unspecified => {
+            Some(run.halt_reason().as_str_name().trim_start_matches("HALT_REASON_").to_owned())
+        }
+        RunState::Failed => failure,
+        _ => None,
+    };
+    why.map_or(state.clone(), |why| format!("{state} {why}"))
 }
 
 /// What the tools remember, against all logs together.

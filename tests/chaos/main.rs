@@ -8,12 +8,14 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 mod arms;
+mod heirs;
 mod judge;
 mod replica;
 mod report;
 mod scene;
 mod storm;
 mod story;
+mod tail;
 mod weather;
 
 use anyhow::ensure;
@@ -29,6 +31,9 @@ async fn a_short_storm() -> anyhow::Result<()> {
     let report = Storm::start(Plan::short()).await?.rage().await?;
     report.print()?;
     ensure!(report.bound * 2 >= report.runs, "{} of {} runs had a limit that binds", report.bound, report.runs);
+    for promoted in ["PostgresPromoted", "RedisPromoted"] {
+        ensure!(report.weather.contains_key(promoted), "nothing was {promoted}");
+    }
     Ok(())
 }
 

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use mar_proto::session::RunState;
-use mar_proto::types::HaltReason;
 use mar_tests::oracle::Scars;
 
-use crate::judge::Effects;
+use crate::judge::{self, Effects, Judged};
 use crate::story::{Kind, Told};
 
 /// What a storm was like.
@@ -21,6 +19,8 @@ pub struct Report {
     pub bound: usize,
     /// Deaths at each crash point.
     pub deaths: BTreeMap<String, usize>,
+    /// What came of the runs in which somebody died there: how they ended, and how often.
+    pub survived: BTreeMap<String, BTreeMap<String, usize>>,
     /// What happened from outside.
     pub weather: BTreeMap<String, usize>,
     /// How runs ended, by kind.
@@ -35,24 +35,26 @@ pub struct Report {
 
 impl Report {
     /// Adds a run that was judged.
-    pub fn add(&mut self, told: &Told, scars: &Scars) {
+    pub fn add(&mut self, told: &Told, judged: &Judged) {
         let run = told.seen.ended.clone().unwrap_or_default();
         let ended = (run.state(), run.halt_reason());
-        let mut how = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_owned();
-        if run.state() == RunState::Halted && run.halt_reason() != HaltReason::Unspecified {
-            how = format!("{how} {}", run.halt_reason().as_str_name().trim_start_matches("HALT_REASON_"));
-        }
-        if let Some(failure) = &run.failure
-            && run.state() == RunState::Failed
-        {
-            how = format!("{how} {}", failure.reason);
-        }
+        let how = judge::how(&run);
         self.runs += 1;
         self.bound += usize::from(told.kind.is_bound());
         self.expected += usize::from(ended == told.kind.expected());
         self.tries += told.tries;
         *self.outcomes.entry((told.kind, how)).or_default() += 1;
-        self.scars += scars;
+        self.scars += &judged.scars;
+    }
+
+    /// Adds the deaths: at which points, and what came of the runs in which they were.
+    pub fn die(&mut self, deaths: Vec<(String, String)>, ended: &BTreeMap<String, String>) {
+        for (point, run) in deaths {
+            *self.deaths.entry(point.clone()).or_default() += 1;
+            // Of an admission that died with its answer the caller has another one, or the same after a repetition.
+            let how = ended.get(&run).map_or("told to nobody", String::as_str);
+            *self.survived.entry(point).or_default().entry(how.to_owned()).or_default() += 1;
+        }
     }
 
     /// Prints it.
@@ -68,6 +70,11 @@ impl Report {
         for point in crate::arms::points() {
             let deaths = self.deaths.get(point.name()).copied().unwrap_or(0);
             writeln!(text, "    {:<22} {deaths:>6}   {}", point.name(), point.meaning())?;
+            let ends = self.survived.get(point.name()).into_iter().flatten();
+            let ends: Vec<String> = ends.map(|(how, times)| format!("{times} {how}")).collect();
+            if !ends.is_empty() {
+                writeln!(text, "    {:<22} {:>6}   their runs: {}", "", "", ends.join(", "))?;
+            }
         }
         writeln!(text, "  from outside")?;
         for (kind, times) in &self.weather {

@@ -62,7 +62,7 @@ restart = {{ min = "50ms", max = "500ms" }}
 "#
         ));
     }
-    let options = Options::new(Shape::Four, Stores::Servers).own_servers().script(SCRIPT).extra(text);
+    let options = Options::new(Shape::Four, Stores::Servers).behind_doors().script(SCRIPT).extra(text);
     let mut system = Deployment::start(options).await?;
     system.wait_for_tools(&["docs", SURE, ONCE]).await?;
     system.kill(0).await?;

@@ -1,5 +1,6 @@
 //! A storm from its first request to its judgement.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +11,13 @@ use mar_session::sabotage::Fault;
 use mar_testkit::ports;
 use mar_testkit::process::Process;
 use mar_tests::Deployment;
-use mar_tests::oracle::Scars;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::arms::Arms;
+use crate::heirs::Heirs;
+use crate::judge::Judged;
 use crate::replica::Place;
 use crate::report::Report;
 use crate::story::{Kind, Teller, Told};
@@ -69,6 +71,7 @@ impl Plan {
 pub struct Storm {
     plan: Plan,
     system: Deployment,
+    heirs: Heirs,
     arms: Arc<Arms>,
     dice: Dice,
 }
@@ -77,9 +80,10 @@ impl Storm {
     pub async fn start(plan: Plan) -> anyhow::Result<Self> {
         say(&format!("storm {}: {} runs, {} replicas", plan.seed, plan.runs, plan.replicas));
         let system = scene::start().await?;
+        let heirs = Heirs::of(&system)?;
         let arms = Arc::new(Arms::new(system.folder()));
         let dice = Dice::new(plan.seed);
-        Ok(Self { plan, system, arms, dice })
+        Ok(Self { plan, system, heirs, arms, dice })
     }
 
     /// Has everything happen, and judges it.
@@ -111,29 +115,37 @@ impl Storm {
         }
         let teller = Teller { endpoints, patience: self.plan.patience, dice: self.dice.fork() };
         let folder = self.system.folder().to_owned();
-        let weather =
-            Weather { system: self.system, dice: self.dice.fork(), places, pace: self.plan.pace, calm: calm.clone() };
+        let weather = Weather {
+            system: self.system,
+            heirs: self.heirs,
+            dice: self.dice.fork(),
+            places,
+            pace: self.plan.pace,
+            calm: calm.clone(),
+        };
         let mut raging = JoinSet::new();
         raging.spawn(weather.rage());
         let stories = tell(&self.plan, &teller, &self.arms, &mut self.dice).await?;
         calm.cancel();
-        let (_system, weather) = raging.join_next().await.context("no weather")???;
+        let (_standing, weather) = raging.join_next().await.context("no weather")???;
         let mut processes: Vec<Process> = Vec::new();
         while let Some(process) = living.join_next().await {
             processes.push(process??);
         }
         let mut report = Report { seed: self.plan.seed, took: began.elapsed(), weather, ..Report::default() };
-        for (told, scars) in &stories {
-            report.add(told, scars);
+        let mut ended = BTreeMap::new();
+        for (told, judged) in &stories {
+            report.add(told, judged);
+            ended.extend(judged.ended.clone());
         }
-        report.deaths = self.arms.deaths();
+        report.die(self.arms.deaths_in_runs(), &ended);
         report.effects = judge::effects(&folder, &report.scars)?;
         Ok(report)
     }
 }
 
 /// Has all stories told, some at a time, each judged when it has ended.
-async fn tell(plan: &Plan, teller: &Teller, arms: &Arc<Arms>, dice: &mut Dice) -> anyhow::Result<Vec<(Told, Scars)>> {
+async fn tell(plan: &Plan, teller: &Teller, arms: &Arc<Arms>, dice: &mut Dice) -> anyhow::Result<Vec<(Told, Judged)>> {
     let begun = Arc::new(AtomicUsize::new(0));
     let mut lanes = JoinSet::new();
     for _ in 0..plan.lanes {
@@ -148,8 +160,8 @@ async fn tell(plan: &Plan, teller: &Teller, arms: &Arc<Arms>, dice: &mut Dice) -
                 }
                 let kind = Kind::of(number, &mut teller.dice);
                 let told = teller.tell(kind).await?;
-                let scars = judged(&mut teller, &told).await?;
-                stories.push((told, scars));
+                let judged = judged(&mut teller, &told).await?;
+                stories.push((told, judged));
             }
         });
     }
@@ -161,12 +173,12 @@ async fn tell(plan: &Plan, teller: &Teller, arms: &Arc<Arms>, dice: &mut Dice) -
 }
 
 /// Judges a run through any replica; one that dies meanwhile is no judge.
-async fn judged(teller: &mut Teller, told: &Told) -> anyhow::Result<Scars> {
+async fn judged(teller: &mut Teller, told: &Told) -> anyhow::Result<Judged> {
     let mut last = None;
     for _ in 0..40 {
         let client = teller.client().await;
         match judge::run(client, told).await {
-            Ok(scars) => return Ok(scars),
+            Ok(judged) => return Ok(judged),
             Err(error) if error.downcast_ref::<tonic::Status>().is_some() => last = Some(error),
             Err(error) => return Err(error),
         }

@@ -63,7 +63,8 @@ impl Kind {
         matches!(self, Self::Chain | Self::Pairs | Self::Family | Self::Orphans)
     }
 
-    fn task(self) -> Task {
+    /// What is asked for.
+    pub fn task(self) -> Task {
         let (word, steps, calls) = match self {
             Self::Medley | Self::Paused => ("medley", 2, 3),
             Self::Chain => ("chain", 3, 9),

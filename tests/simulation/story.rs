@@ -215,7 +215,9 @@ impl Story {
         while self.seen.ended.is_none() {
             let runs = world.replica(&self.chance).await;
             let from_seq = i64::try_from(self.seen.events.len())?;
-            let follow = Follow { tenant: "t".into(), session: self.session, run: self.run, from_seq, deltas: true };
+            let after = self.seen.events.last().and_then(|last| <[u8; 32]>::try_from(&last.hash[..]).ok());
+            let (tenant, session, run) = ("t".into(), self.session, self.run);
+            let follow = Follow { tenant, session, run, from_seq, after, deltas: true };
             let span = if self.chance.once_in(3) { self.chance.span(10_000, 1_500_000) } else { ANSWER * 4 };
             let seen = &mut self.seen;
             let following = async {

@@ -230,7 +230,7 @@ impl World {
     /// Crash points that kill the replica in this place, and nobody else.
     fn traps(self: &Arc<Self>, place: usize, link: &Arc<Link>) -> CrashPoints {
         let (world, link) = (Arc::clone(self), Arc::clone(link));
-        CrashPoints::trapped(Box::new(move |point, _| {
+        CrashPoints::trapped(Box::new(move |point, _, _| {
             if link.health() == Health::Dead {
                 return true;
             }

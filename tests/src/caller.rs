@@ -153,7 +153,12 @@ impl Caller {
     /// Follows from the cursor as far as one stream goes.
     pub async fn watch(&mut self, seen: &mut Seen) -> anyhow::Result<()> {
         let from_seq = i64::try_from(seen.events.len())?;
-        let request = WatchRunRequest { name: seen.name.clone(), from_seq, without_deltas: false };
+        let request = WatchRunRequest {
+            name: seen.name.clone(),
+            from_seq,
+            without_deltas: false,
+            after_hash: seen.events.last().map(|last| last.hash.clone()).unwrap_or_default(),
+        };
         match self.client.grpc.watch_run(request).await {
             Ok(response) => {
                 seen.follow(from_seq, response.into_inner().map(|frame| frame.map(|frame| frame.frame))).await

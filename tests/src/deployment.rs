@@ -10,8 +10,9 @@ use mar_proto::tool::ListToolsRequest;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_runtime::auth::keys;
 use mar_runtime::clock::SystemIds;
+use mar_testkit::door::Door;
 use mar_testkit::ports;
-use mar_testkit::postgres::{Database, Postgres};
+use mar_testkit::postgres::{Database, Postgres, standby};
 use mar_testkit::process::{Process, Signal, built_binary};
 use mar_testkit::redis::Redis;
 use mar_testkit::rehearsal::{Rehearsal, Script};
@@ -61,6 +62,8 @@ pub struct Options {
     pub env: Vec<(&'static str, String)>,
     /// With [`Stores::Servers`]: servers of its own, which a test may stop, instead of the shared ones.
     pub own_servers: bool,
+    /// With servers of its own: they are reached through doors, so that others can take their place.
+    pub doors: bool,
 }
 
 impl Options {
@@ -77,6 +80,7 @@ impl Options {
             extra: String::new(),
             env: Vec::new(),
             own_servers: false,
+            doors: false,
         }
     }
 
@@ -85,6 +89,13 @@ impl Options {
     pub fn own_servers(mut self) -> Self {
         self.own_servers = true;
         self
+    }
+
+    /// With a Postgres and a Redis that nobody else uses, behind doors that can lead to others.
+    #[must_use]
+    pub fn behind_doors(mut self) -> Self {
+        self.doors = true;
+        self.own_servers()
     }
 
     /// With this script.
@@ -151,6 +162,18 @@ impl Launcher {
     }
 }
 
+/// A Postgres that can have standbys, and a Redis.
+fn own_servers() -> anyhow::Result<(Postgres, Redis)> {
+    let settings = standby::small().into_iter();
+    let postgres = settings.fold(Postgres::builder(), |builder, (name, value)| builder.setting(name, value));
+    Ok((postgres.start()?, Redis::start()?))
+}
+
+/// The URL of a server by its door.
+fn through(url: &str, port: u16, door: &Door) -> String {
+    url.replace(&format!(":{port}/"), &format!(":{}/", door.port()))
+}
+
 /// A running system. Dropping it ends its processes.
 pub struct Deployment {
     options: Options,
@@ -166,6 +189,8 @@ pub struct Deployment {
     pub postgres: Option<Postgres>,
     /// Its own Redis, where it was asked for.
     pub redis: Option<Redis>,
+    /// What leads to Postgres and to Redis, where that was asked for.
+    pub doors: Option<(Door, Door)>,
 }
 
 impl Deployment {
@@ -209,13 +234,18 @@ impl Deployment {
         let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
         let rehearsal = Rehearsal::start(script).await?;
         let folder = tempfile::tempdir()?;
-        let (mut postgres, mut redis, mut database) = (None, None, None);
+        let (mut postgres, mut redis, mut database, mut doors) = (None, None, None, None);
         let urls = match options.stores {
             Stores::Embedded => None,
             Stores::Servers if options.own_servers => {
-                let servers = || anyhow::Ok((Postgres::start()?, Redis::start()?));
-                let (own_postgres, own_redis) = tokio::task::block_in_place(servers)?;
-                let urls = (own_postgres.url(), own_redis.url());
+                let (own_postgres, own_redis) = tokio::task::block_in_place(own_servers)?;
+                let mut urls = (own_postgres.url(), own_redis.url());
+                if options.doors {
+                    let opened = (Door::open(own_postgres.port()).await?, Door::open(own_redis.port()).await?);
+                    urls.0 = through(&urls.0, own_postgres.port(), &opened.0);
+                    urls.1 = through(&urls.1, own_redis.port(), &opened.1);
+                    doors = Some(opened);
+                }
                 (postgres, redis) = (Some(own_postgres), Some(own_redis));
                 Some(urls)
             }
@@ -238,6 +268,7 @@ impl Deployment {
             _database: database,
             postgres,
             redis,
+            doors,
         };
         system.write_files()?;
         Ok(system)

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod database;
+pub mod standby;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};

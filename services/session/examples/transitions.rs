@@ -167,7 +167,8 @@ async fn transitions(
                     Admit { key: key("/bench/run", id), session, task, limits: limits(), parallel: false, fork: None };
                 let run = runs.admit(&caller, admit).await?;
                 let id = run.name.rsplit('/').next().unwrap_or_default().parse()?;
-                let follow = Follow { tenant: caller.tenant.clone(), session, run: id, from_seq: 0, deltas: false };
+                let follow =
+                    Follow { tenant: caller.tenant.clone(), session, run: id, from_seq: 0, after: None, deltas: false };
                 let mut frames = runs.follow(follow).await?;
                 let mut last = None;
                 while let Some(frame) = frames.next().await {

@@ -138,6 +138,12 @@ pub trait Counters: Budgets {
     async fn advance(&self, change: Advance) -> Result<Answer, Error>;
     /// Drops what is kept for an ended run. Losing this call only costs memory until the key expires.
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error>;
+    /// Like [`Self::forget`] for a run whose end is committed, before this `seq`. Counters that outlive a server's writes may
+    /// remember for a while where the log ended, so that a store which comes back without that end is found out.
+    async fn retire(&self, root: Uuid, run: Uuid, next_seq: i64) -> Result<(), Error> {
+        let _ = next_seq;
+        self.forget(root, run).await
+    }
     /// Like [`Self::forget`] for a child run whose end is committed: what it leaves of its allotment and its draws goes
     /// back to the pool, where its siblings can draw it. Repeating it changes nothing, losing it only keeps the rest
     /// from the siblings until the parent closes the pool.

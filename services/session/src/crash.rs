@@ -1,12 +1,14 @@
 //! The registry of crash points: named moments at which a test build may be made to die.
 //!
 //! `MAR_CRASH_AT=<point>[@<n>]` aborts the process, as SIGKILL would, at the n-th time that the point is passed, 1 by
-//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the point's name before that. `MAR_PANIC_AT` is its like for a
+//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the names of the point and the run before that. `MAR_PANIC_AT` is its like for a
 //! panic there, which ought to hurt nothing but the task that it is in. A simulation decides for itself
 //! at each passing. A release build passes points without looking: nothing of this is compiled into it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Uuid;
 
 macro_rules! points {
     (
@@ -95,8 +97,9 @@ impl fmt::Display for Point {
     }
 }
 
-/// Decides at a point, which is passed for the n-th time, whether who passes it goes on. It never does after a `true`.
-pub type Trap = Box<dyn Fn(Point, u64) -> bool + Send + Sync>;
+/// Decides at a point, which is passed for the n-th time, in this run where it is one's, whether who passes it goes on. It
+/// never does after a `true`.
+pub type Trap = Box<dyn Fn(Point, u64, Option<Uuid>) -> bool + Send + Sync>;
 
 /// Counts how often each point is passed, and knows where to die, if anywhere.
 #[derive(Default)]
@@ -135,18 +138,27 @@ impl CrashPoints {
         self.passed[point as usize].load(Ordering::Relaxed)
     }
 
-    /// Passes a point.
-    #[cfg_attr(not(debug_assertions), expect(clippy::unused_async, reason = "a test build may wait here for ever"))]
+    /// Passes a point that is no run's.
     pub async fn pass(&self, point: Point) {
+        self.go_through(point, None).await;
+    }
+
+    /// Passes a point in a run.
+    pub async fn pass_in(&self, point: Point, run: Uuid) {
+        self.go_through(point, Some(run)).await;
+    }
+
+    #[cfg_attr(not(debug_assertions), expect(clippy::unused_async, reason = "a test build may wait here for ever"))]
+    async fn go_through(&self, point: Point, run: Option<Uuid>) {
         #[cfg(debug_assertions)]
         {
             let nth = self.passed[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
-            if self.trap.as_ref().is_some_and(|trap| trap(point, nth)) {
+            if self.trap.as_ref().is_some_and(|trap| trap(point, nth, run)) {
                 std::future::pending::<()>().await;
             }
         }
         #[cfg(not(debug_assertions))]
-        let _ = (point, &self.trap);
+        let _ = (point, run, &self.trap);
     }
 }
 
@@ -161,7 +173,7 @@ mod armed {
     pub(super) fn from_env() -> Option<Trap> {
         if let Ok(wish) = std::env::var("MAR_PANIC_AT") {
             let (wanted, at) = read(&wish);
-            return Some(Box::new(move |point, nth| {
+            return Some(Box::new(move |point, nth, _| {
                 assert!(wanted != Some(point) || nth != at, "told to panic at {point}");
                 false
             }));
@@ -169,14 +181,16 @@ mod armed {
         let wish = std::env::var("MAR_CRASH_AT").ok()?;
         let journal = std::env::var_os("MAR_CRASH_JOURNAL");
         let (wanted, at) = read(&wish);
-        Some(Box::new(move |point, nth| {
+        Some(Box::new(move |point, nth, run| {
             if wanted != Some(point) || nth != at {
                 return false;
             }
             if let Some(file) = &journal
                 && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
             {
-                let _ = writeln!(file, "{point}");
+                let run = run.map(|run| format!(" {run}")).unwrap_or_default();
+                // One write: others die at the same time.
+                let _ = file.write_all(format!("{point}{run}\n").as_bytes());
             }
             std::process::abort()
         }))
@@ -206,7 +220,7 @@ mod tests {
 
     #[test]
     fn passings_are_counted_and_a_trap_holds_who_steps_in_it() {
-        let points = CrashPoints::trapped(Box::new(|point, nth| point == Point::CommitDone && nth == 2));
+        let points = CrashPoints::trapped(Box::new(|point, nth, _| point == Point::CommitDone && nth == 2));
         assert!(points.pass(Point::CommitDone).now_or_never().is_some());
         assert!(points.pass(Point::EndCommitted).now_or_never().is_some());
         assert!(points.pass(Point::CommitDone).now_or_never().is_none());

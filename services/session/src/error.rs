@@ -66,6 +66,16 @@ pub enum Error {
         /// Where the log ends.
         next_seq: i64,
     },
+    /// The run's log is not the one that the caller has seen.
+    #[error(
+        "the log of {name} ends or goes on at event {next_seq} in another way than was seen: its store has lost events"
+    )]
+    LogTailLost {
+        /// `sessions/{session}/runs/{run}`
+        name: String,
+        /// The first event that the caller has not seen, or where the log ends.
+        next_seq: i64,
+    },
     /// The run is in a state that does not allow this.
     #[error("run {name} is {}", state.as_str_name().trim_start_matches("RUN_STATE_"))]
     RunState {
@@ -177,6 +187,10 @@ impl From<Error> for Status {
                     .metadata("next_seq", next_seq.to_string())
                     .into()
             }
+            Error::LogTailLost { name, next_seq } => Fault::new(Code::DataLoss, ErrorReason::LogTailLost, text)
+                .resource("run", name)
+                .metadata("next_seq", next_seq.to_string())
+                .into(),
             Error::RunState { name, state } => Fault::new(Code::FailedPrecondition, ErrorReason::RunState, text)
                 .resource("run", name)
                 .metadata("state", state.as_str_name().trim_start_matches("RUN_STATE_"))

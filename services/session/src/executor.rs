@@ -40,6 +40,7 @@ use commands::Commands;
 use store_wait::StoreWait;
 
 mod approvals;
+mod bereaved;
 mod blobs;
 mod call;
 mod children;
@@ -175,6 +176,8 @@ enum Halt {
     Shutdown,
     /// The run waits for somebody, and needs no executor until then.
     Parked,
+    /// The store has lost events of the run.
+    Bereft,
     /// The executor or an effect of it panicked: what is in memory may be half changed.
     Broken,
 }
@@ -244,7 +247,7 @@ impl Executor {
         self.effects.close();
         self.effects.wait().await;
         match halt {
-            Halt::Fenced => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
+            Halt::Fenced | Halt::Bereft => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
             Halt::Broken => {
                 tracing::error!(run.id = %self.state.run, "run is let go of after a panic");
                 self.give_up(self.shared.clock.now() + BROKEN_PAUSE).await;
@@ -289,7 +292,7 @@ impl Executor {
         if !decision.events.is_empty() {
             let (events, unwritten) = self.written(decision.events);
             let rows = self.log.encode(&events);
-            self.shared.crash.pass(Point::CommitBefore).await;
+            self.shared.crash.pass_in(Point::CommitBefore, self.state.run).await;
             let acknowledged = self.acknowledged(&events, &rows).await;
             delayed = self.commit(&rows).await?;
             if !acknowledged {
@@ -304,7 +307,7 @@ impl Executor {
             } else if !acknowledged {
                 self.show(&rows);
             }
-            self.shared.crash.pass(Point::CommitDone).await;
+            self.shared.crash.pass_in(Point::CommitDone, self.state.run).await;
             self.note_state().await;
         }
         self.commands.taken(&self.pending);
@@ -375,7 +378,7 @@ impl Executor {
         if charge.is_zero() {
             return Ok(Counted::Nothing);
         }
-        self.shared.crash.pass(Point::AdvanceBefore).await;
+        self.shared.crash.pass_in(Point::AdvanceBefore, self.state.run).await;
         let advance = Advance {
             root: self.state.root(),
             run: self.state.run,
@@ -392,7 +395,7 @@ impl Executor {
         match self.advance_in_tree(advance).await {
             Ok(answer) => {
                 self.counters_after = None;
-                self.shared.crash.pass(Point::AdvanceDone).await;
+                self.shared.crash.pass_in(Point::AdvanceDone, self.state.run).await;
                 Ok(Counted::Answer(answer))
             }
             Err(counters::Error::Unavailable(source)) => {
@@ -423,6 +426,7 @@ impl Executor {
                     return Ok(wait.over(self.shared.clock.now()));
                 }
                 Ok(Append::Fenced) => return self.fenced().map(|()| None),
+                Err(error) if self.tail_is_lost(rows, &error).await => return Err(self.mourn().await),
                 Err(error) => self.rest(&mut wait, &error).await?,
             }
         }

@@ -136,7 +136,7 @@ impl SessionService for Service {
         let session = admit.session;
         let run = self.runs.admit(&caller, admit).await?;
         let run = convert::run_of("name", &run.name)?.1;
-        let target = Follow { tenant: caller.tenant.clone(), session, run, from_seq: 0, deltas };
+        let target = Follow { tenant: caller.tenant.clone(), session, run, from_seq: 0, after: None, deltas };
         let guard = cancel.then(|| follow::CancelOnDrop::new(self.runs.clone(), caller, session, run));
         let frames = follow::guarded(self.runs.follow(target).await?, guard);
         let wrap = |frame: Result<RunFrame, Error>| match frame {

@@ -32,6 +32,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use absorb::LOG_TAIL_LOST;
 pub use apply::timestamp;
 pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};

@@ -112,7 +112,7 @@ impl Account {
         chown(directory, Some(user), Some(group)).context("cannot give the directory to the user `postgres`")
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut words = self.words.iter();
         match words.next() {
             None => Command::new(program),
@@ -175,12 +175,12 @@ fn said_fatal(log: &Path) -> bool {
     text.lines().any(|line| line.contains("FATAL:") && !line.contains("the database system is"))
 }
 
-/// Waits until the eighth line of `postmaster.pid` says `ready` for a process that is alive.
+/// Waits until the eighth line of `postmaster.pid` says `ready`, or `standby`, for a process that is alive.
 pub(super) fn wait_until_ready(data: &Path, log: &Path) -> anyhow::Result<()> {
     for _ in 0..LOOKS {
         let status = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-        let said_ready = tail(log).contains("ready to accept connections");
-        if said_ready && status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+        let said_ready = tail(log).contains("ready to accept");
+        if said_ready && status.lines().nth(7).is_some_and(|line| ["ready", "standby"].contains(&line.trim())) {
             return Ok(());
         }
         if said_fatal(log) {

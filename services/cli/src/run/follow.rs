@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::Stream;
 use futures::StreamExt as _;
 use mar_proto::session::run_frame::Frame;
@@ -57,6 +58,8 @@ pub struct Follow<'a> {
     source: Source,
     run: Option<String>,
     next_seq: i64,
+    /// Hash of the last event that was seen.
+    after_hash: Bytes,
     events: Vec<Event>,
     interrupts: Signal,
     cancelling: JoinSet<Result<(), Status>>,
@@ -85,6 +88,7 @@ impl<'a> Follow<'a> {
             source,
             run,
             next_seq: 0,
+            after_hash: Bytes::new(),
             events: Vec::new(),
             interrupts,
             cancelling: JoinSet::new(),
@@ -166,9 +170,12 @@ impl<'a> Follow<'a> {
     fn call(&self) -> Call {
         let without_deltas = !self.progress.wants_deltas();
         match (&self.run, &self.source) {
-            (Some(name), _) | (None, Source::Run(name)) => {
-                Call::Watch(WatchRunRequest { name: name.clone(), from_seq: self.next_seq, without_deltas })
-            }
+            (Some(name), _) | (None, Source::Run(name)) => Call::Watch(WatchRunRequest {
+                name: name.clone(),
+                from_seq: self.next_seq,
+                without_deltas,
+                after_hash: self.after_hash.clone(),
+            }),
             (None, Source::Task { request_id, session, task }) => Call::Run(Box::new(RunTaskRequest {
                 request_id: request_id.clone(),
                 session: session.clone(),
@@ -215,6 +222,7 @@ impl<'a> Follow<'a> {
             // A resumed stream repeats nothing; a doubled event would still be shown once.
             Frame::Event(event) if event.seq >= self.next_seq => {
                 self.next_seq = event.seq + 1;
+                self.after_hash = event.hash.clone();
                 self.progress.event(&event);
                 self.events.push(event);
             }

@@ -56,6 +56,7 @@ pub struct RedisCounters {
 struct Scripts {
     advance: Code,
     forget: Code,
+    retire: Code,
     release: Code,
     rebuild_pool: Code,
     grant: Code,
@@ -75,7 +76,8 @@ impl Scripts {
         Self {
             advance: code!("redis/advance.lua"),
             forget: Code::new("return redis.call('UNLINK', KEYS[1])"),
-            release: code!("redis/release.lua"),
+            retire: code!("redis/retire.lua", "redis/retired.lua"),
+            release: code!("redis/retire.lua", "redis/release.lua"),
             rebuild_pool: code!("redis/rebuild_pool.lua"),
             grant: code!("redis/budget.lua", "redis/grant.lua"),
             give_back: code!("redis/budget.lua", "redis/give_back.lua"),
@@ -177,6 +179,12 @@ impl Counters for RedisCounters {
 
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error> {
         self.done(&self.scripts.forget.call(&[run_key(root, run)])).await
+    }
+
+    async fn retire(&self, root: Uuid, run: Uuid, next_seq: i64) -> Result<(), Error> {
+        let mut call = self.scripts.retire.call(&[run_key(root, run)]);
+        call.arg(next_seq);
+        self.done(&call).await
     }
 
     async fn release(&self, root: Uuid, pool: Pool, ended: Held) -> Result<(), Error> {

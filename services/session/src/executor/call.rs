@@ -69,9 +69,9 @@ impl Executor {
                 shared.clock.sleep(pause).await;
             }
             let began = shared.clock.monotonic();
-            shared.crash.pass(Point::CallSent).await;
+            shared.crash.pass_in(Point::CallSent, context.run).await;
             let response = shared.peers.invoke_tool(&context, request, deadline).await;
-            shared.crash.pass(Point::ResultInHand).await;
+            shared.crash.pass_in(Point::ResultInHand, context.run).await;
             let took = shared.clock.monotonic().saturating_sub(began);
             let mut back = match (response, recording) {
                 (Ok(response), Some(recording)) if lets_through(&response) => recording.result(response).await,

@@ -15,10 +15,10 @@ impl Executor {
     /// Has the open children of a call admitted.
     pub(super) async fn delegate(&mut self, call_id: &str) -> Result<(), Halt> {
         let Some((call, delegated)) = self.delegated(call_id) else { return Ok(()) };
-        self.shared.crash.pass(Point::ChildrenCommitted).await;
+        self.shared.crash.pass_in(Point::ChildrenCommitted, self.state.run).await;
         for index in 0..delegated.children.len() {
             self.admit_child(&call, &delegated, index).await?;
-            self.shared.crash.pass(Point::ChildAdmitted).await;
+            self.shared.crash.pass_in(Point::ChildAdmitted, self.state.run).await;
         }
         // Another call may be about to start children.
         self.inbox.send(Input::Timer);
@@ -37,7 +37,7 @@ impl Executor {
         for index in 0..delegated.children.len() {
             if self.admit_child(&call, &delegated, index).await? {
                 self.tell(delegated.children[index].run, &command).await?;
-                self.shared.crash.pass(Point::ChildStopped).await;
+                self.shared.crash.pass_in(Point::ChildStopped, self.state.run).await;
             }
         }
         Ok(())
@@ -48,7 +48,7 @@ impl Executor {
         let Some(parent) = self.state.parent.clone() else { return Ok(()) };
         let command = Command::ChildEnded { run: self.state.run, end: Box::new(self.child_end()) };
         self.tell(parent.run, &command).await?;
-        self.shared.crash.pass(Point::ParentTold).await;
+        self.shared.crash.pass_in(Point::ParentTold, self.state.run).await;
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl Executor {
     pub(super) async fn release(&self) {
         let (root, run) = (self.state.root(), self.state.run);
         let released = match &self.state.parent {
-            None => self.shared.counters.forget(root, run).await,
+            None => self.shared.counters.retire(root, run, self.state.next_seq).await,
             Some(parent) => self.shared.counters.release(root, parent.pool, self.state.held()).await,
         };
         if let Err(error) = released {
@@ -93,7 +93,7 @@ impl Executor {
         }
     }
 
-    async fn tell(&mut self, run: uuid::Uuid, command: &Command) -> Result<(), Halt> {
+    pub(super) async fn tell(&mut self, run: uuid::Uuid, command: &Command) -> Result<(), Halt> {
         let mut wait = self.store_wait();
         loop {
             match self.kin.tell(&self.context.caller.tenant, run, command).await {

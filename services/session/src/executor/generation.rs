@@ -57,7 +57,7 @@ impl Executor {
                 return input;
             }
             let turn = follow(&shared, &context, &feed, request, place, deadline, &counting).await;
-            shared.crash.pass(Point::TurnInHand).await;
+            shared.crash.pass_in(Point::TurnInHand, context.run).await;
             match turn {
                 Ok(turn) => Input::Turn(Box::new(finished(place, turn))),
                 Err(refusal) => {
@@ -154,7 +154,7 @@ async fn follow(
     written: &AtomicI64,
 ) -> Result<Turn, Refusal> {
     let first = (place.attempt - 1) * ATTEMPT_STRIDE;
-    shared.crash.pass(Point::GenerationSent).await;
+    shared.crash.pass_in(Point::GenerationSent, context.run).await;
     let mut frames = shared.peers.stream_generate(context, request, deadline).await?;
     while let Some(frame) = frames.next().await {
         match frame?.frame {
@@ -163,7 +163,7 @@ async fn follow(
                 feed.delta(shown_attempt(place, attempt.model));
             }
             Some(Frame::Delta(delta)) => {
-                shared.crash.pass(Point::GenerationStreaming).await;
+                shared.crash.pass_in(Point::GenerationStreaming, context.run).await;
                 written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
                 feed.delta(shown_delta(place, delta));
             }

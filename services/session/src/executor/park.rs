@@ -24,7 +24,7 @@ impl Executor {
             }
             match self.try_park().await {
                 Ok(true) => {
-                    self.shared.crash.pass(Point::ParkDone).await;
+                    self.shared.crash.pass_in(Point::ParkDone, self.state.run).await;
                     return Ok(true);
                 }
                 // A command came, or the run has another owner: then nothing is read, and the next try says the same.

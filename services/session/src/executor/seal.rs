@@ -16,7 +16,7 @@ impl Executor {
     /// Seals the run, notes its end beside the log, and lets go of what was kept for it. Repeating it after a crash gives
     /// the same seal.
     pub(super) async fn seal(&mut self) -> Result<(), Halt> {
-        self.shared.crash.pass(Point::EndCommitted).await;
+        self.shared.crash.pass_in(Point::EndCommitted, self.state.run).await;
         let seal = match self.run_seal() {
             Ok(seal) => seal,
             Err(error) => {
@@ -37,7 +37,7 @@ impl Executor {
                 Err(error) => self.rest(&mut wait, &error).await?,
             }
         }
-        self.shared.crash.pass(Point::EndSealed).await;
+        self.shared.crash.pass_in(Point::EndSealed, self.state.run).await;
         let run = Arc::new(view::run(&self.state, self.shared.clock.now(), Some(seal)));
         self.feed.publish(
             &self.last_rows,

@@ -130,8 +130,11 @@ pub fn watch_run(caller: &Caller, request: WatchRunRequest) -> Result<Follow, Vi
     let mut found = Violations::new();
     let (session, run) = parse_run("name", &request.name, &mut found).unwrap_or_default();
     found.require(request.from_seq >= 0, "from_seq", "must be 0 or more");
-    let deltas = !request.without_deltas;
-    found.into_result(Follow { tenant: caller.tenant.clone(), session, run, from_seq: request.from_seq, deltas })
+    let after = <[u8; 32]>::try_from(&request.after_hash[..]).ok();
+    let known = request.after_hash.is_empty() || after.is_some() && request.from_seq > 0;
+    found.require(known, "after_hash", "must be empty, or the 32 bytes of the event before a `from_seq` above 0");
+    let (tenant, deltas) = (caller.tenant.clone(), !request.without_deltas);
+    found.into_result(Follow { tenant, session, run, from_seq: request.from_seq, after, deltas })
 }
 
 /// A `request_id` in its scope, with the digest of the body. The digest leaves the id itself in: it is the same whenever the

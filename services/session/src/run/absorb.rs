@@ -22,6 +22,8 @@ mod children;
 pub(super) const LOST: &str = "LOST";
 /// Characters of what a peer says that go into a run's failure.
 const MAX_MESSAGE: usize = 500;
+/// Reason of a run whose store has lost events of it.
+pub const LOG_TAIL_LOST: &str = "LOG_TAIL_LOST";
 /// Reason of a generation that was stopped.
 const CANCELLED: &str = "CANCELLED";
 /// What the model reads about a call whose effect nobody knows.
@@ -302,7 +304,7 @@ impl Plan {
     }
 
     /// Ends a run that is to stop, when nothing is in flight or the grace is over.
-    fn finish_stop(&mut self) {
+    pub(super) fn finish_stop(&mut self) {
         let Some(stop) = self.state.stop.clone() else { return };
         if self.state.in_flight() {
             if self.now < stop.at + CANCEL_GRACE {

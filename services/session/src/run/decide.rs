@@ -3,7 +3,7 @@
 use mar_proto::session::WaitReason;
 use mar_proto::types::HaltReason;
 
-use super::absorb::Plan;
+use super::absorb::{LOG_TAIL_LOST, Plan};
 use super::event::{
     counters_rebuilt, delegation_intent, generation_started, refilled, resumed, tool_intent, waiting_for,
 };
@@ -63,6 +63,11 @@ pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
 
 /// Events and effects, given what the counters said to [`charge`]'s answer for the same state and inputs.
 pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
+    if let Counted::Answer(answer) = counted
+        && let Some(found) = answer.rebuilt.filter(|found| *found > state.next_seq)
+    {
+        return bereaved(state, inputs, found);
+    }
     let mut plan = Plan::of(state, inputs);
     let next = plan.next();
     if let Counted::Answer(answer) = counted
@@ -77,6 +82,19 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
         for event in &mut plan.events {
             event.counted_seq = Some(state.next_seq);
         }
+    }
+    Decision { events: plan.events, effects: plan.effects }
+}
+
+/// Counters that were asked for an event further on than the log goes: either the log has gone on under another owner, who
+/// fences this commit, or its store has lost the end of it. What the lost events began nobody knows, so nothing begins here,
+/// and the run stops.
+fn bereaved(state: &State, inputs: &[Timed], found: i64) -> Decision {
+    let mut plan = Plan::of(state, inputs);
+    if !plan.state.ended() {
+        plan.emit(plan.now, counters_rebuilt(found));
+        plan.cancel(LOG_TAIL_LOST, "", plan.now);
+        plan.finish_stop();
     }
     Decision { events: plan.events, effects: plan.effects }
 }

@@ -71,7 +71,7 @@ impl Runs {
             None => self.earlier(&session, &admit).await?,
         };
         let (row, first, run) = self.prepare(caller, &session, &admit, earlier)?;
-        self.0.shared.crash.pass(Point::AdmitOffered).await;
+        self.0.shared.crash.pass_in(Point::AdmitOffered, row.id).await;
         if self.0.shared.sabotage.is(Fault::AckBeforeCommit) {
             self.admit_later(caller, session, admit.key, row, first);
             return Ok(run);
@@ -79,7 +79,7 @@ impl Runs {
         let admission = self.settle_admission(caller, &session, &admit.key, &row, &first).await?;
         match admission {
             Admission::Admitted => {
-                self.0.shared.crash.pass(Point::AdmitCommitted).await;
+                self.0.shared.crash.pass_in(Point::AdmitCommitted, row.id).await;
                 self.execute(&session, caller.clone(), &[first], row.id, Input::Begin)?;
                 Ok(run)
             }

@@ -117,7 +117,7 @@ impl Runs {
         let session = self.store().session_get(&row.tenant, row.session).await?;
         let session = session.ok_or(Error::NotFound { kind: "session", name })?;
         let events = self.events(&row.tenant, row.id).await?;
-        self.0.shared.crash.pass(Point::ClaimTaken).await;
+        self.0.shared.crash.pass_in(Point::ClaimTaken, row.id).await;
         tracing::info!(run.id = %row.id, run.epoch = epoch, run.events = events.len(), "run claimed");
         let claimed = Input::Claimed { epoch, owner: self.0.owner.to_string() };
         self.execute(&session, stored_caller(row)?, &events, row.id, claimed)?;

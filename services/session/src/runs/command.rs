@@ -69,7 +69,7 @@ impl Runs {
             Some(Outcome::Reused) => return Err(Error::RequestIdReused),
             None => (Posted::Closed, row.id),
         };
-        self.0.shared.crash.pass(Point::CommandStored).await;
+        self.0.shared.crash.pass_in(Point::CommandStored, run).await;
         match self.live(tenant, run) {
             Some(live) => live.inbox.mail(),
             None => self.0.claim.notify_one(),

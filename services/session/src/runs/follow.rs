@@ -43,6 +43,8 @@ pub struct Follow {
     pub run: Uuid,
     /// First event to send.
     pub from_seq: i64,
+    /// Hash of the event before that, where the caller knows it.
+    pub after: Option<[u8; 32]>,
     /// Whether deltas are sent.
     pub deltas: bool,
 }
@@ -61,7 +63,7 @@ impl Runs {
                 elsewhere(self.view_of(&row).await?, has_ended(row.state))
             }
         };
-        check_cursor(follow.from_seq, opening.run.next_seq)?;
+        self.check_cursor(&follow, opening.run.next_seq).await?;
         Ok(self.clone().frames(opening, follow))
     }
 
@@ -72,6 +74,7 @@ impl Runs {
     fn frames(self, opening: View, follow: Follow) -> FrameStream {
         Box::pin(try_stream! {
             let mut cursor = follow.from_seq;
+            let mut last = follow.after;
             let mut moved = self.0.moved.subscribe();
             yield snapshot(&opening);
             let mut view = opening;
@@ -89,6 +92,11 @@ impl Runs {
                     while cursor < view.run.next_seq {
                         let feed = live.as_ref().map(|live| &live.feed);
                         for event in self.read(&follow, feed, cursor, view.run.next_seq).await? {
+                            // What was sent before is what this one follows, or it is of another log.
+                            if last.is_some_and(|last| event.prev_hash != last[..]) {
+                                Err(lost_tail(&follow, cursor))?;
+                            }
+                            last = <[u8; 32]>::try_from(&event.hash[..]).ok();
                             cursor = event.seq + 1;
                             if event.seq % 5 == 4 && self.0.shared.sabotage.is(Fault::DropEvent) {
                                 continue;
@@ -97,6 +105,7 @@ impl Runs {
                         }
                     }
                     if view.over {
+                        check_end(&follow, &view.run, cursor, last)?;
                         yield frame(Frame::End(RunEnd { run: Some((*view.run).clone()) }));
                         return;
                     }
@@ -146,7 +155,26 @@ impl Runs {
         if !over {
             run.next_seq = self.shown_up_to(follow, cursor).await?;
         }
+        if run.next_seq < cursor {
+            return Err(lost_tail(follow, run.next_seq));
+        }
         Ok(elsewhere(run, over))
+    }
+
+    /// Whether the log has what the caller says it has seen.
+    async fn check_cursor(&self, follow: &Follow, next_seq: i64) -> Result<(), Error> {
+        let from_seq = follow.from_seq;
+        let Some(after) = follow.after else {
+            let beyond = from_seq > next_seq;
+            return if beyond { Err(Error::CursorOutOfRange { from_seq, next_seq }) } else { Ok(()) };
+        };
+        let live = self.live_of(follow).and_then(|live| live.feed.recent(from_seq - 1));
+        let rows = match live.filter(|rows| !rows.is_empty()) {
+            Some(rows) => rows,
+            None => self.store().event_read(&follow.tenant, follow.run, from_seq - 1, 1, READ_BYTES).await?,
+        };
+        let seen = rows.first().is_some_and(|row| row.seq == from_seq - 1 && row.hash == after);
+        if seen { Ok(()) } else { Err(lost_tail(follow, next_seq.min(from_seq))) }
     }
 
     /// How far the log of an open run is shown: its end is not before its seal is stored.
@@ -181,8 +209,15 @@ fn elsewhere(run: Run, over: bool) -> View {
     View { run: run.into(), attempt: None, stopping: over, over, left: false, stuck: false }
 }
 
-fn check_cursor(from_seq: i64, next_seq: i64) -> Result<(), Error> {
-    if from_seq > next_seq { Err(Error::CursorOutOfRange { from_seq, next_seq }) } else { Ok(()) }
+/// Whether what was sent is the log that the run has ended with.
+fn check_end(follow: &Follow, run: &Run, cursor: i64, last: Option<[u8; 32]>) -> Result<(), Error> {
+    let head = run.seal.as_ref().map(|seal| &seal.head);
+    let other = last.zip(head).is_some_and(|(last, head)| head[..] != last[..]);
+    if run.next_seq < cursor || other { Err(lost_tail(follow, run.next_seq.min(cursor))) } else { Ok(()) }
+}
+
+fn lost_tail(follow: &Follow, next_seq: i64) -> Error {
+    Error::LogTailLost { name: view::run_name(follow.session, follow.run), next_seq }
 }
 
 fn snapshot(view: &View) -> RunFrame {

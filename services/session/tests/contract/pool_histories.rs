@@ -296,6 +296,8 @@ impl<'a> World<'a> {
             self.memory.release(self.root, self.pools[0], held).await.unwrap();
             if let Some((redis, _)) = self.redis {
                 redis.release(self.root, self.pools[1], held).await.unwrap();
+                // It remembers for a while where the log ended.
+                redis.forget(self.root, held.run).await.unwrap();
             }
         }
     }

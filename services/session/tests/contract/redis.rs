@@ -3,7 +3,7 @@
 use std::{process::Command, sync::Arc, time::Duration};
 
 use mar_session::counters::{
-    Advance, Amounts, Answer, Counters, Error,
+    Advance, Amounts, Answer, Counters, Error, Held, Pool,
     memory::MemoryCounters,
     redis::{RedisConfig, RedisCounters},
 };
@@ -62,6 +62,32 @@ async fn keys_have_the_trees_hash_tag_and_expire() {
     assert!((expected - 60..=expected).contains(&left), "{left}");
     counters.forget(change.root, change.run).await.unwrap();
     assert_eq!(inspect(url, &["EXISTS", &key]).await, "0");
+}
+
+/// A store that comes back without the end of a run is found out by who goes on from what it has.
+#[tokio::test]
+async fn for_a_while_it_is_remembered_where_an_ended_run_ended() {
+    let url = Redis::shared().unwrap().database().unwrap();
+    let counters = counters(url.clone());
+    let (root, child) = (first(), Advance { run: crate::rows::id(), ..first() });
+    for run in [root, child] {
+        counters.advance(run).await.unwrap();
+    }
+    counters.retire(root.root, root.run, 9).await.unwrap();
+    let held = Held { run: child.run, epoch: 1, seq: 8, amounts: NOTHING };
+    let pool = Pool { parent: child.root, seq: 1, nonce: 1 };
+    counters.release(child.root, pool, held).await.unwrap();
+    for run in [root, child] {
+        let key = format!("halt:{{{}}}:{}", run.root, run.run);
+        let left: i64 = inspect(url.clone(), &["TTL", &key]).await.parse().unwrap();
+        assert!((540..=600).contains(&left), "{left}");
+        let successor = Advance { epoch: 2, seq: 4, last_seq: 1, ..run };
+        assert_eq!(counters.advance(successor).await.unwrap().rebuilt, Some(9));
+    }
+    // One that is not there any more is not made up.
+    let gone = first();
+    counters.retire(gone.root, gone.run, 9).await.unwrap();
+    assert_eq!(counters.advance(Advance { epoch: 2, seq: 4, ..gone }).await.unwrap().rebuilt, None);
 }
 
 #[tokio::test]

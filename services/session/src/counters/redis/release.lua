@@ -1,10 +1,10 @@
--- Drops an ended child run's counters and gives back what it left to the pool.
+-- Lets go of an ended child run's counters and gives back what it left to the pool.
 --
 -- KEYS[1]  halt:{root}:run   KEYS[2]  the pool
 -- ARGV     nonce, run, epoch and seq of its end, five amounts held
 
 local epoch, seq, held = tonumber(ARGV[3]), tonumber(ARGV[4]), arguments(5, 5)
-redis.call('UNLINK', KEYS[1])
+retire(KEYS[1], text(seq + 1))
 local pool = pool_of(KEYS[2], ARGV[1])
 -- A lost pool is rebuilt from the logs, which have this end.
 if not pool then return 0 end

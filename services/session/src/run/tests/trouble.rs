@@ -8,7 +8,8 @@ use time::Duration;
 use super::driver::Mishap;
 use super::fixture::*;
 use super::scenarios::Story;
-use crate::run::{Effect, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, Retry, Timed};
+use crate::counters::{Amounts, Answer, Verdict};
+use crate::run::{Counted, Decision, Effect, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, Retry, Timed, decide};
 
 const NOTHING: Vec<String> = Vec::new();
 
@@ -265,6 +266,33 @@ fn a_takeover_does_not_get_the_answer_to_its_predecessors_question() {
     assert!(story.driver.transition(&[turn], Mishap::Crash).is_none(), "the counters have settled a turn that is lost");
     let words = story.tell(vec![claimed(2)]);
     assert_eq!(words, ["Claimed(2)", "Failed(1.1 LOST)", "Rebuilt(3)", "Started(1.2)"]);
+}
+
+/// Somebody was answered further on than the log goes: its store has lost the end of it.
+#[test]
+fn a_log_that_has_lost_its_end_is_not_gone_on_with() {
+    let state = Story::running(roomy(), Form::Prose).driver.state;
+    let inputs = [Timed { at: START + Duration::seconds(3), input: claimed(2) }];
+    let decided = |found| {
+        let answer = Answer {
+            verdict: Verdict::Granted,
+            used: state.used,
+            rebuilt: Some(found),
+            drawn: Amounts::default(),
+            opened: None,
+        };
+        decide(&state, &inputs, Counted::Answer(answer))
+    };
+    let words = |decision: &Decision| decision.events.iter().map(word).collect::<Vec<_>>();
+    assert_eq!(words(&decided(3)), ["Claimed(2)", "Failed(1.1 LOST)", "Rebuilt(3)", "Started(1.2)"]);
+    let lost = decided(4);
+    assert_eq!(
+        words(&lost),
+        ["Claimed(2)", "Failed(1.1 LOST)", "Rebuilt(4)", "Stop", "Ended(CANCELLED LOG_TAIL_LOST)"]
+    );
+    assert_eq!(lost.effects, [Effect::Stop, Effect::Seal]);
+    // What the counters took for what does not begin is not the log's.
+    assert!(lost.events.iter().all(|event| event.counted_seq.is_none()));
 }
 
 #[test]

@@ -1,0 +1,30 @@
+//! A log that its store has lost the end of: events that were durable, and acknowledged, are there no more.
+//!
+//! That is what a standby does that had not heard the last of its primary and takes its place. What the lost events began, a
+//! successor that replays what is left knows nothing of, so the run does not go on as if they had never been: it is
+//! stopped, with its reason in the log.
+
+use super::{Executor, Halt};
+use crate::run::{Command, LOG_TAIL_LOST};
+use crate::store::{Error, EventRow};
+
+impl Executor {
+    /// Whether a store that takes these events for no continuation of its log has lost those that they follow.
+    pub(super) async fn tail_is_lost(&self, rows: &[EventRow], error: &Error) -> bool {
+        let (Error::Invalid(_), Some(first)) = (error, rows.first()) else { return false };
+        let next = self.shared.store.event_next(&self.context.caller.tenant, self.state.run).await;
+        matches!(next, Ok(next) if next < first.seq)
+    }
+
+    /// Has whoever goes on from what is left stop the run before anything else, and lets go of it. One whose admission is lost,
+    /// too, is nobody's.
+    pub(super) async fn mourn(&mut self) -> Halt {
+        let (run, next) = (self.state.run, self.state.next_seq);
+        tracing::error!(run.id = %run, run.next_seq = next, "the store has lost events that were acknowledged");
+        let command = Command::Cancel { reason: LOG_TAIL_LOST.to_owned(), principal: String::new() };
+        match self.tell(run, &command).await {
+            Ok(()) => Halt::Bereft,
+            Err(halt) => halt,
+        }
+    }
+}
