@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test test-chaos tools demo bench up docs-check questions
+.PHONY: help build fmt lint test test-chaos tools demo bench bench-sessions up docs-check questions
 
 CARGO ?= cargo
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
@@ -51,6 +51,10 @@ questions: ## ten questions to the local model, as a table (8 min; MODEL=small 4
 bench: tools ## benchmark A beside its floors (10 min, of which 8 build)
 	@echo "bench: about 10 minutes, most of it an optimised build"
 	@scripts/bench.sh
+
+bench-sessions: tools ## steps, storage, takeover and memory of four processes beside their floors (20 min, of which 15 build)
+	@echo "bench-sessions: about 20 minutes, most of it an optimised build"
+	@scripts/bench-sessions.sh
 
 up: ## starts everything in one process, with the documentation as tools, until Ctrl-C
 	@echo "up: starts in under a second once it is built"

@@ -64,6 +64,10 @@ pub struct Options {
     pub own_servers: bool,
     /// With servers of its own: they are reached through doors, so that others can take their place.
     pub doors: bool,
+    /// Its own Postgres writes to disk before a commit returns, as in production.
+    pub durable: bool,
+    /// The table `[session.replicas]`.
+    pub replicas: String,
 }
 
 impl Options {
@@ -81,6 +85,8 @@ impl Options {
             env: Vec::new(),
             own_servers: false,
             doors: false,
+            durable: false,
+            replicas: "heartbeat = \"50ms\"\npatience = \"300ms\"".to_owned(),
         }
     }
 
@@ -96,6 +102,20 @@ impl Options {
     pub fn behind_doors(mut self) -> Self {
         self.doors = true;
         self.own_servers()
+    }
+
+    /// With a Postgres and a Redis of its own, of which the first writes to disk before a commit returns.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self.own_servers()
+    }
+
+    /// With these lines in the table `[session.replicas]`, instead of short spans for tests.
+    #[must_use]
+    pub fn replicas(mut self, toml: impl Into<String>) -> Self {
+        self.replicas = toml.into();
+        self
     }
 
     /// With this script.
@@ -163,9 +183,10 @@ impl Launcher {
 }
 
 /// A Postgres that can have standbys, and a Redis.
-fn own_servers() -> anyhow::Result<(Postgres, Redis)> {
+fn own_servers(durable: bool) -> anyhow::Result<(Postgres, Redis)> {
     let settings = standby::small().into_iter();
-    let postgres = settings.fold(Postgres::builder(), |builder, (name, value)| builder.setting(name, value));
+    let wanted = if durable { Postgres::builder().durable() } else { Postgres::builder() };
+    let postgres = settings.fold(wanted, |builder, (name, value)| builder.setting(name, value));
     Ok((postgres.start()?, Redis::start()?))
 }
 
@@ -238,7 +259,7 @@ impl Deployment {
         let urls = match options.stores {
             Stores::Embedded => None,
             Stores::Servers if options.own_servers => {
-                let (own_postgres, own_redis) = tokio::task::block_in_place(own_servers)?;
+                let (own_postgres, own_redis) = tokio::task::block_in_place(|| own_servers(options.durable))?;
                 let mut urls = (own_postgres.url(), own_redis.url());
                 if options.doors {
                     let opened = (Door::open(own_postgres.port()).await?, Door::open(own_redis.port()).await?);
@@ -426,7 +447,8 @@ signing_key = {{ file = "{folder}/session.pem" }}
 descriptor_key_files = ["{folder}/generator.pub.pem"]
 store = {{ url = "{session}" }}
 counters = {{ url = "{counters}" }}
-replicas = {{ heartbeat = "50ms", patience = "300ms" }}
+[session.replicas]
+{replicas}
 [router]
 listen = "127.0.0.1:{p1}"
 descriptor_key_files = ["{folder}/generator.pub.pem"]
@@ -441,6 +463,7 @@ descriptor_key_files = ["{folder}/generator.pub.pem"]
 upstreams.docs = {{ kind = "search", folder = "{folder}/documents", rescan = "200ms" }}
 "#,
             rehearsal = self.rehearsal.api_url(),
+            replicas = self.options.replicas,
         );
         if self.options.shape == Shape::Four {
             write!(

@@ -4,6 +4,7 @@
 //! - [`postgres`], [`pgbouncer`] and [`redis`]: own servers on free loopback ports, gone with their process.
 //! - [`door`]: a stable address in front of servers that take each other's place.
 //! - [`process`]: child binaries with captured output, killed by their own pid.
+//! - [`usage`]: what a process has used.
 //! - [`ports`] and [`wait`]: free loopback ports, and waiting on a condition instead of sleeping.
 
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes and servers")]
@@ -16,4 +17,5 @@ pub mod process;
 pub mod redis;
 pub mod rehearsal;
 mod supervisor;
+pub mod usage;
 pub mod wait;

@@ -194,6 +194,19 @@ impl Redis {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Processor time that the server has spent, as it says.
+    ///
+    /// # Errors
+    /// As [`Redis::text`].
+    pub fn processor(&self) -> anyhow::Result<Duration> {
+        let said = self.text("INFO cpu")?;
+        let seconds = |name: &str| -> anyhow::Result<f64> {
+            let found = said.lines().find_map(|line| line.trim().strip_prefix(name));
+            Ok(found.with_context(|| format!("no {name} in {said}"))?.parse()?)
+        };
+        Ok(Duration::from_secs_f64(seconds("used_cpu_sys:")? + seconds("used_cpu_user:")?))
+    }
+
     fn send(&self, command: &str) -> anyhow::Result<TcpStream> {
         let address = (Ipv4Addr::LOCALHOST, self.port).into();
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("redis does not run")?;

@@ -38,6 +38,7 @@ use mar_session::store::postgres::{PostgresConfig, PostgresStore};
 use mar_session::tenants::Tenants;
 use mar_testkit::postgres::Postgres;
 use mar_testkit::redis::Redis;
+use mar_testkit::usage;
 
 const CLIENTS: usize = 16;
 const STEPS: i64 = 60;
@@ -306,32 +307,8 @@ struct Cpu {
 
 impl Cpu {
     fn now(postgres: &Postgres, redis: &Redis) -> anyhow::Result<Self> {
-        let title = format!(":{}", redis.port());
-        let mut now = Self { own: Duration::ZERO, postgres: Duration::ZERO, redis: Duration::ZERO };
-        let (own, server) = (std::process::id(), postgres.pid()?);
-        for entry in std::fs::read_dir("/proc")? {
-            let path = entry?.path();
-            // Processes come and go.
-            let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
-            let Some((pid, rest)) = stat.split_once(" (") else { continue };
-            let Some((name, rest)) = rest.rsplit_once(") ") else { continue };
-            let fields: Vec<i64> = rest.split(' ').skip(1).filter_map(|field| field.parse().ok()).collect();
-            // After the parent's id: nine fields, then user and system time in hundredths of a second.
-            let (Some(parent), Some(user), Some(system)) = (fields.first(), fields.get(10), fields.get(11)) else {
-                continue;
-            };
-            let spent = Duration::from_millis(10 * u64::try_from(user + system)?);
-            if pid == own.to_string() {
-                now.own += spent;
-            } else if pid == server.to_string() || *parent == i64::from(server) {
-                now.postgres += spent;
-            } else if name == "redis-server"
-                && std::fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line.contains(&title))
-            {
-                now.redis += spent;
-            }
-        }
-        Ok(now)
+        let own = usage::processor(std::process::id())?;
+        Ok(Self { own, postgres: usage::processor(postgres.pid()?)?, redis: redis.processor()? })
     }
 
     fn since(self, before: Self) -> Self {
