@@ -90,6 +90,7 @@ fn agent(kind: Kind) -> Agent {
         prompt: vec![message(Role::System, "be brief"), message(Role::User, kind.word())],
         tools: tools.iter().map(tool).collect(),
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
+        context_tokens: 0,
     }
 }
 

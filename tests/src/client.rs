@@ -66,6 +66,7 @@ pub fn name_of(event: &Event) -> &'static str {
         Some(Body::AgentSealed(_)) => "AgentSealed",
         Some(Body::GenerationStarted(_)) => "GenerationStarted",
         Some(Body::TurnCommitted(_)) => "TurnCommitted",
+        Some(Body::SummaryCommitted(_)) => "SummaryCommitted",
         Some(Body::GenerationFailed(_)) => "GenerationFailed",
         Some(Body::ToolIntent(_)) => "ToolIntent",
         Some(Body::ToolReturned(_)) => "ToolReturned",

@@ -60,6 +60,8 @@ pub struct Options {
     pub extra: String,
     /// Environment of the process that hosts session.
     pub env: Vec<(&'static str, String)>,
+    /// The router's catalogue, in TOML; empty for the one that is shipped.
+    pub catalogue: String,
     /// With [`Stores::Servers`]: servers of its own, which a test may stop, instead of the shared ones.
     pub own_servers: bool,
     /// With servers of its own: they are reached through doors, so that others can take their place.
@@ -83,6 +85,7 @@ impl Options {
             ],
             extra: String::new(),
             env: Vec::new(),
+            catalogue: String::new(),
             own_servers: false,
             doors: false,
             durable: false,
@@ -129,6 +132,13 @@ impl Options {
     #[must_use]
     pub fn extra(mut self, toml: impl Into<String>) -> Self {
         self.extra = toml.into();
+        self
+    }
+
+    /// With these models.
+    #[must_use]
+    pub fn catalogue(mut self, toml: impl Into<String>) -> Self {
+        self.catalogue = toml.into();
         self
     }
 
@@ -424,6 +434,7 @@ impl Deployment {
             keys::write(&pair, &folder.join(format!("{name}.pem")), &folder.join(format!("{name}.pub.pem")))?;
         }
         std::fs::write(folder.join("runtime.toml"), self.config()?)?;
+        std::fs::write(folder.join("catalogue.toml"), &self.options.catalogue)?;
         Ok(())
     }
 
@@ -523,6 +534,9 @@ tool_gateway = "http://127.0.0.1:{p3}"
         command.arg("--config").arg(folder.join("runtime.toml")).current_dir(folder);
         if matches!(name, "mar" | "session") {
             command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
+        }
+        if matches!(name, "mar" | "router") && !self.options.catalogue.is_empty() {
+            command.env("MAR_ROUTER__CATALOGUE", folder.join("catalogue.toml"));
         }
         let index = SERVICES.iter().position(|service| *service == name).unwrap_or(0);
         let mut process = Process::spawn(name, command)?;

@@ -43,6 +43,8 @@ pub struct Scars {
     pub recorded: BTreeSet<String>,
     /// What came of each key in the end.
     pub outcomes: BTreeMap<String, ToolOutcome>,
+    /// Times that earlier steps were summed up.
+    pub summaries: usize,
     /// Generations that were reserved.
     pub generations: usize,
     /// Child runs that were started.
@@ -61,6 +63,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.unknown += other.unknown;
         self.rebuilt += other.rebuilt;
         self.delayed += other.delayed;
+        self.summaries += other.summaries;
         self.generations += other.generations;
         self.children += other.children;
         self.refills += other.refills;
@@ -195,8 +198,17 @@ impl Replay {
             Body::TurnCommitted(turn) => {
                 let open = self.close(turn.step, turn.attempt)?;
                 ensure!(!self.doubtful_generation, "a turn of a dead process: {open:?}");
+                ensure!(open.role.is_empty(), "a turn where a summary is due: {open:?}");
                 self.failed = None;
                 self.add(turn.usage.unwrap_or_default());
+            }
+            Body::SummaryCommitted(summary) => {
+                let open = self.close(summary.step, summary.attempt)?;
+                ensure!(!self.doubtful_generation, "a summary of a dead process: {open:?}");
+                ensure!(open.role == "summarise" && open.replaces == summary.replaces, "{summary:?} after {open:?}");
+                self.failed = None;
+                self.scars.summaries += 1;
+                self.add(summary.usage.unwrap_or_default());
             }
             Body::GenerationFailed(failed) => {
                 let open = self.close(failed.step, failed.attempt)?;
@@ -303,7 +315,7 @@ impl Replay {
         ensure!((started.step, started.attempt) == expected, "{started:?} where {expected:?} is due");
         self.steps = started.step;
         self.scars.generations += 1;
-        self.open = Some(*started);
+        self.open = Some(started.clone());
         Ok(())
     }
 

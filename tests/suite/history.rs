@@ -5,6 +5,8 @@ use mar_proto::session::*;
 use mar_tests::{Client, Deployment, Options, task};
 use serde_json::Value;
 
+mod long;
+
 both_ways! {
     a_run_sees_the_turns_before_it
     as_much_is_seen_as_fits

@@ -21,7 +21,7 @@ use crate::{
 
 pub use sections::{
     AdmittedModel, AgentSection, Doubt, HaltingSection, MetadataSection, ModelRole, ModelSection, PolicyLayer,
-    PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
+    PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, RolePrompt, Sampling, SealedTool,
 };
 pub use trust_tier::{TrustTier, UnknownTier};
 pub use violation::{Violation, Violations};

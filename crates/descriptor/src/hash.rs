@@ -38,6 +38,8 @@ pub mod domain {
     pub const ROUTING_POLICY: &str = "mcp-agent-runtime/routing-policy/v1";
     /// A prompt recipe.
     pub const PROMPT_RECIPE: &str = "mcp-agent-runtime/prompt-recipe/v1";
+    /// What a model is told in a role besides the agent's own.
+    pub const ROLE_PROMPT: &str = "mcp-agent-runtime/role-prompt/v1";
     /// One few-shot example.
     pub const EXAMPLE: &str = "mcp-agent-runtime/example/v1";
     /// A tool's definition: name, description and schemas.

@@ -33,8 +33,8 @@ pub use chain::{Head, event_hash};
 pub use commitment::{Commitment, Salt, SaltKey};
 pub use descriptor::{
     AdmittedModel, AgentSection, Descriptor, Doubt, HaltingSection, MetadataSection, ModelRole, ModelSection,
-    PolicyLayer, PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, Sampling, SealedTool,
-    TrustTier, Violation, Violations,
+    PolicyLayer, PolicyRef, PolicySection, Probe, PromptSection, RecipeRef, Requirement, RolePrompt, Sampling,
+    SealedTool, TrustTier, Violation, Violations,
 };
 pub use error::Error;
 pub use hash::{Hash, domain};

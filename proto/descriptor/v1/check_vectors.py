@@ -252,6 +252,9 @@ class Check:
             for layer in document["policy"]["alignment_policy"]:
                 text_hash = hash_of("mcp-agent-runtime/alignment-policy/v1", layer["text"].encode())
                 self.same(text_hash, layer["hash"], name + " policy hash")
+            for prompt in document["prompt"]["roles"].values():
+                text_hash = hash_of("mcp-agent-runtime/role-prompt/v1", prompt["text"].encode())
+                self.same(text_hash, prompt["hash"], name + " role prompt hash")
 
     def envelope(self, item, name):
         envelope = json.loads(item["envelope"])

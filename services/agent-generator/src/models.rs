@@ -15,8 +15,14 @@ use crate::order::{ModelWish, Order};
 use crate::peers::{Call, ROUTING_POLICY, Router, is_unknown_policy};
 use crate::recipe;
 
-/// The only role that models play so far.
+/// The agent's own role.
 pub const REASON: &str = "reason";
+/// The role of who sums up what the agent did before.
+pub const SUMMARISE: &str = "summarise";
+/// What is told in the role [`SUMMARISE`].
+pub const SUMMARISE_PROMPT: &str = include_str!("../prompts/summarise.md");
+/// Output tokens of a summary, where the run may write so many.
+const SUMMARY_TOKENS: i64 = 1_024;
 
 const MODEL: &str = "agentruntime.router.v1.Model";
 
@@ -79,37 +85,82 @@ impl<'a> Wish<'a> {
         }
     }
 
-    /// What the descriptor says of models.
+    /// What the descriptor says of models: those that may reason, and those that may sum up.
     ///
     /// # Errors
     /// [`Error::NoModelAdmitted`], and [`Error::PeerBroken`] for hashes that are none.
-    pub fn section(self, answer: &SelectModelResponse) -> Result<ModelSection, Error> {
-        let mut admitted = Vec::new();
-        for candidate in answer.candidates.iter().filter(|candidate| candidate.admitted) {
-            let spec_hash = candidate.spec_hash.parse().map_err(|_| broken("a spec hash that is none"))?;
-            admitted.push(AdmittedModel { model: candidate.model.clone(), spec_hash });
-        }
+    pub fn section(self, answer: &SelectModelResponse, summarisers: &[Candidate]) -> Result<ModelSection, Error> {
+        let admitted = pinned(&answer.candidates)?;
         if admitted.is_empty() {
             return Err(Error::NoModelAdmitted { rejections: rejections(&answer.candidates) });
         }
+        let summarising = self.summarising(pinned(summarisers)?, &admitted);
         let routing_policy = PolicyRef {
             name: answer.routing_policy.clone(),
             version: answer.routing_policy_version,
             hash: answer.routing_policy_hash.parse().map_err(|_| broken("a routing policy hash that is none"))?,
         };
         let role = ModelRole { requirement: self.requirement, admitted, sampling: self.sampling };
-        Ok(ModelSection { roles: [(REASON.to_owned(), role)].into(), routing_policy })
+        let roles = [(REASON.to_owned(), role), (SUMMARISE.to_owned(), summarising)].into();
+        Ok(ModelSection { roles, routing_policy })
     }
+
+    /// The role of who sums up: it reads text and writes text. Where nobody fits it but who reasons, these do it.
+    fn summarising(&self, fitting: Vec<AdmittedModel>, reasoning: &[AdmittedModel]) -> ModelRole {
+        let requirement = Requirement {
+            tools: false,
+            structured_output: false,
+            input_modalities: Vec::new(),
+            ..self.requirement.clone()
+        };
+        let sampling = Sampling {
+            max_output_tokens: SUMMARY_TOKENS.min(self.order.limits.max_output_tokens),
+            ..self.sampling.clone()
+        };
+        let admitted = if fitting.is_empty() { reasoning.to_vec() } else { fitting };
+        ModelRole { requirement, admitted, sampling }
+    }
+}
+
+/// Those of a router's candidates that may sum up: what is missing of the others are tools, an answer's form, or senses.
+#[must_use]
+pub fn summarisers(candidates: &[Candidate]) -> Vec<Candidate> {
+    let spared = |rejection: &router::Rejection| {
+        use RejectionReason::{Modality, StructuredOutput, Tools};
+        matches!(rejection.reason(), Tools | StructuredOutput | Modality)
+    };
+    let fits = |one: &&Candidate| one.admitted || !one.rejections.is_empty() && one.rejections.iter().all(spared);
+    candidates.iter().filter(fits).map(|one| Candidate { admitted: true, ..one.clone() }).collect()
+}
+
+/// The admitted ones as a descriptor pins them.
+fn pinned(candidates: &[Candidate]) -> Result<Vec<AdmittedModel>, Error> {
+    let admitted = candidates.iter().filter(|candidate| candidate.admitted).map(|candidate| {
+        let spec_hash = candidate.spec_hash.parse().map_err(|_| broken("a spec hash that is none"))?;
+        Ok(AdmittedModel { model: candidate.model.clone(), spec_hash })
+    });
+    admitted.collect()
+}
+
+/// The largest window among the admitted models that the router is configured to call; 0 where nobody says.
+#[must_use]
+pub fn widest(candidates: &[Candidate]) -> i64 {
+    callable(candidates).map(|one| one.context_tokens).max().unwrap_or(0)
+}
+
+/// The admitted models that the router is configured to call; all of them where it is configured for none.
+fn callable(candidates: &[Candidate]) -> impl Iterator<Item = &Candidate> {
+    let admitted = || candidates.iter().filter(|one| one.admitted);
+    let configured = |one: &&Candidate| one.obstacle() != Obstacle::NotConfigured;
+    let any = admitted().any(|one| configured(&one));
+    admitted().filter(move |one| !any || configured(one))
 }
 
 /// The dearest prices among the admitted models that the router is configured to call, each class by itself: an upper
 /// bound whichever of them acts. A dearer one that is configured later acts only where a reservation covers it.
 #[must_use]
 pub fn dearest(candidates: &[Candidate]) -> ReservationPrice {
-    let admitted = || candidates.iter().filter(|one| one.admitted);
-    let configured = |one: &&Candidate| one.obstacle() != Obstacle::NotConfigured;
-    let any = admitted().any(|one| configured(&one));
-    let prices = || admitted().filter(|one| !any || configured(one)).filter_map(|one| one.price.as_ref());
+    let prices = || callable(candidates).filter_map(|one| one.price.as_ref());
     ReservationPrice {
         input_per_million: prices().map(|price| price.input_per_million).max().unwrap_or(0),
         output_per_million: prices().map(|price| price.output_per_million).max().unwrap_or(0),

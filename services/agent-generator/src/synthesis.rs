@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use mar_alignment::{Agent as PolicyAgent, Policy, PolicyText, Stack};
 use mar_descriptor::{
-    AgentSection, Descriptor, MetadataSection, PolicyLayer, PolicySection, PromptSection, SealedDescriptor, SigningKey,
-    seal,
+    AgentSection, Descriptor, MetadataSection, PolicyLayer, PolicySection, PromptSection, RolePrompt, SealedDescriptor,
+    SigningKey, seal,
 };
 use mar_proto::router::SelectModelResponse;
 use mar_proto::session::ReservationPrice;
@@ -59,6 +59,8 @@ pub struct Agent {
     pub tools: Vec<ToolDefinition>,
     /// What reservations reckon with.
     pub price: ReservationPrice,
+    /// The largest window of who may reason, in tokens; 0 where nobody says.
+    pub context_tokens: i64,
 }
 
 /// A prompt and where it came from.
@@ -92,12 +94,15 @@ impl Synthesis {
         let wish = Wish::new(order, pick.recipe().sampling(), !toolbox.is_empty(), prompt.output_schema.is_some());
         let mut answer = self.admitted(call, order, &wish).await?;
         decisions::narrow(&mut answer.candidates, &stack, &agent)?;
-        let price = models::dearest(&answer.candidates);
+        let mut summarisers = models::summarisers(&answer.candidates);
+        decisions::narrow(&mut summarisers, &stack, &agent)?;
+        let price = models::dearest(&summarisers);
+        let context_tokens = models::widest(&answer.candidates);
         let sealing = Sealing { caller, order, pick: &pick, stack: &stack, prompt: &prompt };
-        let (descriptor, tools) = sealing.descriptor(wish.section(&answer)?, toolbox);
+        let (descriptor, tools) = sealing.descriptor(wish.section(&answer, &summarisers)?, toolbox);
         let descriptor = seal(&descriptor, &self.key).map_err(Error::Seal)?;
         self.store.descriptor_put(&caller.tenant, &descriptor, self.clock.now()).await?;
-        Ok(Agent { descriptor, prompt: prompt.messages, tools, price })
+        Ok(Agent { descriptor, prompt: prompt.messages, tools, price, context_tokens })
     }
 
     /// The recipe, and what the catalogue has of the tools. When one of them lacks something, the refusal names all
@@ -235,6 +240,7 @@ impl Sealing<'_> {
             parameters: self.order.brief.parameters.keys().cloned().collect(),
             output_schema: self.prompt.output_schema.clone(),
             steps: self.prompt.steps.iter().map(|step| step.name.to_owned()).collect(),
+            roles: [(models::SUMMARISE.to_owned(), RolePrompt::new(models::SUMMARISE_PROMPT))].into(),
         }
     }
 }

@@ -33,6 +33,7 @@ pub mod run;
 pub mod runs;
 pub mod sessions;
 pub mod slices;
+mod summaries;
 pub mod table;
 pub mod tools;
 pub mod up;

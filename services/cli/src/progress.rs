@@ -160,7 +160,13 @@ impl Live {
             Some(Body::AgentSealed(_)) => self.doing = "sealed".into(),
             Some(Body::GenerationStarted(started)) => {
                 self.step = started.step;
-                self.doing = "asking the model".into();
+                self.doing = if started.role.is_empty() { "asking the model" } else { "summing up" }.into();
+            }
+            Some(Body::SummaryCommitted(summary)) => {
+                self.doing = "summed up".into();
+                let usage = summary.usage.unwrap_or_default();
+                self.tokens += describe::input(&usage) + describe::output(&usage);
+                self.cost += usage.cost_nano_usd;
             }
             Some(Body::TurnCommitted(turn)) => {
                 self.tail.clear();

@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::out::{Ink, clean, one_line};
 use crate::progress::describe::{halt, input, output, state};
 use crate::slices;
+use crate::summaries;
 use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
 
@@ -186,6 +187,11 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("failed_attempts".into(), json!(turn.failed_attempts));
             fields.insert("translation_warnings".into(), json!(turn.translation_warnings));
         }
+        Some(event_leaf::Body::SummaryCommitted(summary)) => fields.extend(summaries::fields(&summary)),
+        Some(event_leaf::Body::GenerationStarted(started)) if !started.elided.is_empty() => {
+            fields.insert("step".into(), json!(started.step));
+            fields.insert("elided".into(), json!(started.elided));
+        }
         Some(event_leaf::Body::ToolIntent(intent)) => {
             fields.insert("call_id".into(), json!(intent.call_id));
             fields.insert("tool".into(), json!(intent.tool));
@@ -228,6 +234,7 @@ fn kind(body: Option<&event_leaf::Body>) -> &'static str {
         Some(Body::AgentSealed(_)) => "AGENT_SEALED",
         Some(Body::GenerationStarted(_)) => "GENERATION_STARTED",
         Some(Body::TurnCommitted(_)) => "TURN_COMMITTED",
+        Some(Body::SummaryCommitted(_)) => "SUMMARY_COMMITTED",
         Some(Body::GenerationFailed(_)) => "GENERATION_FAILED",
         Some(Body::ToolIntent(_)) => "TOOL_INTENT",
         Some(Body::ToolReturned(_)) => "TOOL_RETURNED",
@@ -294,7 +301,8 @@ pub fn session_seal(seal: &SessionSeal) -> Value {
     })
 }
 
-fn usage(usage: &Usage) -> Value {
+/// What was used, as JSON.
+pub fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.input_tokens,
         "cached_input_tokens": usage.cached_input_tokens,

@@ -261,7 +261,8 @@ fn option(candidate: &Candidate, requirement: &Requirement, input: &BTreeMap<Str
     })
 }
 
-/// Why no sealed model is left: the budget where only that is in the way, a credential likewise, else all rejections.
+/// Why no sealed model is left: the budget where only that is in the way of one, its window likewise, a credential likewise,
+/// else all rejections.
 fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
     let pinned = |candidate: &&Candidate| {
         role.admitted.iter().any(|pin| Model::resource_name(&pin.model) == candidate.model.name)
@@ -278,11 +279,6 @@ fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
     if let Some(dear) = only(Reason::Price) {
         return Error::Budget { field: "budget.max_cost_nano_usd", detail: detail(dear) };
     }
-    let locked = |candidate: &&&Candidate| credential(candidate).is_some();
-    if only(Reason::Credential).is_some() || (!sealed.is_empty() && sealed.iter().all(|one| locked(&one))) {
-        let problems = sealed.iter().filter_map(|one| Some((one.model.provider.clone(), credential(one)?.to_owned())));
-        return Error::Locked(problems.collect());
-    }
     let gone = role.admitted.iter().filter_map(|pin| {
         let name = Model::resource_name(&pin.model);
         let known = sealed.iter().any(|candidate| candidate.model.name == name);
@@ -290,7 +286,17 @@ fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
         (!known).then_some((name, vec![rejection]))
     });
     let rejected = sealed.iter().map(|candidate| (candidate.model.name.clone(), candidate.rejections.clone()));
-    Error::NoModel(rejected.chain(gone).collect())
+    let rejected = rejected.chain(gone).collect();
+    // A shorter prompt helps, whatever credential another model lacks.
+    if only(Reason::Context).is_some() {
+        return Error::Context(rejected);
+    }
+    let locked = |candidate: &&&Candidate| credential(candidate).is_some();
+    if only(Reason::Credential).is_some() || (!sealed.is_empty() && sealed.iter().all(|one| locked(&one))) {
+        let problems = sealed.iter().filter_map(|one| Some((one.model.provider.clone(), credential(one)?.to_owned())));
+        return Error::Locked(problems.collect());
+    }
+    Error::NoModel(rejected)
 }
 
 /// What is wrong with the credential of a candidate's provider, if that is among what it fails.

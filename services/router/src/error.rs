@@ -41,6 +41,9 @@ pub enum Error {
     /// No model fits. Not worth a retry as it is.
     #[error("no model is admitted")]
     NoModel(Vec<(String, Vec<Rejection>)>),
+    /// The prompt fits the window of no sealed model, and nothing else is in the way. Not worth a retry as it is.
+    #[error("the prompt fits the window of no model that may be asked")]
+    Context(Vec<(String, Vec<Rejection>)>),
     /// The budget does not cover the call. Not worth a retry as it is.
     #[error("{detail}")]
     Budget {
@@ -88,7 +91,8 @@ impl From<Error> for Status {
                     .metadata("tool", tool)
                     .into()
             }
-            Error::NoModel(rejected) => no_model(rejected),
+            Error::NoModel(rejected) => rejections(ErrorReason::NoModelAdmitted, text, rejected),
+            Error::Context(rejected) => rejections(ErrorReason::ContextExceeded, text, rejected),
             Error::Budget { field, detail } => {
                 Fault::new(Code::ResourceExhausted, ErrorReason::BudgetExceeded, text).quota(field, detail).into()
             }
@@ -98,8 +102,8 @@ impl From<Error> for Status {
     }
 }
 
-fn no_model(rejected: Vec<(String, Vec<Rejection>)>) -> Status {
-    let fault = Fault::new(Code::FailedPrecondition, ErrorReason::NoModelAdmitted, "no model is admitted");
+fn rejections(reason: ErrorReason, text: String, rejected: Vec<(String, Vec<Rejection>)>) -> Status {
+    let fault = Fault::new(Code::FailedPrecondition, reason, text);
     let fault = rejected.into_iter().fold(fault, |fault, (model, rejections)| {
         let reasons: Vec<_> = rejections.iter().map(ToString::to_string).collect();
         fault.metadata(model, reasons.join("; "))

@@ -69,6 +69,7 @@ impl Peers for Instant {
             prompt: vec![Message { role: Role::User.into(), parts: vec![text("go")] }],
             tools: vec![tool],
             price: None,
+            context_tokens: 0,
         };
         Ok(GenerateAgentResponse { name: String::new(), agent: Some(agent) })
     }

@@ -109,6 +109,7 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         message("approval", content.approval.as_ref().map(Message::encode_to_vec)),
         text("comment", &content.comment),
         message("history", content.history.as_ref().map(Message::encode_to_vec)),
+        message("summary", content.summary.as_ref().map(Message::encode_to_vec)),
         message("recorded_calls", content.recorded_calls.as_ref().map(Message::encode_to_vec)),
         message("child_tasks", content.child_tasks.as_ref().map(Message::encode_to_vec)),
     ]

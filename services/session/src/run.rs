@@ -29,6 +29,7 @@ pub mod loop_detector;
 mod next;
 mod slices;
 mod state;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub use input::{
 };
 pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
+pub use summary::{Aim, SUMMARISE};
 
 /// Tries of one generation that reach a provider before the run fails.
 pub const MAX_ATTEMPTS: i64 = 3;

@@ -46,6 +46,10 @@ impl Replay {
                 ensure!(turn.step == self.steps + 1, "step {} is shared after {}", turn.step, self.steps);
                 self.steps = turn.step;
             }
+            Some(event_shared::Body::Summary(summary)) => {
+                ensure!(summary.step == self.steps + 1, "step {} is shared after {}", summary.step, self.steps);
+                self.steps = summary.step;
+            }
             Some(event_shared::Body::Result(_)) => self.shared_calls += i64::from(shared.counted),
             Some(event_shared::Body::Rejection(_)) => {}
             None => anyhow::bail!("nothing is shared"),
@@ -97,7 +101,7 @@ impl<'a> Lineage<'a> {
                     }
                     owed -= usize::from(event.seq <= fork.through_seq);
                 }
-                event_shared::Body::Rejection(_) => {}
+                event_shared::Body::Rejection(_) | event_shared::Body::Summary(_) => {}
             }
             if event.seq <= fork.through_seq {
                 open.push(event.seq);
@@ -145,8 +149,11 @@ impl<'a> Lineage<'a> {
         let there = self.there(shared.seq)?;
         ensure!(body(there).and_then(part) == shared.body, "{} is shared otherwise than it was", shared.seq);
         let was = there.content.clone().unwrap_or_default();
-        let same =
-            (&was.turn, &was.tool_result, &was.problems) == (&content.turn, &content.tool_result, &content.problems);
+        let told = |content: &EventContent| {
+            let EventContent { turn, tool_result, problems, summary, .. } = content.clone();
+            (turn, tool_result, problems, summary)
+        };
+        let same = told(&was) == told(content);
         ensure!(same, "the payload of {} is another", shared.seq);
         self.shared.push(shared.seq);
         self.calls.extend(asked(Some(content)));
@@ -219,6 +226,7 @@ fn part(body: &Body) -> Option<event_shared::Body> {
         Body::TurnCommitted(turn) => Some(event_shared::Body::Turn(turn.clone())),
         Body::ToolReturned(back) => Some(event_shared::Body::Result(back.clone())),
         Body::AnswerRejected(rejected) => Some(event_shared::Body::Rejection(*rejected)),
+        Body::SummaryCommitted(summary) => Some(event_shared::Body::Summary(summary.clone())),
         Body::EventShared(shared) => shared.body.clone(),
         _ => None,
     }

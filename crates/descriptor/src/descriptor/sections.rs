@@ -141,6 +141,8 @@ pub struct PromptSection {
     pub output_schema: Option<String>,
     /// The names of the prompt optimizer steps that were applied, in their order.
     pub steps: Vec<String>,
+    /// What models are told in roles besides the agent's own, by role name, such as `summarise`.
+    pub roles: BTreeMap<String, RolePrompt>,
 }
 
 impl PromptSection {
@@ -159,6 +161,31 @@ impl PromptSection {
     /// [`Error::Shape`] when the text is not JSON.
     pub fn output_schema_json(&self) -> Result<Option<Value>, Error> {
         self.output_schema.as_deref().map(serde_json::from_str).transpose().map_err(Error::Shape)
+    }
+}
+
+/// What a model is told in a role besides the agent's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolePrompt {
+    /// The hash of `text` under [`domain::ROLE_PROMPT`].
+    pub hash: Hash,
+    /// The rendered text.
+    pub text: String,
+}
+
+impl RolePrompt {
+    /// A prompt with the hash of its text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { hash: Self::text_hash(&text), text }
+    }
+
+    /// The hash that a prompt with this text must state.
+    #[must_use]
+    pub fn text_hash(text: &str) -> Hash {
+        Hash::of(domain::ROLE_PROMPT, text.as_bytes())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Descriptor, Doubt, ModelRole, ON_BUDGET_HALT, ON_BUDGET_WAIT, ON_UNKNOWN_ASK_HUMAN, ON_UNKNOWN_TELL_MODEL,
-    POLICY_LAYERS, PolicyLayer, Requirement, SCHEMA, Sampling, Violations,
+    POLICY_LAYERS, PolicyLayer, Requirement, RolePrompt, SCHEMA, Sampling, Violations,
 };
 use crate::{
     canonical::{self, MAX_INTEGER},
@@ -14,6 +14,7 @@ use crate::{
 const SORTED: &str = "must be sorted by code point and hold nothing twice";
 const COUNT: &str = "must be between 0 and 2^53-1";
 const NOT_EMPTY: &str = "must not be empty";
+const HASH_OF_TEXT: &str = "must be the hash of the text";
 
 pub(super) fn validate(descriptor: &Descriptor) -> Result<(), Violations> {
     let mut found = Violations::default();
@@ -89,6 +90,12 @@ fn prompt(descriptor: &Descriptor, found: &mut Violations) {
     for (index, step) in section.steps.iter().enumerate() {
         found.require(!step.is_empty(), format!("prompt.steps[{index}]"), NOT_EMPTY);
     }
+    for (name, prompt) in &section.roles {
+        let at = format!("prompt.roles[{name:?}]");
+        found.require(!name.is_empty(), &at, "must have a name");
+        found.require(prompt.hash == RolePrompt::text_hash(&prompt.text), format!("{at}.hash"), HASH_OF_TEXT);
+        found.require(!prompt.text.is_empty(), format!("{at}.text"), NOT_EMPTY);
+    }
     let spelled = match section.output_schema_json() {
         Ok(None) => true,
         Ok(Some(schema)) => {
@@ -152,11 +159,7 @@ fn policy(descriptor: &Descriptor, found: &mut Violations) {
         found.require(known, format!("{at}.layer"), "must be one of platform, organisation, environment, agent, task");
         found.require(!layer.name.is_empty(), format!("{at}.name"), NOT_EMPTY);
         count(layer.version, &format!("{at}.version"), found);
-        found.require(
-            layer.hash == PolicyLayer::text_hash(&layer.text),
-            format!("{at}.hash"),
-            "must be the hash of the text",
-        );
+        found.require(layer.hash == PolicyLayer::text_hash(&layer.text), format!("{at}.hash"), HASH_OF_TEXT);
     }
 }
 

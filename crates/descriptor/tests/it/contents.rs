@@ -1,6 +1,6 @@
 //! Parsing, validating, normalising and comparing descriptors.
 
-use mar_descriptor::{Descriptor, Error, Hash, PolicyLayer, TrustTier};
+use mar_descriptor::{Descriptor, Error, Hash, PolicyLayer, RolePrompt, TrustTier};
 use serde_json::{Value, json};
 
 use crate::samples::{admitted, full, minimal, strings, tool, unicode};
@@ -76,6 +76,10 @@ fn every_violation_is_named_at_once() {
     descriptor.prompt.parameters = strings(&["b", "a"]);
     descriptor.prompt.output_schema = Some("{ }".to_owned());
     descriptor.prompt.steps = strings(&["a", ""]);
+    descriptor.prompt.roles =
+        [("", RolePrompt::new("")), ("summarise", RolePrompt { hash: Hash::ZERO, text: "x".to_owned() })]
+            .map(|(name, prompt)| (name.to_owned(), prompt))
+            .into();
     descriptor.agent.tools = vec![tool("b.c", "same"), tool("a", "same"), tool("z.z", "über")];
     descriptor.policy.alignment_policy =
         vec![PolicyLayer::new("task", "x", 1, ""), PolicyLayer::new("cosmos", "", -1, "")];
@@ -100,6 +104,9 @@ fn every_violation_is_named_at_once() {
         "prompt.recipe.name",
         "prompt.parameters",
         "prompt.steps[1]",
+        r#"prompt.roles[""]"#,
+        r#"prompt.roles[""].text"#,
+        r#"prompt.roles["summarise"].hash"#,
         "prompt.output_schema",
         "agent.tools",
         "agent.tools[1].name",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mar_descriptor::descriptor::ON_UNKNOWN_ASK_HUMAN;
 use mar_descriptor::{
-    AdmittedModel, Descriptor, Doubt, Hash, ModelRole, PolicyLayer, PolicyRef, Probe, RecipeRef, Requirement, Sampling,
-    SealedTool, domain,
+    AdmittedModel, Descriptor, Doubt, Hash, ModelRole, PolicyLayer, PolicyRef, Probe, RecipeRef, Requirement,
+    RolePrompt, Sampling, SealedTool, domain,
 };
 use serde_json::json;
 
@@ -35,6 +35,10 @@ pub fn full() -> Descriptor {
         .set_output_schema(&json!({"type": "object", "properties": {"score": {"type": "number", "multipleOf": 0.1, "maximum": i64::MAX}}}))
         .unwrap();
     descriptor.prompt.steps = strings(&["system-role", "few-shot", "compress"]);
+    descriptor.prompt.roles = BTreeMap::from([(
+        "summarise".to_owned(),
+        RolePrompt::new("Say in a few words what \u{201c}they\u{201d} said."),
+    )]);
     descriptor.agent.role = "researcher".to_owned();
     descriptor.agent.tools = vec![
         tool("builtin.search", "search"),

@@ -30,7 +30,7 @@ fn is_closed_and_complete_at_every_level() {
     let (schema, _) = schema();
     let mut objects = vec![&schema];
     objects.extend(schema["$defs"].as_object().unwrap().values().filter(|def| def.get("properties").is_some()));
-    assert_eq!(objects.len(), 17);
+    assert_eq!(objects.len(), 18);
     for object in objects {
         assert_eq!(object["additionalProperties"], false, "{}", object["description"]);
         let mut properties: Vec<_> = object["properties"].as_object().unwrap().keys().collect();

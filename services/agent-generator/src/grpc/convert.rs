@@ -72,6 +72,7 @@ pub fn generated(agent: Agent) -> GenerateAgentResponse {
             prompt: agent.prompt,
             tools: agent.tools,
             price: Some(agent.price),
+            context_tokens: agent.context_tokens,
         }),
     }
 }

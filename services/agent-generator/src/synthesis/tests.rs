@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_alignment::default_platform;
 use mar_descriptor::{HaltingSection, Hash, TrustTier, verify};
-use mar_proto::router::{Candidate, Price, SelectModelRequest, SelectModelResponse};
+use mar_proto::router::{Candidate, Price, Rejection, RejectionReason, SelectModelRequest, SelectModelResponse};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
 use mar_proto::types::{Media, Origin, Part, part::Content};
 use mar_runtime::auth::Identity;
@@ -202,6 +202,37 @@ fn every_section_is_sealed() {
     assert_eq!(descriptor.halting, order().limits);
     assert_eq!(descriptor.metadata.environment, "dev");
     assert_eq!((agent.price.input_per_million, agent.price.output_per_million), (7, 9));
+}
+
+#[test]
+fn who_may_sum_up_is_sealed_with_what_it_is_told() {
+    let rejected = |model: &str, price: i64, reasons: &[RejectionReason]| {
+        let rejections = reasons.iter().map(|reason| Rejection { reason: (*reason).into(), detail: String::new() });
+        Candidate { admitted: false, rejections: rejections.collect(), ..candidate(model, price) }
+    };
+    let mut peers = peers();
+    for (one, context_tokens) in peers.candidates.iter_mut().zip([8_000, 32_000, 16_000]) {
+        one.context_tokens = context_tokens;
+    }
+    use RejectionReason::{Modality, Provider, StructuredOutput, Tools};
+    let plain = Candidate { context_tokens: 64_000, ..rejected("plain", 9, &[Tools, StructuredOutput, Modality]) };
+    peers.candidates.extend([plain, rejected("foreign", 10, &[Tools, Provider])]);
+    let agent = generate(peers, &Caller::dev(), &order()).unwrap();
+    let descriptor = Descriptor::parse(&agent.descriptor.canonical).unwrap();
+    let names =
+        |role: &str| descriptor.model.roles[role].admitted.iter().map(|one| one.model.clone()).collect::<Vec<_>>();
+    assert_eq!(names("reason"), ["models/large", "models/medium", "models/small"]);
+    assert_eq!(names("summarise"), ["models/large", "models/medium", "models/plain", "models/small"]);
+    let (reason, summarise) = (&descriptor.model.roles["reason"], &descriptor.model.roles["summarise"]);
+    assert!(
+        !summarise.requirement.tools && !summarise.requirement.structured_output && summarise.requirement.streaming
+    );
+    assert_eq!(summarise.requirement.min_trust_tier, reason.requirement.min_trust_tier);
+    assert_eq!(summarise.sampling.max_output_tokens, 1_024);
+    let told = &descriptor.prompt.roles["summarise"];
+    assert!(told.text.contains("summary") && told.hash == RolePrompt::text_hash(&told.text));
+    assert_eq!(agent.price.input_per_million, 9, "the dearest in any role");
+    assert_eq!(agent.context_tokens, 32_000, "of those who reason");
 }
 
 #[test]

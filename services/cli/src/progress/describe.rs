@@ -12,6 +12,7 @@ use mar_proto::types::{HaltReason, Usage};
 use super::children;
 use crate::out::{Ink, one_line};
 use crate::slices;
+use crate::summaries;
 use crate::table::{bytes, count, span, usd};
 use crate::{doubt, waiting};
 
@@ -40,7 +41,8 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
         Body::GenerationStarted(started) if started.repair => {
             format!("step {:<5} repairs the answer", started.step)
         }
-        Body::GenerationStarted(_) => return None,
+        Body::GenerationStarted(started) => return summaries::started(started, ink),
+        Body::SummaryCommitted(summary) => summaries::committed(summary, ink),
         Body::TurnCommitted(turn) => turn_committed(turn, warned, ink),
         Body::GenerationFailed(failed) => generation_failed(failed, ink),
         Body::ToolIntent(intent) => tool_intent(intent, content, ink),

@@ -183,7 +183,7 @@ async fn a_huge_prompt_is_refused_before_any_attempt() {
     let mut ask = Ask::new("hi");
     ask.prompt.messages.push(said(Role::User, &"word ".repeat(100_000)));
     let refused = harness.generate(&["alpha"], ask).await.unwrap_err();
-    assert_eq!(reason(&refused), ErrorReason::NoModelAdmitted);
+    assert_eq!(reason(&refused), ErrorReason::ContextExceeded);
     assert!(mar_runtime::status::metadata(&refused)["models/alpha"].starts_with("CONTEXT"));
     // A text, and all that is beside it.
     for (size, expected) in [(10 << 20, ErrorReason::InvalidRequest), (30 << 20, ErrorReason::MessageTooLarge)] {

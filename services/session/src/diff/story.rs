@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mar_proto::session::{
-    Agent, EventContent, RunAdmitted, RunAspect, RunEnded, Task, ToolReturned, TurnCommitted, event_leaf::Body,
-    event_shared,
+    Agent, EventContent, RunAdmitted, RunAspect, RunEnded, SummaryCommitted, Task, ToolReturned, TurnCommitted,
+    event_leaf::Body, event_shared,
 };
 use mar_proto::types::{HaltingPolicy, Message, Part, part::Content};
 use prost::Message as _;
@@ -51,8 +51,10 @@ impl Story {
             Body::RunAdmitted(admitted) => self.admitted(admitted, content),
             Body::AgentSealed(_) => self.agent(content.agent.as_ref()),
             Body::TurnCommitted(turn) => self.turn(turn, content.turn.as_ref()),
+            Body::SummaryCommitted(summary) => self.summary(summary, content.summary.as_ref()),
             Body::EventShared(shared) => match &shared.body {
                 Some(event_shared::Body::Turn(turn)) => self.turn(turn, content.turn.as_ref()),
+                Some(event_shared::Body::Summary(summary)) => self.summary(summary, content.summary.as_ref()),
                 Some(event_shared::Body::Result(back)) => self.result(back, content),
                 _ => {}
             },
@@ -150,6 +152,15 @@ impl Story {
             let digest = call_digest(&call.tool, &call.arguments_json);
             self.put(RunAspect::Calls, &place, Thing::of(&digest, text));
             self.calls.push(CallStory { place, digest, verdict: None, result: None });
+        }
+    }
+
+    /// A summary is what a model said in a step.
+    fn summary(&mut self, summary: &SummaryCommitted, message: Option<&Message>) {
+        let step = summary.step.to_string();
+        self.put(RunAspect::Selection, &step, Thing::text(&summary.model));
+        if let Some(message) = message {
+            self.put(RunAspect::Turns, &step, message_thing(message));
         }
     }
 

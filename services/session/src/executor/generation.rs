@@ -17,7 +17,7 @@ use crate::clients::{Refusal, RunContext};
 use crate::counters::Amounts;
 use crate::crash::Point;
 use crate::feed::Feed;
-use crate::run::{FinishedTurn, Input, Retry};
+use crate::run::{Aim, FinishedTurn, Input, Retry, SUMMARISE};
 
 /// The longest that one generation may take.
 const MAX_TIME: Duration = Duration::from_secs(600);
@@ -85,16 +85,25 @@ impl Executor {
     }
 
     fn generation_request(&self, step: i64, attempt: i64, reservation: Amounts) -> StreamGenerateRequest {
-        let tools = self.state.agent.as_ref().map(|agent| agent.tools.clone()).unwrap_or_default();
+        let (model_role, prompt) = match self.state.generation.as_ref().map(|open| open.aim).unwrap_or_default() {
+            Aim::Summary { replaces } => {
+                let messages = self.state.summary_prompt(replaces);
+                (SUMMARISE.to_owned(), Prompt { messages, ..Prompt::default() })
+            }
+            Aim::Turn => {
+                let prompt = Prompt {
+                    messages: self.state.transcript.iter().map(|message| (**message).clone()).collect(),
+                    tools: self.state.agent.as_ref().map(|agent| agent.tools.clone()).unwrap_or_default(),
+                    output_schema_json: self.state.output_schema.to_string(),
+                    blobs: Vec::new(),
+                };
+                (String::new(), prompt)
+            }
+        };
         StreamGenerateRequest {
             generation_id: format!("{}/{step}/{attempt}", self.state.run),
-            model_role: String::new(),
-            prompt: Some(Prompt {
-                messages: self.state.transcript.iter().map(|message| (**message).clone()).collect(),
-                tools,
-                output_schema_json: self.state.output_schema.to_string(),
-                blobs: Vec::new(),
-            }),
+            model_role,
+            prompt: Some(prompt),
             budget: Some(Budget {
                 max_cost_nano_usd: reservation.cost_nano_usd,
                 max_input_tokens: reservation.input_tokens,
@@ -154,6 +163,7 @@ async fn follow(
     written: &AtomicI64,
 ) -> Result<Turn, Refusal> {
     let first = (place.attempt - 1) * ATTEMPT_STRIDE;
+    let shown = request.model_role != SUMMARISE;
     shared.crash.pass_in(Point::GenerationSent, context.run).await;
     let mut frames = shared.peers.stream_generate(context, request, deadline).await?;
     while let Some(frame) = frames.next().await {
@@ -165,7 +175,10 @@ async fn follow(
             Some(Frame::Delta(delta)) => {
                 shared.crash.pass_in(Point::GenerationStreaming, context.run).await;
                 written.fetch_add(i64::try_from(delta.text.len()).unwrap_or(i64::MAX), Ordering::Relaxed);
-                feed.delta(shown_delta(place, delta));
+                // Notes for the agent are nothing of what it says.
+                if shown {
+                    feed.delta(shown_delta(place, delta));
+                }
             }
             Some(Frame::Turn(turn)) => return Ok(turn),
             None => {}

@@ -13,10 +13,12 @@ use super::event::{
 };
 use super::input::{CallReturn, Delay, FinishedTurn, Input, Retry, Timed};
 use super::state::{Call, CallState, Phase, State};
+use super::summary::{Aim, CONTEXT_EXCEEDED};
 use super::{CANCEL_GRACE, Effect, Event, MAX_ATTEMPTS};
 use crate::counters::Amounts;
 
 mod children;
+mod summary;
 
 /// Reason of a generation that died with its replica.
 pub(super) const LOST: &str = "LOST";
@@ -32,7 +34,7 @@ pub(super) const UNKNOWN_TEXT: &str = "OUTCOME_UNKNOWN: the call was issued, but
 
 /// Reasons of failed generations that never left the runtime.
 pub(super) fn reaches_provider(reason: &str) -> bool {
-    !matches!(reason, "PEER_UNAVAILABLE" | "DRAINING" | "STORE_UNAVAILABLE")
+    !matches!(reason, "PEER_UNAVAILABLE" | "DRAINING" | "STORE_UNAVAILABLE" | CONTEXT_EXCEEDED)
 }
 
 /// Events and effects in the making, with the state that they lead to.
@@ -221,6 +223,9 @@ impl Plan {
         if !self.is_open(turn.step, turn.attempt) {
             return;
         }
+        if let Some(Aim::Summary { replaces }) = self.state.generation.as_ref().map(|open| open.aim) {
+            return self.summary(turn, replaces, at);
+        }
         self.settle(&turn.usage);
         let draft = turn_committed(&self.state, turn);
         self.emit(at, draft);
@@ -238,7 +243,10 @@ impl Plan {
         let usage = usage.unwrap_or_else(|| generation.reservation.to_usage(true));
         self.settle(&usage);
         let reached = self.state.reached_with(models);
+        let too_long = reason == CONTEXT_EXCEEDED;
         let again = match retry {
+            // What can be shortened is sent again.
+            _ if too_long => self.state.narrowed().upcoming().shortens(),
             Retry::Never => false,
             Retry::Bounded => reached + 1 < MAX_ATTEMPTS,
             Retry::WhenBack => true,
@@ -246,7 +254,13 @@ impl Plan {
         let retried = again && self.state.stop.is_none();
         self.emit(at, generation_failed(&generation, reason, models, usage, retried));
         if !retried && self.state.stop.is_none() {
+            if too_long {
+                return self.halt(HaltReason::ContextWindow);
+            }
             let mut text = format!("step {} got no turn from any model", generation.step);
+            if generation.aim != Aim::Turn {
+                text = format!("step {} got no summary of the steps before it", generation.step);
+            }
             if !message.is_empty() {
                 text.push_str(": ");
                 text.extend(message.chars().take(MAX_MESSAGE));

@@ -8,6 +8,7 @@ use mar_proto::types::{Citation, Message, Part, Passage, part::Content};
 use serde_json::Value;
 
 use super::state::State;
+use super::summary::SUMMARISE;
 
 /// At most so many problems are told to the model.
 const MAX_PROBLEMS: usize = 8;
@@ -18,13 +19,29 @@ pub(super) struct Sealed {
     pub max_output_tokens: i64,
     /// JSON Schema that the answer has to fit, as JSON text; empty for free text.
     pub output_schema: String,
+    /// Who summarises; `None` where nobody is sealed to.
+    pub summariser: Option<Summariser>,
+}
+
+/// The role that earlier steps are summarised in, as it is sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summariser {
+    /// What the model is told.
+    pub prompt: String,
+    /// Output tokens of one summary.
+    pub max_output_tokens: i64,
 }
 
 /// Reads a sealed descriptor; `None` for bytes that are none, which the generator's signature rules out.
 pub(super) fn sealed(canonical: &[u8]) -> Option<Sealed> {
     let descriptor = Descriptor::parse(canonical).ok()?;
     let role = descriptor.model.roles.get("reason").or_else(|| descriptor.model.roles.values().next())?;
+    let summarising = descriptor.model.roles.get(SUMMARISE).zip(descriptor.prompt.roles.get(SUMMARISE));
     Some(Sealed {
+        summariser: summarising.map(|(role, prompt)| Summariser {
+            prompt: prompt.text.clone(),
+            max_output_tokens: role.sampling.max_output_tokens,
+        }),
         max_output_tokens: role.sampling.max_output_tokens,
         output_schema: descriptor.prompt.output_schema.unwrap_or_default(),
     })

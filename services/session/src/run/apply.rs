@@ -12,17 +12,19 @@ use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::amounts::add_usage;
+use super::amounts::{add_usage, input_tokens};
 use super::event::repair_request;
 use super::loop_detector::{LoopDetector, Observed, Rule};
 use super::slices::Purse;
 use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, RetryDue, State, Stop};
+use super::summary::{Aim, CONTEXT_EXCEEDED, SUMMARISE};
 use super::{Event, answer};
 use crate::counters::Amounts;
 
 mod children;
 mod delay;
 mod fork;
+mod summary;
 
 use children::parent_of;
 use fork::fork_of;
@@ -59,6 +61,12 @@ impl State {
             output_schema: Arc::from(""),
             history: history.into_iter().map(Arc::new).collect(),
             transcript: Vec::new(),
+            head: 0,
+            summarised: false,
+            summariser: None,
+            window: i64::MAX,
+            density: None,
+            measured: 0,
             step: 0,
             generation: None,
             calls: Vec::new(),
@@ -112,9 +120,18 @@ impl State {
             Body::EventShared(shared) => self.share(shared, content, event.counted_seq),
             Body::GenerationStarted(started) => {
                 let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap_or_default();
-                self.start_generation(started.step, started.attempt, reservation);
+                let replaces = usize::try_from(started.replaces).unwrap_or(0);
+                let aim = if started.role == SUMMARISE { Aim::Summary { replaces } } else { Aim::Turn };
+                for call_id in &started.elided {
+                    self.elide(call_id);
+                }
+                self.start_generation(Generation { step: started.step, attempt: started.attempt, reservation, aim });
             }
-            Body::TurnCommitted(turn) => self.commit_turn(turn, content, event.counted_seq),
+            Body::TurnCommitted(turn) => {
+                let bound = self.generation.as_ref().map_or(0, |open| open.reservation.input_tokens);
+                self.commit_turn(turn, content, event.counted_seq, bound);
+            }
+            Body::SummaryCommitted(summary) => self.commit_summary(summary, content, event.counted_seq),
             Body::GenerationFailed(failed) => self.fail_generation(failed, at, event.counted_seq),
             Body::ToolIntent(intent) => {
                 if intent.attempt == 1 {
@@ -192,12 +209,18 @@ impl State {
         {
             self.max_output_tokens = sealed.max_output_tokens;
             self.output_schema = sealed.output_schema.into();
+            self.summariser = sealed.summariser.map(Arc::new);
+        }
+        if agent.context_tokens > 0 {
+            self.window = agent.context_tokens;
         }
         let mut prompt: Vec<Arc<Message>> = agent.prompt.iter().cloned().map(Arc::new).collect();
         // The task's own message comes last.
         let task = prompt.len().saturating_sub(1);
         prompt.splice(task..task, self.history.iter().cloned());
         // What a fork shares comes after it.
+        self.head = prompt.len();
+        self.measured += self.head;
         self.transcript.splice(0..0, prompt);
         for call in &mut self.calls {
             call.definition = agent.tools.iter().find(|tool| tool.name == call.tool).cloned();
@@ -206,14 +229,15 @@ impl State {
         self.run(at);
     }
 
-    fn start_generation(&mut self, step: i64, attempt: i64, reservation: Amounts) {
+    fn start_generation(&mut self, generation: Generation) {
+        let Generation { step, attempt, reservation, .. } = generation;
         self.step = step;
         self.calls.clear();
         self.candidate = None;
         self.retry = self.retry.map(|retry| RetryDue { attempt, ..retry });
         self.used = self.used + reservation;
         self.reserved = self.reserved + reservation;
-        self.generation = Some(Generation { step, attempt, reservation });
+        self.generation = Some(generation);
     }
 
     /// Closes the generation in flight at what it used. Its step stays used whatever became of it.
@@ -230,8 +254,13 @@ impl State {
         }
     }
 
-    fn commit_turn(&mut self, turn: &TurnCommitted, content: &EventContent, counted_seq: Option<i64>) {
+    /// Takes a turn in. `bound` is that of its prompt, 0 where it is not known.
+    fn commit_turn(&mut self, turn: &TurnCommitted, content: &EventContent, counted_seq: Option<i64>, bound: i64) {
         let usage = turn.usage.unwrap_or_default();
+        // What several tries have read tells nothing of one prompt.
+        if bound > 0 && turn.failed_attempts.is_empty() {
+            self.measure(input_tokens(&usage), bound);
+        }
         self.settle(&usage, counted_seq);
         self.retry = None;
         self.failed_models.clear();
@@ -278,6 +307,9 @@ impl State {
 
     fn fail_generation(&mut self, failed: &GenerationFailed, at: OffsetDateTime, counted_seq: Option<i64>) {
         let usage = failed.usage.unwrap_or_default();
+        if failed.reason == CONTEXT_EXCEEDED {
+            self.narrow();
+        }
         self.settle(&usage, counted_seq);
         if !failed.retried {
             self.retry = None;
@@ -291,8 +323,8 @@ impl State {
                 self.failed_models.push(model.clone());
             }
         }
-        let lost = failed.reason == super::absorb::LOST;
-        let delay = if lost { Duration::ZERO } else { backoff(tries) };
+        let at_once = [super::absorb::LOST, CONTEXT_EXCEEDED].contains(&failed.reason.as_str());
+        let delay = if at_once { Duration::ZERO } else { backoff(tries) };
         self.retry = Some(RetryDue { reached, attempt: failed.attempt, at: at + delay });
     }
 

@@ -126,10 +126,10 @@ fn begin(plan: &mut Plan, before: &State, next: Next, counted: Counted) {
     }
     match next {
         Next::Nothing => {}
-        Next::Generate { step, attempt, reservation, repair } => {
+        Next::Generate(due) => {
             let left = (plan.state.limit_amounts() - answer.used).max(Amounts::default());
-            plan.emit(plan.now, generation_started(step, attempt, reservation, left, repair));
-            plan.effects.push(Effect::Generate { step, attempt });
+            plan.emit(plan.now, generation_started(&due, left));
+            plan.effects.push(Effect::Generate { step: due.step, attempt: due.attempt });
         }
         Next::Delegate(carving) => {
             plan.emit(plan.now, delegation_intent(&carving, answer.opened.unwrap_or_default()));

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::delegation::{Carving, ChildEnd};
 use super::input::{CallReturn, Delay, FinishedTurn};
+use super::next::Due;
 use super::state::{Call, Generation, State, Stop};
+use super::summary::{Aim, SUMMARISE};
 use crate::counters::Amounts;
 
 /// Name of the store as a dependency that is away.
@@ -70,13 +72,20 @@ pub(super) fn generation_failed(
 }
 
 /// A generation about to be issued.
-pub(super) fn generation_started(step: i64, attempt: i64, reservation: Amounts, left: Amounts, repair: bool) -> Draft {
+pub(super) fn generation_started(due: &Due, left: Amounts) -> Draft {
+    let (role, replaces) = match due.aim {
+        Aim::Turn => ("", 0),
+        Aim::Summary { replaces } => (SUMMARISE, replaces),
+    };
     bare(Body::GenerationStarted(GenerationStarted {
-        step,
-        attempt,
-        reservation: Some(reservation.to_reservation()),
+        step: due.step,
+        attempt: due.attempt,
+        reservation: Some(due.reservation.to_reservation()),
         left: Some(left.to_reservation()),
-        repair,
+        repair: due.repair,
+        role: role.to_owned(),
+        replaces: i64::try_from(replaces).unwrap_or(i64::MAX),
+        elided: due.elided.clone(),
     }))
 }
 

@@ -73,7 +73,9 @@ pub struct Shared {
 impl Shared {
     fn counted(&self) -> Amounts {
         match self.event.body {
-            Some(event_shared::Body::Turn(_)) => Amounts { steps: 1, ..Amounts::default() },
+            Some(event_shared::Body::Turn(_) | event_shared::Body::Summary(_)) => {
+                Amounts { steps: 1, ..Amounts::default() }
+            }
             Some(event_shared::Body::Result(_)) if self.event.counted => {
                 Amounts { tool_calls: 1, ..Amounts::default() }
             }
@@ -96,6 +98,10 @@ pub struct Recollection {
     calls: BTreeMap<String, CallDigest>,
     /// Calls that were begun.
     begun: BTreeSet<String>,
+    /// Calls whose results were left out since the last turn.
+    elided: Vec<String>,
+    /// The bound of the last prompt.
+    input_bound: i64,
 }
 
 impl Recollection {
@@ -111,7 +117,12 @@ impl Recollection {
             Body::AgentSealed(_) if seq <= self.through_seq && !self.own_task => {
                 self.found.agent.clone_from(&event.content.agent);
             }
+            Body::GenerationStarted(started) => {
+                self.elided.extend(started.elided.iter().cloned());
+                self.input_bound = started.reservation.as_ref().map_or(0, |reservation| reservation.input_tokens);
+            }
             Body::TurnCommitted(turn) => self.part(seq, Part::Turn(turn.clone()), &event.content, true),
+            Body::SummaryCommitted(summary) => self.part(seq, Part::Summary(summary.clone()), &event.content, true),
             Body::ToolIntent(intent) => {
                 self.begun.insert(place(&intent.call_id).to_owned());
             }
@@ -123,6 +134,8 @@ impl Recollection {
             // A fork of a fork.
             Body::EventShared(shared) => {
                 if let Some(body) = &shared.body {
+                    self.elided.extend(shared.elided.iter().cloned());
+                    self.input_bound = shared.input_bound;
                     self.part(seq, body.clone(), &event.content, shared.counted);
                 }
             }
@@ -138,6 +151,10 @@ impl Recollection {
 
     fn part(&mut self, seq: i64, body: event_shared::Body, content: &EventContent, counted: bool) {
         use event_shared::Body as Part;
+        let (elided, input_bound) = match &body {
+            Part::Turn(_) => (std::mem::take(&mut self.elided), self.input_bound),
+            _ => Default::default(),
+        };
         let (is_turn, is_result) = (matches!(body, Part::Turn(_)), matches!(body, Part::Result(_)));
         if is_turn {
             self.close();
@@ -158,9 +175,11 @@ impl Recollection {
             turn: content.turn.clone(),
             tool_result: content.tool_result.clone(),
             problems: content.problems.clone(),
+            summary: content.summary.clone(),
             ..EventContent::default()
         };
-        self.open.push(Shared { event: EventShared { seq, counted, body: Some(body) }, content });
+        let event = EventShared { seq, counted, elided, input_bound, body: Some(body) };
+        self.open.push(Shared { event, content });
         if is_result {
             self.owed = self.owed.saturating_sub(1);
         }

@@ -8,6 +8,7 @@ use super::answer;
 use super::delegation::Carving;
 use super::event::{answer_rejected, failed, halted};
 use super::state::{Call, CallState};
+use super::summary::{Aim, Upcoming};
 use crate::counters::Amounts;
 
 /// What a run wants to begin; needs the counters' consent.
@@ -16,11 +17,28 @@ pub(super) enum Next {
     /// Nothing: something is in flight, not due yet, or the run is over.
     Nothing,
     /// A generation.
-    Generate { step: i64, attempt: i64, reservation: Amounts, repair: bool },
+    Generate(Box<Due>),
     /// The calls that the last turn asks for.
     Call(Vec<Call>),
     /// The child runs of a call.
     Delegate(Box<Carving>),
+}
+
+/// A generation that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Due {
+    /// Its step.
+    pub step: i64,
+    /// Session's number of the try.
+    pub attempt: i64,
+    /// What it may use.
+    pub reservation: Amounts,
+    /// Whether it repairs an answer.
+    pub repair: bool,
+    /// What it is for.
+    pub aim: Aim,
+    /// Calls whose results are left out of its prompt.
+    pub elided: Vec<String>,
 }
 
 impl Next {
@@ -28,7 +46,7 @@ impl Next {
     pub fn reservation(&self) -> Amounts {
         match self {
             Self::Nothing => Amounts::default(),
-            Self::Generate { reservation, .. } => *reservation,
+            Self::Generate(due) => due.reservation,
             Self::Delegate(carving) => carving.reserved,
             Self::Call(calls) => {
                 Amounts { tool_calls: i64::try_from(calls.len()).unwrap_or(i64::MAX), ..Amounts::default() }
@@ -90,8 +108,11 @@ impl Plan {
     }
 
     fn generate(&self, step: i64, attempt: i64, steps: i64) -> Next {
-        let reservation = self.state.generation_reservation(steps);
-        Next::Generate { step, attempt, reservation, repair: self.state.repairing }
+        let upcoming = self.state.upcoming();
+        let reservation = self.state.reservation_of(&upcoming, steps);
+        let repair = self.state.repairing && upcoming.aim == Aim::Turn;
+        let Upcoming { aim, elided, .. } = upcoming;
+        Next::Generate(Box::new(Due { step, attempt, reservation, repair, aim, elided }))
     }
 
     fn reject(&mut self, problems: &[String]) -> Next {

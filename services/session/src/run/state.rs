@@ -10,18 +10,20 @@ use mar_proto::types::{
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::answer::Summariser;
 use super::delegation::{Delegated, Parent};
 use super::fork::Fork;
 use super::loop_detector::LoopDetector;
 use super::slices::Purse;
+use super::summary::{Aim, Density};
 use crate::counters::Amounts;
 
 /// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
-const MESSAGE_OVERHEAD: i64 = 16;
+pub(super) const MESSAGE_OVERHEAD: i64 = 16;
 /// Tokens of an image beyond the bytes of its part: at least, at most.
 const IMAGE: (usize, usize) = (2_048, 65_536);
 /// Bytes that a router may add to the prompt to describe tools and output form.
-const PROMPT_OVERHEAD: i64 = 4_096;
+pub(super) const PROMPT_OVERHEAD: i64 = 4_096;
 
 /// A run, as far as its log tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +64,20 @@ pub struct State {
     pub history: Vec<Arc<Message>>,
     /// The conversation: prompt with history, turns, tool results, repair requests.
     pub transcript: Vec<Arc<Message>>,
+    /// How many of its messages come before what the run did itself: the prompt with history, the task last; 0 before an
+    /// agent is sealed.
+    pub head: usize,
+    /// Whether a summary of earlier steps follows them.
+    pub summarised: bool,
+    /// Who summarises, from the descriptor; `None` where it seals nobody.
+    pub summariser: Option<Arc<Summariser>>,
+    /// Input and output tokens that one generation may have together: as the router said of the agent's models, and less than
+    /// what it has refused since.
+    pub window: i64,
+    /// What the last prompt was counted at; `None` before the first.
+    pub density: Option<Density>,
+    /// How many messages of the conversation that prompt had.
+    pub measured: usize,
     /// Number of the step, 0 before the first.
     pub step: i64,
     /// The generation in flight.
@@ -151,6 +167,8 @@ pub struct Generation {
     pub attempt: i64,
     /// What it may use.
     pub reservation: Amounts,
+    /// What it is for.
+    pub aim: Aim,
 }
 
 /// A tool call of the current step.
@@ -467,9 +485,14 @@ impl State {
     /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level
     /// tokenizer never exceeds. The settlement gives back what was not used.
     pub fn prompt_bound(&self) -> i64 {
-        let form = i64::try_from(2 * self.output_schema.len()).unwrap_or(i64::MAX / 4);
-        let start = PROMPT_OVERHEAD + self.tool_bytes() + form;
+        let start = PROMPT_OVERHEAD + self.prompt_frame();
         self.transcript.iter().fold(start, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
+    }
+
+    /// Bytes of a prompt that are in none of its messages: the tools, and the answer's form.
+    pub(super) fn prompt_frame(&self) -> i64 {
+        let form = i64::try_from(2 * self.output_schema.len()).unwrap_or(i64::MAX / 4);
+        self.tool_bytes().saturating_add(form)
     }
 
     /// Size of the tool definitions as a model is told of them.
@@ -478,17 +501,6 @@ impl State {
         let bytes: usize =
             tools.iter().map(|tool| tool.alias.len() + tool.description.len() + 2 * tool.input_schema_json.len()).sum();
         i64::try_from(bytes).unwrap_or(i64::MAX / 4)
-    }
-
-    /// What the next generation may use.
-    pub fn generation_reservation(&self, steps: i64) -> Amounts {
-        let input_tokens = self.prompt_bound();
-        let output_tokens = self.max_output_tokens;
-        let price = self.agent.as_ref().and_then(|agent| agent.price).unwrap_or_default();
-        let cost = i128::from(input_tokens) * i128::from(price.input_per_million)
-            + i128::from(output_tokens) * i128::from(price.output_per_million);
-        let cost_nano_usd = i64::try_from((cost + 999_999) / 1_000_000).unwrap_or(i64::MAX);
-        Amounts { steps, tool_calls: 0, input_tokens, output_tokens, cost_nano_usd }
     }
 
     /// The tool of the agent that a turn names.
@@ -510,7 +522,7 @@ impl State {
 }
 
 /// Size of what a message says.
-fn message_bytes(message: &Message) -> i64 {
+pub(super) fn message_bytes(message: &Message) -> i64 {
     use mar_proto::types::part::Content;
     let bytes: usize = message
         .parts

@@ -144,6 +144,9 @@ fn invalid() -> Vec<Value> {
         change("policy-text-of-another-hash", &["policy.alignment_policy[0].hash"], &|d| {
             d.policy.alignment_policy[0].text.push(' ')
         }),
+        change("role-prompt-of-another-hash", &[r#"prompt.roles["summarise"].hash"#], &|d| {
+            d.prompt.roles.get_mut("summarise").unwrap().text.push(' ')
+        }),
         change("layers-out-of-order", &["policy.alignment_policy"], &|d| d.policy.alignment_policy.reverse()),
     ]
 }

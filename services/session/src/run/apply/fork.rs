@@ -51,8 +51,16 @@ impl State {
                         call.call_id = own_id(self.run, &call.call_id);
                     }
                 }
+                for call_id in &shared.elided {
+                    self.elide(&own_id(self.run, call_id));
+                }
                 // It is settled where it was generated.
-                self.commit_turn(turn, &content, None);
+                self.commit_turn(turn, &content, None, shared.input_bound);
+            }
+            Some(event_shared::Body::Summary(summary)) => {
+                self.step = summary.step;
+                self.used.steps += 1;
+                self.commit_summary(summary, content, None);
             }
             Some(event_shared::Body::Result(back)) => {
                 let id = own_id(self.run, &back.call_id);

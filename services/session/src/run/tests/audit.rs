@@ -55,6 +55,8 @@ pub struct Audit {
     /// What the run, a fork, was forked from.
     pub origin: Option<super::audit_fork::OriginRecord>,
     pub repairs: i64,
+    /// Whether the generation in flight repairs an answer.
+    pub repairing: bool,
     pub passages: BTreeSet<String>,
     pub running_since: Option<OffsetDateTime>,
     pub active: Duration,
@@ -78,6 +80,8 @@ pub struct Audit {
     pub delegated: BTreeMap<String, super::audit_children::Family>,
     /// Commands of earlier commits.
     pub commands: BTreeSet<uuid::Uuid>,
+    /// What is left out of prompts.
+    pub shortened: super::audit_summary::Shortened,
     /// Slices of each budget, and what they grant.
     pub purses: BTreeMap<i32, (usize, i64)>,
 }
@@ -86,7 +90,7 @@ pub struct Audit {
 fn shared_counts(shared: &EventShared) -> Amounts {
     let (mut steps, mut tool_calls) = (0, 0);
     match &shared.body {
-        Some(event_shared::Body::Turn(_)) => steps = 1,
+        Some(event_shared::Body::Turn(_) | event_shared::Body::Summary(_)) => steps = 1,
         Some(event_shared::Body::Result(_)) => tool_calls = i64::from(shared.counted),
         _ => {}
     }
@@ -136,6 +140,7 @@ impl Audit {
                     wanted.push(Effect::Invoke { call_id: intent.call_id.clone(), attempt: intent.attempt });
                 }
                 Body::TurnCommitted(mar_proto::session::TurnCommitted { usage, .. })
+                | Body::SummaryCommitted(mar_proto::session::SummaryCommitted { usage, .. })
                 | Body::GenerationFailed(mar_proto::session::GenerationFailed { usage, .. }) => {
                     let reservation = open.take().expect("only an open generation closes").reservation;
                     let reserved = Amounts { steps: 0, ..reservation };
@@ -277,13 +282,22 @@ impl Audit {
             Body::GenerationStarted(started) => {
                 self.starts(started, state);
                 well_formed(&state.transcript);
+                self.shortened.starts(started, state);
             }
             Body::TurnCommitted(turn) => {
                 assert!(self.turns.insert(turn.step), "step {} has two turns", turn.step);
                 self.settles(turn.step, turn.attempt, &turn.usage.unwrap());
+                self.repairs += i64::from(std::mem::take(&mut self.repairing));
+                assert!(self.repairs <= 1);
+                self.shortened.turns();
                 let message = event.content.turn.as_ref().unwrap();
                 self.owed = calls_of(message).map(str::to_owned).collect();
                 assert_eq!(i64::try_from(self.owed.len()).unwrap(), turn.tool_calls);
+            }
+            Body::SummaryCommitted(summary) => {
+                assert!(self.turns.insert(summary.step), "step {} has two ends", summary.step);
+                self.settles(summary.step, summary.attempt, &summary.usage.unwrap());
+                self.shortened.sums_up(summary, event, state);
             }
             Body::GenerationFailed(failed) => {
                 self.settles(failed.step, failed.attempt, &failed.usage.unwrap());
@@ -293,7 +307,7 @@ impl Audit {
                         *reached = 0;
                     }
                 }
-                if !matches!(failed.reason.as_str(), "PEER_UNAVAILABLE" | "CANCELLED") {
+                if !matches!(failed.reason.as_str(), "PEER_UNAVAILABLE" | "CANCELLED" | "CONTEXT_EXCEEDED") {
                     *reached += 1;
                     assert!(*reached <= MAX_ATTEMPTS, "too many tries");
                     assert!(!(failed.retried && *reached == MAX_ATTEMPTS));
@@ -421,13 +435,14 @@ impl Audit {
         assert_eq!(started.attempt, if started.attempt == 1 { 1 } else { self.last_attempt + 1 });
         assert!(!self.turns.contains(&started.step), "a step that has its turn is tried again");
         (self.last_step, self.last_attempt) = (started.step, started.attempt);
-        if started.repair && started.attempt == 1 {
-            self.repairs += 1;
-            assert!(self.repairs <= 1 && self.rejections + self.shared_rejections >= 1 && self.rejections <= 1);
-        }
+        self.repairing = started.repair;
+        let rejected = self.rejections + self.shared_rejections >= 1 && self.rejections <= 1;
+        assert!(!started.repair || rejected);
         let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap();
         assert_eq!(reservation.steps, i64::from(started.attempt == 1));
-        assert_eq!(reservation.output_tokens, state.max_output_tokens);
+        let sums_up = started.role == "summarise";
+        let output = if sums_up { super::fixture::SUMMARY_OUTPUT } else { state.max_output_tokens };
+        assert_eq!(reservation.output_tokens, output);
         self.used = self.used + reservation;
         let covered = self.purses.values().all(|(_, cost)| self.used.cost_nano_usd <= *cost);
         assert!(covered, "a generation beyond its slices: {:?}", self.purses);

@@ -70,6 +70,10 @@ impl Audit {
         if let Some(event_shared::Body::Turn(turn)) = &shared.body {
             assert!(self.turns.insert(turn.step), "step {} is shared twice", turn.step);
         }
+        if let Some(event_shared::Body::Summary(summary)) = &shared.body {
+            assert!(self.turns.insert(summary.step), "step {} is shared twice", summary.step);
+        }
+        self.shortened.shares(shared, event, state);
         let passages = event.content.tool_result.iter().flat_map(|result| &result.passages);
         self.passages.extend(passages.map(|passage| passage.passage_id.clone()));
         let Some(origin) = &mut self.origin else { return };

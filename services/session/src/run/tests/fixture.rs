@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use mar_descriptor::{Descriptor, ModelRole, Sampling};
+use mar_descriptor::{Descriptor, ModelRole, RolePrompt, Sampling};
 use mar_proto::session::{
     Agent, BudgetScope, EventContent, FinishReason, ParentRun, ReservationPrice, RunAdmitted, SliceGranted, Task,
     ToolOutcome, WaitReason, event_leaf::Body, event_shared,
@@ -41,6 +41,10 @@ pub const PAY: &str = "tools/bank.pay";
 pub const WIRE: &str = "tools/bank.wire";
 /// Output tokens of one generation.
 pub const MAX_OUTPUT: i64 = 100;
+/// Output tokens of one summary.
+pub const SUMMARY_OUTPUT: i64 = 40;
+/// A passage that comes with a long result.
+pub const LONG: &str = "b#2";
 
 const SCHEMA: &str =
     r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"},"citations":{"type":"array"}}}"#;
@@ -124,6 +128,9 @@ fn synthesised(form: Form) -> Agent {
     let mut descriptor = Descriptor::default();
     let sampling = Sampling { max_output_tokens: MAX_OUTPUT, ..Sampling::default() };
     descriptor.model.roles.insert("reason".to_owned(), ModelRole { sampling, ..ModelRole::default() });
+    let sampling = Sampling { max_output_tokens: SUMMARY_OUTPUT, ..Sampling::default() };
+    descriptor.model.roles.insert("summarise".to_owned(), ModelRole { sampling, ..ModelRole::default() });
+    descriptor.prompt.roles.insert("summarise".to_owned(), RolePrompt::new("sum it up"));
     descriptor.prompt.output_schema = (form == Form::Schema).then(|| SCHEMA.to_owned());
     let sealed = SealedDescriptor {
         hash: descriptor.hash().unwrap().to_string(),
@@ -143,7 +150,13 @@ fn synthesised(form: Form) -> Agent {
             in_doubt(WIRE, false, OnUnknown::AskHuman),
         ],
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
+        context_tokens: 0,
     }
+}
+
+/// An agent whose models read and write so many tokens at once.
+pub fn agent_of_window(form: Form, context_tokens: i64) -> Agent {
+    Agent { context_tokens, ..agent(form) }
 }
 
 fn tool(name: &str, idempotent: bool) -> ToolDefinition {
@@ -269,7 +282,8 @@ pub fn returned(call_id: &str, attempt: i64, outcome: ToolOutcome, passage: &str
     let result = if outcome == ToolOutcome::Ok {
         let found = Passage { passage_id: passage.to_owned(), ..Passage::default() };
         let passages = if passage.is_empty() { Vec::new() } else { vec![found] };
-        ToolResult { content: vec![Part { tainted: true, ..text("found") }], passages, ..ToolResult::default() }
+        let words = if passage == LONG { "found ".repeat(300) } else { "found".to_owned() };
+        ToolResult { content: vec![Part { tainted: true, ..text(&words) }], passages, ..ToolResult::default() }
     } else {
         error_result("it failed")
     };
@@ -354,8 +368,12 @@ pub fn word(event: &Event) -> String {
         Body::RunAdmitted(_) => "Admitted".to_owned(),
         Body::RunClaimed(claimed) => format!("Claimed({})", claimed.epoch),
         Body::AgentSealed(_) => "Sealed".to_owned(),
+        Body::GenerationStarted(started) if started.role == "summarise" => {
+            format!("Summing({}.{})", started.step, started.attempt)
+        }
         Body::GenerationStarted(started) => format!("Started({}.{})", started.step, started.attempt),
         Body::TurnCommitted(turn) => format!("Turn({}.{})", turn.step, turn.attempt),
+        Body::SummaryCommitted(summary) => format!("Summary({}.{})", summary.step, summary.attempt),
         Body::GenerationFailed(failed) => format!("Failed({}.{} {})", failed.step, failed.attempt, failed.reason),
         Body::ToolIntent(intent) => format!("Intent({}.{})", place(&intent.call_id), intent.attempt),
         Body::ToolReturned(back) => {
@@ -389,6 +407,7 @@ pub fn word(event: &Event) -> String {
         Body::EventShared(shared) => match &shared.body {
             Some(event_shared::Body::Turn(turn)) => format!("Shared(turn {})", turn.step),
             Some(event_shared::Body::Result(back)) => format!("Shared(result {})", place(&back.call_id)),
+            Some(event_shared::Body::Summary(summary)) => format!("Shared(summary {})", summary.step),
             _ => "Shared(rejection)".to_owned(),
         },
         Body::CallDoubted(doubted) => format!("Doubted({}.{})", place(&doubted.call_id), doubted.attempt),

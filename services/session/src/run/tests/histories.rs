@@ -4,6 +4,7 @@ use mar_proto::session::{event_leaf::Body, event_shared};
 use proptest::prelude::*;
 
 use super::world::World;
+use crate::run::Event;
 
 /// Enough to reach every corner below with room, and quick enough for every run of the tests.
 const HISTORIES: u32 = 2_000;
@@ -35,13 +36,19 @@ fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
         Body::ToolReturned(back) if back.recorded_seq.is_some() => corners.push("replayed"),
         Body::ToolReturned(back) if back.reason == "EFFECTS_NOT_ALLOWED" => corners.push("not allowed"),
         Body::EventShared(shared) => corners.push(match &shared.body {
+            Some(event_shared::Body::Turn(_)) if !shared.elided.is_empty() => "shared elision",
             Some(event_shared::Body::Turn(_)) => "shared turn",
             Some(event_shared::Body::Result(_)) => "shared result",
+            Some(event_shared::Body::Summary(_)) => "shared summary",
             _ => "shared rejection",
         }),
         _ => {}
     }
     corners
+}
+
+fn elides(event: &Event) -> bool {
+    matches!(&event.body, Body::GenerationStarted(started) if !started.elided.is_empty())
 }
 
 /// A suite that never reaches a corner proves nothing of it.
@@ -60,6 +67,11 @@ fn histories_reach_every_corner() {
             let corner = match kind {
                 "Ended" => word.clone(),
                 "ChildEnded" => word.clone(),
+                "Failed" => {
+                    *seen.entry("Failed".to_owned()).or_default() += 1;
+                    format!("Failed({}", word.split_once(' ').unwrap().1)
+                }
+                "Started" if elides(event) => "Elided".to_owned(),
                 "Decided" | "Probed" => format!("{kind}({}", word.split_once(' ').unwrap().1),
                 _ => kind.to_owned(),
             };
@@ -105,6 +117,13 @@ fn histories_reach_every_corner() {
         "Probed(HAPPENED)",
         "Probed(DID_NOT_HAPPEN)",
         "Probed(UNKNOWN)",
+        "Summing",
+        "Summary",
+        "Failed(SUMMARY_EMPTY)",
+        "Failed(SUMMARY_TOO_LONG)",
+        "Failed(CONTEXT_EXCEEDED)",
+        "Elided",
+        "Ended(HALTED CONTEXT_WINDOW)",
         "Stop",
         "Failed",
         "Ended(SUCCEEDED)",

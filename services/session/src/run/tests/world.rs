@@ -13,7 +13,9 @@ use super::fixture::{self, BOOK, DELEGATE, Form, MAX_OUTPUT, PAY, PICK, SEARCH, 
 use super::nursery::Nursery;
 use super::origin::Origin;
 use crate::counters::Amounts;
-use crate::run::{CallState, Command, Delay, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp};
+use crate::run::{
+    Aim, CallState, Command, Delay, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp,
+};
 
 /// No history takes more transitions.
 const MOST_TRANSITIONS: usize = 2_000;
@@ -380,16 +382,37 @@ impl World {
                 self.flying.push(Effect::Synthesise);
                 Input::SynthesisDelayed { dependency: "agent-generator".to_owned() }
             }
-            _ => Input::Synthesised(Box::new(fixture::agent(self.form))),
+            _ => {
+                // Most read all that there is.
+                let window = self.dice.of(&[0, 320, 1_200, 2_600, 7_000]);
+                Input::Synthesised(Box::new(fixture::agent_of_window(self.form, window)))
+            }
         }
     }
 
     fn generation(&mut self, step: i64, attempt: i64) -> Input {
+        let aim = self.driver.state.generation.as_ref().map(|open| open.aim).unwrap_or_default();
+        if aim != Aim::Turn {
+            return self.summary(step, attempt);
+        }
         let parts = match self.dice.below(13) {
             0 | 1 => vec![text(&self.good_answer())],
             2..7 => self.questions(),
             7 | 8 => self.bad_answer(),
             _ => return self.failure(step, attempt),
+        };
+        let usage = self.usage();
+        Input::Turn(Box::new(fixture::finished(step, attempt, parts, usage)))
+    }
+
+    /// What comes of a generation that is to sum up.
+    fn summary(&mut self, step: i64, attempt: i64) -> Input {
+        let parts = match self.dice.below(12) {
+            0 => vec![text(" ")],
+            1 => vec![ask(SEARCH, "instead")],
+            2 => vec![text(&"and so on ".repeat(900))],
+            3 | 4 => return self.failure(step, attempt),
+            _ => vec![text("so")],
         };
         let usage = self.usage();
         Input::Turn(Box::new(fixture::finished(step, attempt, parts, usage)))
@@ -445,8 +468,10 @@ impl World {
     fn failure(&mut self, step: i64, attempt: i64) -> Input {
         let (retry, reason) = self.dice.of(&[
             (Retry::Bounded, "PROVIDER_FAILED"),
+            (Retry::Bounded, "PROVIDER_FAILED"),
             (Retry::WhenBack, "PEER_UNAVAILABLE"),
             (Retry::Never, "INVALID_REQUEST"),
+            (Retry::Never, "CONTEXT_EXCEEDED"),
         ]);
         let usage = match self.dice.below(3) {
             0 => None,
