@@ -122,9 +122,11 @@ fn what_the_router_finds_too_long_is_summed_up_too() {
     assert_eq!(words, ["Failed(4.1 CONTEXT_EXCEEDED)", "Summing(4.2)"]);
     assert_eq!(story.driver.state.used.steps, 4, "the same step");
     assert_eq!(story.tell(vec![turn(4, 2, vec![text("so")])]), ["Summary(4.2)", "Started(5.1)"]);
+    assert_eq!(story.tell(vec![too_long(5, 1)]), ["Failed(5.1 CONTEXT_EXCEEDED)", "Summing(5.2)"]);
+    assert_eq!(story.tell(vec![turn(5, 2, vec![text("so")])]), ["Summary(5.2)", "Started(6.1)"]);
     // Nothing is left that could be left out.
-    let words = story.tell(vec![too_long(5, 1)]);
-    assert_eq!(words, ["Failed(5.1 CONTEXT_EXCEEDED)", "Ended(HALTED CONTEXT_WINDOW)"]);
+    let words = story.tell(vec![too_long(6, 1)]);
+    assert_eq!(words, ["Failed(6.1 CONTEXT_EXCEEDED)", "Ended(HALTED CONTEXT_WINDOW)"]);
     assert_eq!(story.driver.state.ending, Some(Ending::Halted(HaltReason::ContextWindow)));
 }
 
