@@ -21,8 +21,8 @@ pub struct Origin {
 
 impl Origin {
     /// A history that has ended, which may be that of a fork.
-    pub fn new(dice: &mut Dice) -> Self {
-        let mut world = World::of(dice.part(CHOICES));
+    pub fn new(dice: &mut Dice, scholar: bool) -> Self {
+        let mut world = World::of(dice.part(CHOICES), scholar);
         world.run_out();
         let through = dice.below(world.driver.events.len() - 1);
         Self { driver: world.driver, through_seq: i64::try_from(through).unwrap(), own_task: dice.once_in(4) }

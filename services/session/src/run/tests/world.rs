@@ -28,6 +28,8 @@ pub struct World {
     form: Form,
     /// Asks the same again and again.
     stubborn: bool,
+    /// Searches for a long time, and can read little at once.
+    scholar: bool,
     now: OffsetDateTime,
     /// Issued and not answered yet.
     flying: Vec<Effect>,
@@ -49,19 +51,24 @@ pub struct World {
 
 impl World {
     pub fn new(script: Vec<u8>) -> Self {
-        Self::of(Dice::new(script))
+        Self::of(Dice::new(script), false)
+    }
+
+    /// A world of a long run, most of whose prompts do not fit.
+    pub fn of_scholar(script: Vec<u8>) -> Self {
+        Self::of(Dice::new(script), true)
     }
 
     /// A world whose history these dice tell.
-    pub fn of(mut dice: Dice) -> Self {
-        let limits = limits(&mut dice);
+    pub fn of(mut dice: Dice, scholar: bool) -> Self {
+        let limits = if scholar { fixture::roomy() } else { limits(&mut dice) };
         // What a child has by itself is little, and its parent's pool not much more.
-        let child = dice.once_in(6);
+        let child = !scholar && dice.once_in(6);
         let form = dice.of(&[Form::Prose, Form::Schema, Form::Schema]);
-        let stubborn = dice.once_in(4);
+        let stubborn = !scholar && dice.once_in(4);
         let both: &[_] = &[BudgetScope::Tenant, BudgetScope::Session];
         let budgets = dice.of(&[&[], &[], both, &both[..1], &both[1..]]);
-        let origin = (!child && dice.once_in(5)).then(|| Origin::new(&mut dice));
+        let origin = (!child && dice.once_in(5)).then(|| Origin::new(&mut dice, scholar));
         let driver = match &origin {
             None if child => small(limits, &mut dice),
             None => Driver::of(fixture::admitted_on(limits, budgets)),
@@ -73,6 +80,7 @@ impl World {
         };
         let mut world = Self {
             stubborn,
+            scholar,
             driver,
             origin,
             dice,
@@ -383,8 +391,7 @@ impl World {
                 Input::SynthesisDelayed { dependency: "agent-generator".to_owned() }
             }
             _ => {
-                // Most read all that there is.
-                let window = self.dice.of(&[0, 320, 1_200, 2_600, 7_000]);
+                let window = if self.scholar { self.dice.of(&[320, 1_200, 2_600, 7_000]) } else { 0 };
                 Input::Synthesised(Box::new(fixture::agent_of_window(self.form, window)))
             }
         }
@@ -394,6 +401,11 @@ impl World {
         let aim = self.driver.state.generation.as_ref().map(|open| open.aim).unwrap_or_default();
         if aim != Aim::Turn {
             return self.summary(step, attempt);
+        }
+        if self.scholar && !self.dice.once_in(6) {
+            let asked = (0..1 + self.dice.below(2)).map(|i| ask(SEARCH, &format!("p{step}-{i}"))).collect();
+            let usage = self.usage();
+            return Input::Turn(Box::new(fixture::finished(step, attempt, asked, usage)));
         }
         let parts = match self.dice.below(13) {
             0 | 1 => vec![text(&self.good_answer())],
@@ -468,10 +480,8 @@ impl World {
     fn failure(&mut self, step: i64, attempt: i64) -> Input {
         let (retry, reason) = self.dice.of(&[
             (Retry::Bounded, "PROVIDER_FAILED"),
-            (Retry::Bounded, "PROVIDER_FAILED"),
             (Retry::WhenBack, "PEER_UNAVAILABLE"),
-            (Retry::Never, "INVALID_REQUEST"),
-            (Retry::Never, "CONTEXT_EXCEEDED"),
+            (Retry::Never, if self.scholar { "CONTEXT_EXCEEDED" } else { "INVALID_REQUEST" }),
         ]);
         let usage = match self.dice.below(3) {
             0 => None,
@@ -507,6 +517,10 @@ impl World {
         let delegates = self.driver.state.calls.iter().any(|call| call.call_id == call_id && call.tool == DELEGATE);
         if delegates && !self.dice.once_in(6) {
             return fixture::handed(call_id, attempt, WaitReason::ChildRun);
+        }
+        if self.scholar && !self.dice.once_in(6) {
+            let passage = self.dice.of(&["a#1", fixture::LONG, fixture::LONG, ""]);
+            return fixture::returned(call_id, attempt, Ok, passage);
         }
         match self.dice.below(9) {
             6 => return fixture::wanted(call_id, attempt),
