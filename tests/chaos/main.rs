@@ -56,6 +56,10 @@ async fn is_found(fault: Fault) -> anyhow::Result<()> {
     let storm = Storm::start(Plan::sabotaged(fault)).await?;
     match storm.rage().await {
         Ok(report) => anyhow::bail!("{} was not found in {} runs", fault.name(), report.runs),
+        // A slow machine is no finding either.
+        Err(error) if error.chain().any(|cause| cause.is::<tokio::time::error::Elapsed>()) => {
+            Err(error.context(format!("{} kept a run from ending, and broke nothing", fault.name())))
+        }
         Err(error) => {
             storm::say(&format!("{} is found: {error:#}", fault.name()));
             Ok(())

@@ -1,11 +1,13 @@
 //! What a caller wants, and how it insists: whatever dies, the same caller asks again until its run has ended.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use mar_proto::session::{
     CancelRunRequest, PauseRunRequest, ResumeRunRequest, RunState, RunTaskRequest, StartRunRequest, Task,
+    event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, HaltingPolicy};
 use mar_runtime::status::Reason;
@@ -61,6 +63,25 @@ impl Kind {
     /// Whether a limit binds.
     pub fn is_bound(self) -> bool {
         matches!(self, Self::Chain | Self::Pairs | Self::Family | Self::Orphans)
+    }
+
+    /// Whether what was seen so far keeps the counted limits; one that does not bind would let a run go on for ever.
+    fn keeps_limits(self, seen: &Seen) -> anyhow::Result<()> {
+        let limits = self.task().halting.unwrap_or_default();
+        let (mut steps, mut calls) = (0, BTreeSet::new());
+        for body in seen.events.iter().filter_map(|event| event.body.as_ref()?.body.as_ref()) {
+            match body {
+                Body::GenerationStarted(started) => steps = steps.max(started.step),
+                Body::ToolIntent(intent) => drop(calls.insert(intent.call_id.as_str())),
+                _ => {}
+            }
+        }
+        let calls = i64::try_from(calls.len())?;
+        let within = |most: Option<i64>, used: i64| most.is_none_or(|most| used <= most);
+        ensure!(within(limits.max_steps, steps), "{self:?} {}: {steps} steps of {:?}", seen.name, limits.max_steps);
+        let most = limits.max_tool_calls;
+        ensure!(within(most, calls), "{self:?} {}: {calls} tool calls of {most:?}", seen.name);
+        Ok(())
     }
 
     /// What is asked for.
@@ -207,6 +228,7 @@ impl Teller {
                 Ok(followed) => followed?,
                 Err(_) => told.seen.broken += 1,
             }
+            told.kind.keeps_limits(&told.seen)?;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
