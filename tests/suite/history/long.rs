@@ -1,13 +1,23 @@
 //! Runs that are longer than what their model can read at once.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::*;
-use mar_proto::types::Message;
+use mar_proto::types::{HaltReason, HaltingPolicy, Message};
+use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 
 both_ways! {
     a_run_goes_on_past_the_window_with_a_summary
+    large_results_are_elided_by_reference
+    a_summary_is_charged_like_any_call
+    a_takeover_in_the_middle_of_a_summary
+    summarisers_that_fail
+    what_never_fits_halts
+    a_fork_shares_what_was_summed_up
+    erasure_takes_summaries
 }
 
 /// Room for a few searches.
@@ -125,4 +135,149 @@ async fn a_run_goes_on_past_the_window_with_a_summary(options: Options) -> anyho
     assert_eq!(of_summary.len(), 1);
     assert!(of_summary[0].contains("You keep the notes of an agent") && !of_summary[0].contains("docs_search"));
     verified(&mut client, &run.name).await
+}
+
+async fn large_results_are_elided_by_reference(options: Options) -> anyhow::Result<()> {
+    let system = start(options, 7_500, 1_500, &script(NOTES)).await?;
+    let mut client = system.client().await?;
+    let run = client.run(search()).await?.run;
+    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    let story = told(&mut client, &run.name).await?;
+    assert!(summaries(&story).is_empty(), "references suffice");
+    let elided: Vec<String> = story
+        .iter()
+        .filter_map(|(body, _)| match body {
+            Body::GenerationStarted(started) => Some(started.elided.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let id = run.name.rsplit('/').next().unwrap_or_default();
+    assert_eq!(elided.first(), Some(&format!("{id}/1/0")), "the oldest first");
+    let last = sent(&system);
+    assert!(last.contains("left out to save room") && last.contains(&elided[0]), "{last}");
+    assert!(last.contains("it brought the passages"), "what was received can be named: {last}");
+    verified(&mut client, &run.name).await
+}
+
+async fn a_summary_is_charged_like_any_call(options: Options) -> anyhow::Result<()> {
+    let system = start(options, WINDOW, 600, &script(NOTES)).await?;
+    let mut client = system.client().await?;
+    let steps = |most| HaltingPolicy { max_steps: Some(most), ..HaltingPolicy::default() };
+    // Five searches, a summary, an answer: the last of them is one too many.
+    let run = client.run(task::limited(search(), steps(6))).await?.run;
+    assert_eq!((run.state(), run.halt_reason()), (RunState::Halted, HaltReason::MaxSteps));
+    let run = client.run(task::limited(search(), steps(7))).await?.run;
+    assert_eq!(run.state(), RunState::Succeeded);
+    let story = told(&mut client, &run.name).await?;
+    let spent = |body: &Body| match body {
+        Body::TurnCommitted(turn) => turn.usage,
+        Body::SummaryCommitted(summary) => summary.usage,
+        Body::GenerationFailed(failed) => failed.usage,
+        _ => None,
+    };
+    let cost: i64 = story.iter().filter_map(|(body, _)| spent(body)).map(|usage| usage.cost_nano_usd).sum();
+    assert_eq!(run.totals.and_then(|totals| totals.usage).map(|usage| usage.cost_nano_usd), Some(cost));
+    Ok(())
+}
+
+async fn a_takeover_in_the_middle_of_a_summary(options: Options) -> anyhow::Result<()> {
+    let hanging = format!(
+        "[[rule]]\nname = \"hangs\"\ntimes = 1\nmatch = {{ contains = \"# What was done so far\" }}\nreply = {{ hang = true }}\n{}",
+        script(NOTES)
+    );
+    let mut system = start(options, WINDOW, 600, &hanging).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let run = client.start(&session, search()).await?;
+    let asked = |system: &Deployment| {
+        let requests = system.rehearsal.requests();
+        requests.into_iter().rfind(|request| request.rule.as_deref() == Some("hangs")).map(|request| request.body)
+    };
+    mar_testkit::wait::until(Duration::from_secs(30), || async { asked(&system).is_some() }).await?;
+    let first = asked(&system).context("nothing was asked")?;
+    system.kill(0).await?;
+    system.restart(0).await?;
+    let mut client = system.client().await?;
+    let run = client.until(&run.name, |run| run.seal.is_some()).await?;
+    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    let requests = system.rehearsal.requests();
+    let again = requests.into_iter().find(|request| request.rule.as_deref() == Some("sums up")).context("not again")?;
+    assert_eq!(again.body["messages"], first["messages"], "who takes over asks for the same summary");
+    let story = told(&mut client, &run.name).await?;
+    assert_eq!(summaries(&story).len(), 1);
+    let lost =
+        |(body, _): &&(Body, EventContent)| matches!(body, Body::GenerationFailed(failed) if failed.reason == "LOST");
+    assert_eq!(story.iter().filter(lost).count(), 1);
+    verified(&mut client, &run.name).await
+}
+
+async fn summarisers_that_fail(options: Options) -> anyhow::Result<()> {
+    for (reply, reason) in [
+        (r#"{ text = " " }"#.to_owned(), "SUMMARY_EMPTY"),
+        (format!("{{ text = \"{}\" }}", "so it went on and on and on ".repeat(300)), "SUMMARY_TOO_LONG"),
+        (r#"{ error = { status = 400, body = "no" } }"#.to_owned(), "PROVIDER_REFUSED"),
+    ] {
+        let catalogue = model(WINDOW).replace("max_output_tokens = 200", "max_output_tokens = 1024");
+        let options = Options { documents: documents(600), ..options.clone() };
+        let window = catalogue.replace("context_tokens = 4000", "context_tokens = 4800");
+        let system = Deployment::start(options.catalogue(window).script(script(&reply))).await?;
+        let mut client = system.client().await?;
+        let run = client.run(search()).await?.run;
+        let failure = run.failure.clone().context("it did not fail")?;
+        assert_eq!((run.state(), failure.reason.as_str()), (RunState::Failed, reason), "{failure:?}");
+        verified(&mut client, &run.name).await?;
+    }
+    Ok(())
+}
+
+async fn what_never_fits_halts(options: Options) -> anyhow::Result<()> {
+    let system = start(options, 1_200, 600, &script(NOTES)).await?;
+    let mut client = system.client().await?;
+    let long = Task { tools: task::selectors(&["docs.search"]), ..task::question(&"When? ".repeat(400)) };
+    let run = client.run(long).await?.run;
+    assert_eq!((run.state(), run.halt_reason()), (RunState::Halted, HaltReason::ContextWindow), "{run:?}");
+    assert_eq!(system.rehearsal.request_count(), 0);
+    assert_eq!(run.totals.and_then(|totals| totals.usage).map(|usage| usage.cost_nano_usd), Some(0));
+    Ok(())
+}
+
+async fn a_fork_shares_what_was_summed_up(options: Options) -> anyhow::Result<()> {
+    let system = start(options, WINDOW, 600, &script(NOTES)).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let run = client.run_in(&session, search()).await?.run;
+    let told_first = sent(&system);
+    let asked = system.rehearsal.request_count();
+    let story = told(&mut client, &run.name).await?;
+    let last = story.iter().rposition(|(body, _)| matches!(body, Body::GenerationStarted(_))).context("no step")?;
+    let request = ForkRunRequest {
+        request_id: request_id(),
+        name: run.name.clone(),
+        through_seq: i64::try_from(last)?,
+        ..Default::default()
+    };
+    let fork = client.grpc.fork_run(request).await?.into_inner().run.context("no fork")?;
+    let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+    assert_eq!(fork.state(), RunState::Succeeded, "{fork:?}");
+    assert_eq!(system.rehearsal.request_count(), asked + 1, "nothing is summed up twice");
+    assert_eq!(sent(&system), told_first, "the fork is told what the first run was told");
+    verified(&mut client, &fork.name).await
+}
+
+async fn erasure_takes_summaries(options: Options) -> anyhow::Result<()> {
+    let system = start(options, WINDOW, 600, &script(NOTES)).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let run = client.run_in(&session, search()).await?.run;
+    client.grpc.end_session(EndSessionRequest { request_id: request_id(), name: session.clone() }).await?;
+    client.grpc.erase_session(EraseSessionRequest { request_id: request_id(), name: session.clone() }).await?;
+    let gone = || async {
+        let mut client = system.client().await?;
+        let story = told(&mut client, &run.name).await?;
+        let summary = summaries(&story).pop().context("no summary")?;
+        anyhow::Ok(summary.1 == Message::default() && summary.0.usage.is_some())
+    };
+    mar_testkit::wait::until(Duration::from_secs(30), || async { gone().await.unwrap_or(false) }).await?;
+    Ok(())
 }
