@@ -12,6 +12,8 @@ use crate::tokens::Table;
 
 mod entry;
 
+pub(crate) use entry::MODALITIES;
+
 /// The prefix of resource names.
 pub const PREFIX: &str = "models/";
 /// The modality that every model reads and writes.

@@ -240,6 +240,18 @@ mod tests {
     }
 
     #[test]
+    fn a_default_policy_that_cannot_be_read_is_not_said_to_be_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mar.toml");
+        let text = "[router]\ndefault_routing_policy = \"cheap\"\n[router.routing_policies.cheap]\nversion = \"1\"";
+        std::fs::write(&path, text).unwrap();
+        let sources = mar_runtime::config::Sources { file: Some(path), ..Default::default() };
+        let lines = mar_runtime::config::load::<RouterConfig>(&sources).unwrap_err().lines();
+        assert!(lines.len() == 1, "{lines:?}");
+        assert!(lines[0].starts_with("router.routing_policies.cheap.version: invalid type"), "{lines:?}");
+    }
+
+    #[test]
     fn every_problem_is_named_by_its_path() {
         let text = r#"
             catalogue = "/no/such/file"

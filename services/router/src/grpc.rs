@@ -59,7 +59,11 @@ impl RouterService for Router {
     }
 
     async fn get_model(&self, request: Request<pb::GetModelRequest>) -> Result<Response<pb::GetModelResponse>, Status> {
-        let model = self.model(&request.into_inner().name)?;
+        let name = request.into_inner().name;
+        let mut found = Violations::new();
+        convert::model_name(&name, "name", &mut found);
+        found.into_result(())?;
+        let model = self.model(&name)?;
         let model = Some(convert::spec(&model));
         Ok(Response::new(pb::GetModelResponse { model }))
     }
@@ -74,6 +78,8 @@ impl RouterService for Router {
         let mut found = Violations::new();
         let asked = request.requirement.unwrap_or_default();
         let wish = found.within("requirement", |found| convert::requirement(&asked, found));
+        convert::routing_policy(&request.routing_policy, &mut found);
+        convert::task_type(&request.task_type, &mut found);
         found.into_result(())?;
         let policy = app
             .policies
@@ -131,10 +137,11 @@ impl RouterService for Router {
     ) -> Result<Response<pb::CountTokensResponse>, Status> {
         let tenant = Identity::of(&request)?.caller.tenant.clone();
         let request = request.into_inner();
-        let model = self.model(&request.model)?;
         let mut found = Violations::new();
+        convert::model_name(&request.model, "model", &mut found);
         let prompt = convert::prompt(request.prompt, Emptiness::Allowed, &mut found);
         found.into_result(())?;
+        let model = self.model(&request.model)?;
         let counted = self.app().counting.input(&tenant, &model, &prompt).await;
         Ok(Response::new(pb::CountTokensResponse { input_tokens: counted.tokens, exact: counted.exact }))
     }

@@ -13,7 +13,8 @@ use crate::price::{Price, parse_usd};
 use crate::tokens;
 
 const LIST: &str = "model";
-const MODALITIES: [&str; 5] = ["text", "image", "document", "audio", "video"];
+/// What models may read and write.
+pub(crate) const MODALITIES: [&str; 5] = ["text", "image", "document", "audio", "video"];
 const MAX_TOKENS: i64 = 100_000_000;
 const MAX_MODELS: usize = 10_000;
 

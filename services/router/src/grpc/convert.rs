@@ -16,8 +16,10 @@ use crate::provider::pool::Pool;
 use crate::provider::{Delta, DeltaKind};
 use crate::select::Candidate;
 
+mod names;
 mod prompt;
 
+pub(super) use names::{model_name, routing_policy, task_type};
 pub(super) use prompt::{Emptiness, prompt};
 
 const DEFAULT_ATTEMPTS: u32 = 3;
@@ -89,7 +91,8 @@ pub(super) fn requirement(asked: &pb::Requirement, found: &mut Violations) -> Re
     }
     let tier = types::TrustTier::try_from(asked.min_trust_tier);
     found.require(tier.is_ok(), "min_trust_tier", "is no trust tier");
-    let models: Vec<_> = asked.models.iter().map(|name| Model::resource_name(name)).collect();
+    names::requirement(asked, found);
+    let models = asked.models.clone();
     Requirement {
         tools: asked.tools,
         structured_output: asked.structured_output,

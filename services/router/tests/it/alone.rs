@@ -3,10 +3,12 @@ use mar_proto::router::{
     CountTokensRequest, GetModelRequest, ListModelsRequest, Obstacle, Prompt, RejectionReason, Requirement,
     SelectModelRequest, ToolCalling,
 };
-use mar_proto::types::{ErrorReason, Role};
+use mar_proto::types::{ErrorReason, Message, Role};
 use mar_router::{Deps, RouterConfig};
 use mar_runtime::config::RuntimeConfig;
 use mar_runtime::peer::Peer;
+use mar_runtime::status::violations;
+use tonic::Code;
 
 use crate::harness::{Harness, reason, said, search};
 
@@ -77,6 +79,73 @@ async fn an_odd_question_is_refused() {
     assert_eq!(mar_runtime::status::violations(&refused).len(), 3);
     let unknown = SelectModelRequest { routing_policy: "routingPolicies/none".into(), ..SelectModelRequest::default() };
     assert_eq!(reason(&router.select_model(unknown).await.unwrap_err()), ErrorReason::NotFound);
+}
+
+#[tokio::test]
+async fn every_malformed_name_of_a_selection_is_told_at_once() {
+    let mut router = bare().await;
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let odd = SelectModelRequest {
+        routing_policy: "???".into(),
+        task_type: "BAD T!".into(),
+        requirement: Some(Requirement {
+            models: names(&["", "xx", "models/fine"]),
+            input_modalities: names(&["text", "smell"]),
+            providers: names(&["A B"]),
+            residency: vec!["eu".into(); 65],
+            output_tokens: -1,
+            ..Requirement::default()
+        }),
+    };
+    let refused = router.select_model(odd).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::InvalidArgument, ErrorReason::InvalidRequest));
+    let fields: Vec<_> = violations(&refused).into_iter().map(|one| one.field).collect();
+    let expected = [
+        "requirement.output_tokens",
+        "requirement.input_modalities[1]",
+        "requirement.residency",
+        "requirement.providers[0]",
+        "requirement.models[0]",
+        "requirement.models[1]",
+        "routing_policy",
+        "task_type",
+    ];
+    assert_eq!(fields, expected);
+    let unknown = SelectModelRequest {
+        task_type: "nobody-has-it".into(),
+        requirement: Some(Requirement {
+            models: names(&["models/none"]),
+            providers: names(&["Nobody"]),
+            residency: names(&["MARS"]),
+            input_modalities: names(&["video"]),
+            ..Requirement::default()
+        }),
+        ..SelectModelRequest::default()
+    };
+    let answer = router.select_model(unknown).await.unwrap().into_inner();
+    assert!(answer.candidates.iter().all(|one| !one.admitted), "unknown names are no violation, and fit no model");
+}
+
+#[tokio::test]
+async fn a_malformed_name_is_no_model_that_is_missing() {
+    let mut router = bare().await;
+    for name in ["", "bad name", "models/", "models/bad name", "gpt-4o", "tools/gpt-4o"] {
+        let refused = router.get_model(GetModelRequest { name: name.into() }).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused)), (Code::InvalidArgument, ErrorReason::InvalidRequest), "{name}");
+        assert_eq!(violations(&refused)[0].field, "name");
+        let nothing = Prompt { messages: vec![Message::default()], ..Prompt::default() };
+        let ask = CountTokensRequest { model: name.into(), prompt: Some(nothing) };
+        let refused = router.count_tokens(ask).await.unwrap_err();
+        let fields: Vec<_> = violations(&refused).into_iter().map(|one| one.field).collect();
+        assert!(fields[0] == "model" && fields.len() > 1, "the prompt is looked at too: {fields:?}");
+    }
+    let get = router.get_model(GetModelRequest { name: "models/none".into() }).await.unwrap_err();
+    let ask = CountTokensRequest { model: "models/none".into(), prompt: Some(Prompt::default()) };
+    let count = router.count_tokens(ask).await.unwrap_err();
+    for unknown in [get, count] {
+        assert_eq!((unknown.code(), reason(&unknown)), (Code::NotFound, ErrorReason::NotFound));
+        assert!(unknown.message().contains("models/none"), "{unknown}");
+    }
 }
 
 #[tokio::test]
