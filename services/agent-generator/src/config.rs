@@ -105,14 +105,14 @@ impl Config {
     /// The recipes of the binary and of the folder.
     ///
     /// # Errors
-    /// The first recipe that is refused.
-    pub fn load_recipes(&self) -> Result<Catalogue, String> {
+    /// Everything that is wrong with any of them, line by line.
+    pub fn load_recipes(&self) -> Result<Catalogue, Vec<String>> {
         let catalogue = Catalogue::embedded();
         let catalogue = match &self.recipes {
             Some(folder) => catalogue.and_then(|catalogue| catalogue.with_folder(folder)),
             None => catalogue,
         };
-        catalogue.map_err(|error| error.to_string())
+        catalogue.map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     /// The key that seals.
@@ -137,7 +137,9 @@ impl Validate for Config {
                 violations.field("platform_policy", line);
             }
         }
-        violations.take("recipes", self.load_recipes());
+        for line in self.load_recipes().err().unwrap_or_default() {
+            violations.field("recipes", line);
+        }
         violations.take("signing_key", self.load_key());
         violations.require((1..=1_000).contains(&self.max_tools), "max_tools", "must be 1 to 1000");
         violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
@@ -179,6 +181,27 @@ mod tests {
         std::fs::write(&policy, "permit (principal, action == Action::\"startSession\", resource);").unwrap();
         let lines = Config { platform_policy: Some(policy), ..Config::default() }.load_policy().unwrap_err();
         assert!(lines.len() == 1 && lines[0].contains("startSession, which no service decides yet"), "{lines:?}");
+    }
+
+    #[test]
+    fn every_recipe_that_is_refused_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            let recipe = folder.path().join(name);
+            std::fs::create_dir(&recipe).unwrap();
+            std::fs::write(recipe.join("recipe.toml"), "name = \nversion = 1").unwrap();
+            std::fs::write(recipe.join("system.jinja"), "s").unwrap();
+            std::fs::write(recipe.join("task.jinja"), "{{ input }}").unwrap();
+        }
+        let config = Config { recipes: Some(folder.path().to_owned()), ..Config::default() };
+        let mut found = Violations::new();
+        config.validate(&mut found);
+        let lines: Vec<_> = found.iter().filter(|one| one.field == "recipes").map(|one| &one.description).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for (line, recipe) in lines.into_iter().zip(["one", "two"]) {
+            assert!(line.starts_with(&format!("recipe {recipe}: recipe.toml line 1: ")), "{line}");
+            assert!(!line.contains('\n') && !line.contains('^'), "{line}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub async fn start(start: Start<Config>) -> Result<(), Failure> {
 pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> Result<Server, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let synthesis = Synthesis {
-        recipes: config.load_recipes().map_err(|line| wrong("recipes", &[line]))?,
+        recipes: config.load_recipes().map_err(|lines| wrong("recipes", &lines))?,
         platform: config.load_policy().map_err(|lines| wrong("platform_policy", &lines))?,
         key: config.load_key().map_err(|line| wrong("signing_key", &[line]))?,
         router: Arc::new(RouterPeer::new(peers.router, clock.clone())),

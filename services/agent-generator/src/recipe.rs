@@ -10,11 +10,14 @@ use crate::schema::OutputSchema;
 
 mod catalogue;
 mod example;
+mod front;
 mod template;
 
 pub use catalogue::{Catalogue, Pick};
 pub use example::{Call, Example, Passage};
 pub use template::{Frame, SystemContext, TemplateError, Templates};
+
+use front::Front;
 
 /// The sources of a recipe as its files hold them.
 #[derive(Clone, Copy, Debug)]
@@ -36,25 +39,6 @@ pub struct Recipe {
     hash: Hash,
     templates: Templates,
     output_schema: Option<OutputSchema>,
-}
-
-/// `recipe.toml`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Front {
-    name: String,
-    version: i64,
-    role: String,
-    #[serde(default)]
-    task_types: Vec<String>,
-    #[serde(default)]
-    tools: BTreeMap<String, String>,
-    #[serde(default)]
-    parameters: BTreeMap<String, Parameter>,
-    sampling: Sampling,
-    budget: Budget,
-    #[serde(default)]
-    examples: Vec<Example>,
 }
 
 /// A named value that a task may give.
@@ -79,13 +63,7 @@ pub struct Sampling {
     pub max_output_tokens: i64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Budget {
-    prompt_bytes: usize,
-}
-
-/// Why a recipe is refused.
+/// One thing that is wrong with a recipe.
 #[derive(Debug, thiserror::Error)]
 #[error("recipe {recipe}: {what}")]
 pub struct Error {
@@ -94,52 +72,34 @@ pub struct Error {
 }
 
 impl Recipe {
-    /// Parses and checks a recipe; `label` names it in errors until its own name is known.
+    /// Parses and checks a recipe; `label` is its folder, which has its name.
     ///
     /// # Errors
-    /// The first thing that is wrong, with the file and, for templates, the line.
-    pub fn parse(label: &str, sources: &Sources<'_>) -> Result<Self, Error> {
-        Self::build(label, sources).map_err(|what| Error { recipe: label.to_owned(), what })
+    /// Everything that is wrong, with the file and, for templates and what is not TOML, the line.
+    pub fn parse(label: &str, sources: &Sources<'_>) -> Result<Self, Vec<Error>> {
+        let mut wrong = Vec::new();
+        match Self::build(label, sources, &mut wrong) {
+            Some(recipe) if wrong.is_empty() => Ok(recipe),
+            _ => Err(wrong.into_iter().map(|what| Error { recipe: label.to_owned(), what }).collect()),
+        }
     }
 
-    fn build(label: &str, sources: &Sources<'_>) -> Result<Self, String> {
-        let front: Front = toml::from_str(sources.front).map_err(|error| format!("recipe.toml: {error}"))?;
-        if front.name != label {
-            return Err(format!("recipe.toml: name must be `{label}`, like its folder"));
-        }
-        front.check()?;
-        let output_schema = sources
-            .output_schema
-            .map(OutputSchema::parse)
-            .transpose()
-            .map_err(|what| format!("output.schema.json: {what}"))?;
+    /// The recipe as far as its files can be read; each of them is looked at, whatever is wrong with the others.
+    fn build(label: &str, sources: &Sources<'_>, wrong: &mut Vec<String>) -> Option<Self> {
+        let front = Front::read(label, sources.front, wrong);
+        let schema = sources.output_schema.map(OutputSchema::parse).transpose();
+        let schema = schema.map_err(|what| wrong.push(format!("output.schema.json: {what}"))).ok();
+        let (templates, broken) = Templates::compile(label, sources.system, sources.task);
+        wrong.extend(broken.iter().map(TemplateError::in_file));
+        let front = front?;
         for example in &front.examples {
-            example.check(output_schema.as_ref(), &front.tools)?;
+            example.check(schema.as_ref().map(Option::as_ref), &front.tools, wrong);
         }
-        let templates =
-            Templates::try_new(&front.name, sources.system, sources.task).map_err(|error| error.to_string())?;
-        let hash = hash(&front, sources, output_schema.as_ref()).map_err(|error| error.to_string())?;
-        let recipe = Self { front, hash, templates, output_schema };
-        recipe.rehearse().map_err(|error| error.to_string())?;
-        Ok(recipe)
-    }
-
-    /// Renders both templates with and without tools, so that a misspelt name is found before a task comes.
-    fn rehearse(&self) -> Result<(), TemplateError> {
-        let none_given = BTreeMap::new();
-        let parameters = self.parameter_values(&none_given);
-        for with_tools in [false, true] {
-            let bound = self.slots().map(|(slot, name)| (slot, with_tools.then_some(name))).collect();
-            self.templates.system(&SystemContext {
-                role: self.role(),
-                purpose: "",
-                tool: bound,
-                tools: if with_tools { vec!["docs_search"] } else { Vec::new() },
-                structured: with_tools,
-                citations: with_tools,
-            })?;
-        }
-        self.templates.task(&parameters).map(|_| ())
+        front.rehearse(&templates, &broken, wrong);
+        let output_schema = schema?;
+        let hash = hash(&front, sources, output_schema.as_ref());
+        let hash = hash.map_err(|error| wrong.push(format!("recipe.toml: {error}"))).ok()?;
+        Some(Self { front, hash, templates, output_schema })
     }
 
     /// Its name.
@@ -180,7 +140,7 @@ impl Recipe {
 
     /// The tools that it speaks of: the name in templates and examples, and `upstream.tool` for a dry run.
     pub fn slots(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.front.tools.iter().map(|(slot, name)| (slot.as_str(), name.as_str()))
+        self.front.slots()
     }
 
     /// Its parameters.
@@ -192,10 +152,7 @@ impl Recipe {
     /// Every parameter with the task's value, else its default.
     #[must_use]
     pub fn parameter_values<'a>(&'a self, given: &'a BTreeMap<String, String>) -> BTreeMap<&'a str, &'a str> {
-        let value = |(name, parameter): (&'a String, &'a Parameter)| {
-            (name.as_str(), given.get(name).unwrap_or(&parameter.default).as_str())
-        };
-        self.front.parameters.iter().map(value).collect()
+        self.front.parameter_values(given)
     }
 
     /// Its default sampling.
@@ -226,41 +183,6 @@ impl Recipe {
     #[must_use]
     pub fn output_schema(&self) -> Option<&OutputSchema> {
         self.output_schema.as_ref()
-    }
-}
-
-impl Front {
-    fn check(&self) -> Result<(), String> {
-        let temperature = self.sampling.temperature.as_deref();
-        let checks = [
-            (is_name(&self.name), "name must match [a-z][a-z0-9-]{0,62}"),
-            (self.version >= 1, "version must be at least 1"),
-            (!self.role.is_empty() && self.role.len() <= 200, "role must have 1 to 200 bytes"),
-            (
-                self.task_types.iter().all(|kind| crate::order::is_task_type(kind)),
-                "task_types must match [a-z][a-z0-9_-]{0,63}",
-            ),
-            (self.tools.keys().all(|slot| is_identifier(slot)), "names in [tools] must match [a-z][a-z0-9_]{0,62}"),
-            (
-                self.tools
-                    .values()
-                    .all(|name| name.parse::<crate::selector::Selector>().is_ok_and(|one| one.named().is_some())),
-                "values in [tools] must be `upstream.tool`",
-            ),
-            (
-                self.parameters.keys().all(|name| is_identifier(name)),
-                "names in [parameters] must match [a-z][a-z0-9_]{0,62}",
-            ),
-            (temperature.is_none_or(is_temperature), "sampling.temperature must be a decimal from `0` to `2`"),
-            (
-                (16..=1_000_000).contains(&self.sampling.max_output_tokens),
-                "sampling.max_output_tokens must be within 16 and 1000000",
-            ),
-        ];
-        match checks.into_iter().find(|(holds, _)| !holds) {
-            Some((_, what)) => Err(format!("recipe.toml: {what}")),
-            None => Ok(()),
-        }
     }
 }
 

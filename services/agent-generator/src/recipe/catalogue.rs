@@ -47,7 +47,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// Never, unless the binary was built from broken recipes.
-    pub fn embedded() -> Result<Self, Error> {
+    pub fn embedded() -> Result<Self, Vec<Error>> {
         let plain = Recipe::parse(
             "plain",
             &Sources {
@@ -74,24 +74,23 @@ impl Catalogue {
     /// answers have a format, `output.schema.json`. A recipe replaces the one of the same name in the binary.
     ///
     /// # Errors
-    /// A folder or file that cannot be read, a recipe that is refused, or two recipes for one type of task.
-    pub fn with_folder(mut self, folder: &Path) -> Result<Self, Error> {
-        let refused =
-            |label: &Path, error: &io::Error| Error { recipe: label.display().to_string(), what: error.to_string() };
-        let entries = fs::read_dir(folder).map_err(|error| refused(folder, &error))?;
-        let mut folders = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|error| refused(folder, &error))?.path();
-            if path.is_dir() {
-                folders.push(path);
+    /// A folder that cannot be read, or everything that is wrong with its recipes: files that cannot be read or are
+    /// refused, and two recipes for one type of task.
+    pub fn with_folder(mut self, folder: &Path) -> Result<Self, Vec<Error>> {
+        let refused = |error: io::Error| vec![Error { recipe: folder.display().to_string(), what: error.to_string() }];
+        let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+        let entries = entries.map_err(refused)?;
+        let mut folders: Vec<_> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        folders.sort();
+        let mut wrong = Vec::new();
+        for path in folders {
+            match read(&path) {
+                Ok(recipe) => self.add(recipe),
+                Err(errors) => wrong.extend(errors),
             }
         }
-        folders.sort();
-        for path in folders {
-            self.add(read(&path)?);
-        }
-        self.one_recipe_per_type()?;
-        Ok(self)
+        wrong.extend(self.shared_types());
+        if wrong.is_empty() { Ok(self) } else { Err(wrong) }
     }
 
     /// Adds a recipe, or replaces the one of its name.
@@ -115,30 +114,36 @@ impl Catalogue {
         self.recipes.keys().map(String::as_str)
     }
 
-    fn one_recipe_per_type(&self) -> Result<(), Error> {
+    /// What is wrong where several recipes are for one type of task.
+    fn shared_types(&self) -> Vec<Error> {
         let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut wrong = Vec::new();
         for recipe in self.recipes.values() {
             for kind in recipe.task_types() {
                 if let Some(other) = owners.insert(kind, recipe.name()) {
                     let what = format!("the task type `{kind}` belongs to the recipe {other} already");
-                    return Err(Error { recipe: recipe.name().to_owned(), what });
+                    wrong.push(Error { recipe: recipe.name().to_owned(), what });
                 }
             }
         }
-        Ok(())
+        wrong
     }
 }
 
-fn read(folder: &Path) -> Result<Recipe, Error> {
+fn read(folder: &Path) -> Result<Recipe, Vec<Error>> {
     let label = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file = |name: &str| {
-        fs::read_to_string(folder.join(name))
-            .map_err(|error| Error { recipe: label.clone(), what: format!("{name}: {error}") })
+    let mut wrong = Vec::new();
+    let mut file = |name: &str| {
+        let text = fs::read_to_string(folder.join(name));
+        text.map_err(|error| wrong.push(Error { recipe: label.clone(), what: format!("{name}: {error}") })).ok()
     };
-    let schema = if folder.join("output.schema.json").exists() { Some(file("output.schema.json")?) } else { None };
-    let sources = (file("recipe.toml")?, file("system.jinja")?, file("task.jinja")?);
-    Recipe::parse(
-        &label,
-        &Sources { front: &sources.0, system: &sources.1, task: &sources.2, output_schema: schema.as_deref() },
-    )
+    let schema = if folder.join("output.schema.json").exists() { file("output.schema.json") } else { None };
+    let (Some(front), Some(system), Some(task)) = (file("recipe.toml"), file("system.jinja"), file("task.jinja"))
+    else {
+        return Err(wrong);
+    };
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Recipe::parse(&label, &Sources { front: &front, system: &system, task: &task, output_schema: schema.as_deref() })
 }

@@ -1,6 +1,6 @@
 //! Few-shot examples: short conversations that show how a task is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mar_descriptor::canonical;
 use serde::{Deserialize, Serialize};
@@ -78,14 +78,21 @@ impl Example {
         }
     }
 
-    pub(super) fn check(&self, schema: Option<&OutputSchema>, slots: &BTreeMap<String, String>) -> Result<(), String> {
-        if !self.answers(schema) {
-            return Err(format!("example {}: the answer is not of the output format", self.name));
+    /// Records what does not fit the rest of the recipe. Without a `format`, as where it cannot be read, answers are not
+    /// looked at.
+    pub(super) fn check(
+        &self,
+        format: Option<Option<&OutputSchema>>,
+        slots: &BTreeMap<String, String>,
+        wrong: &mut Vec<String>,
+    ) {
+        if format.is_some_and(|schema| !self.answers(schema)) {
+            wrong.push(format!("recipe.toml: example {}: the answer is not of the output format", self.name));
         }
-        match self.calls.iter().find(|call| !slots.contains_key(&call.tool)) {
-            Some(call) => Err(format!("example {}: {} is not in [tools]", self.name, call.tool)),
-            None => Ok(()),
-        }
+        let unknown: BTreeSet<_> =
+            self.calls.iter().map(|call| &call.tool).filter(|tool| !slots.contains_key(*tool)).collect();
+        wrong
+            .extend(unknown.iter().map(|tool| format!("recipe.toml: example {}: {tool} is not in [tools]", self.name)));
     }
 
     /// What enters the recipe's hash.

@@ -62,22 +62,34 @@ pub struct TemplateError {
     pub what: String,
 }
 
+impl TemplateError {
+    /// What is wrong and where, for who knows which recipe it is.
+    pub(super) fn in_file(&self) -> String {
+        match self.line {
+            0 => format!("{}: {}", self.template, self.what),
+            line => format!("{} line {line}: {}", self.template, self.what),
+        }
+    }
+}
+
 impl Templates {
-    /// Compiles both templates.
-    ///
-    /// # Errors
-    /// A syntax error.
-    pub fn try_new(recipe: &str, system: &str, task: &str) -> Result<Self, TemplateError> {
+    /// Compiles both templates, and tells the syntax errors of each. One that has any cannot be rendered.
+    #[must_use]
+    pub fn compile(recipe: &str, system: &str, task: &str) -> (Self, Vec<TemplateError>) {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| refuse(recipe, SYSTEM, &error))?);
-        for (name, source) in [(SYSTEM, system), (TASK, task)] {
-            environment.add_template_owned(name, source.to_owned()).map_err(|error| refuse(recipe, name, &error))?;
+        let mut broken = Vec::new();
+        match SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+            Ok(syntax) => environment.set_syntax(syntax),
+            Err(error) => broken.push(refuse(recipe, SYSTEM, &error)),
         }
-        Ok(Self { recipe: recipe.to_owned(), environment })
+        for (name, source) in [(SYSTEM, system), (TASK, task)] {
+            let added = environment.add_template_owned(name, source.to_owned());
+            broken.extend(added.err().map(|error| refuse(recipe, name, &error)));
+        }
+        (Self { recipe: recipe.to_owned(), environment }, broken)
     }
 
     /// The system text.

@@ -20,16 +20,17 @@ fn sources(system: &'static str, task: &'static str) -> Sources<'static> {
     Sources { front: FRONT, system, task, output_schema: None }
 }
 
+fn lines(errors: &[Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 fn refused(system: &'static str, task: &'static str) -> String {
-    Recipe::parse("test", &sources(system, task)).unwrap_err().to_string()
+    lines(&Recipe::parse("test", &sources(system, task)).unwrap_err())
 }
 
 #[test]
 fn a_refused_template_is_named_with_its_line() {
-    assert_eq!(
-        refused("one\ntwo {{ nobody }}", "{{ input }}"),
-        "recipe test: recipe test, system.jinja line 2: undefined value"
-    );
+    assert_eq!(refused("one\ntwo {{ nobody }}", "{{ input }}"), "recipe test: system.jinja line 2: undefined value");
     assert!(refused("a\n\n{% if %}", "{{ input }}").contains("system.jinja line 3: syntax error"));
     assert!(refused("{{ input }}", "{{ input }}").contains("system.jinja line 1"));
     assert!(refused("s", "no place for it").contains("exactly once"));
@@ -66,9 +67,47 @@ fn a_refused_front_is_named() {
         ),
     ] {
         let front = FRONT.replacen(from, to, 1);
-        let error =
-            Recipe::parse("test", &Sources { front: &front, ..sources("s", "{{ input }}") }).unwrap_err().to_string();
-        assert!(error.contains(what), "{what}: {error}");
+        let error = Recipe::parse("test", &Sources { front: &front, ..sources("s", "{{ input }}") }).unwrap_err();
+        assert!(error.len() == 1 && lines(&error).contains(what), "{what}: {error:?}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_recipe_is_told_at_once() {
+    let front = FRONT
+        .replace("name = \"test\"", "name = \"other\"")
+        .replace("version = 1", "version = 0")
+        .replace("max_output_tokens = 64", "max_output_tokens = 1")
+        + "[[examples]]\nname='x'\nquestion='q'\nanswer={a=1}\n[[examples.calls]]\ntool='none'\narguments={}\n";
+    let sources = Sources { front: &front, ..sources("one\n{% if %}", "two\n\n{{ nobody }}") };
+    let expected = [
+        "recipe test: recipe.toml: name must be `test`, like its folder",
+        "recipe test: recipe.toml: version must be at least 1",
+        "recipe test: recipe.toml: sampling.max_output_tokens must be within 16 and 1000000",
+        "recipe test: system.jinja line 2: syntax error: unexpected end of block",
+        "recipe test: recipe.toml: example x: the answer is not of the output format",
+        "recipe test: recipe.toml: example x: none is not in [tools]",
+        "recipe test: task.jinja line 3: undefined value",
+    ];
+    let errors = Recipe::parse("test", &sources).unwrap_err();
+    assert_eq!(lines(&errors).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_is_no_toml_is_told_on_one_line_and_hides_nothing() {
+    let broken = |front: &str| {
+        let sources = Sources { front, output_schema: Some("{"), ..sources("{% if %}", "{% for %}") };
+        Recipe::parse("test", &sources).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for front in [FRONT.replace("[budget]", "[buget]"), FRONT.replace("prompt_bytes = 100", "prompt_bytes = = 100")] {
+        let line = if front.contains("[buget]") { 13 } else { 14 };
+        let told = broken(&front);
+        assert!(told[0].starts_with(&format!("recipe test: recipe.toml line {line}: ")), "{told:?}");
+        let files = ["recipe.toml", "output.schema.json", "system.jinja", "task.jinja"];
+        assert_eq!(told.len(), files.len(), "{told:?}");
+        for (line, file) in told.iter().zip(files) {
+            assert!(line.contains(file) && !line.contains('\n'), "{line}");
+        }
     }
 }
 
@@ -126,12 +165,20 @@ fn a_folder_adds_and_replaces() {
     write("test", "recipe.toml", FRONT);
     write("test", "system.jinja", "s");
     let load = || Catalogue::embedded().unwrap().with_folder(folder.path());
-    assert!(load().unwrap_err().to_string().contains("recipe test: task.jinja"));
+    assert!(lines(&load().unwrap_err()).contains("recipe test: task.jinja"));
     write("test", "task.jinja", "{{ input }}");
     assert_eq!(load().unwrap().names().collect::<Vec<_>>(), ["answer-with-sources", "test"]);
     write("again", "recipe.toml", &FRONT.replace("name = \"test\"", "name = \"again\""));
     write("again", "system.jinja", "s");
     write("again", "task.jinja", "{{ input }}");
-    assert!(load().unwrap_err().to_string().contains("belongs to"));
+    assert!(lines(&load().unwrap_err()).contains("belongs to"));
+    write("again", "task.jinja", "{{ nobody }}");
+    write("third", "recipe.toml", "");
+    let refused = lines(&load().unwrap_err());
+    let told: Vec<_> = refused.lines().collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].starts_with("recipe again: task.jinja line 1"), "{told:?}");
+    assert!(told[1].starts_with("recipe third: system.jinja: "), "{told:?}");
+    assert!(told[2].starts_with("recipe third: task.jinja: "), "{told:?}");
     assert!(Catalogue::embedded().unwrap().with_folder(&folder.path().join("none")).is_err());
 }
