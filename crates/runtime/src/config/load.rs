@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
-use figment::error::Kind;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::{Error, RuntimeConfig, ServiceConfig, Validate};
 use crate::ServiceName;
 use crate::violations::Violations;
 
+mod table;
+
+use table::Draft;
+
 const RUNTIME: &str = "runtime";
 const ENV_PREFIX: &str = "MAR_";
-/// Only so many problems of a table are looked for.
-const MAX_PROBLEMS: usize = 64;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -108,103 +108,21 @@ pub fn load<C: ServiceConfig>(sources: &Sources) -> Result<Loaded<C>, Error> {
     for name in tables.keys().filter(|name| !is_table(name)) {
         found.field(name, "is not a table of the runtime");
     }
-    let service: Option<C> = table(&mut tables, C::SERVICE.table(), &mut found);
-    let runtime: Option<RuntimeConfig> = table(&mut tables, RUNTIME, &mut found);
+    let (service, own) = Draft::read::<C>(&mut tables, C::SERVICE.table(), &mut found);
+    let (runtime, shared) = Draft::read::<RuntimeConfig>(&mut tables, RUNTIME, &mut found);
     if let Some(service) = &service {
-        found.within(C::SERVICE.table(), |found| service.validate(found));
+        own.judge(&mut found, |found| found.within(C::SERVICE.table(), |found| service.validate(found)));
     }
     if let Some(runtime) = &runtime {
-        found.within(RUNTIME, |found| runtime.validate(found));
+        shared.judge(&mut found, |found| found.within(RUNTIME, |found| runtime.validate(found)));
     }
     match (service, runtime) {
         (Some(service), Some(runtime)) => {
             let path = format!("{}.listen", C::SERVICE.table());
-            runtime.auth.validate_listen(service.listen(), &path, &mut found);
+            shared.judge(&mut found, |found| runtime.auth.validate_listen(service.listen(), &path, found));
             found.into_result(Loaded { service, runtime }).map_err(Error::Invalid)
         }
         _ => Err(Error::Invalid(found)),
-    }
-}
-
-/// Reads one table. A key with a problem is recorded and taken out, so that the next problem is found too; what is
-/// left still goes through `validate`.
-fn table<T: DeserializeOwned>(tables: &mut Dict, name: &str, found: &mut Violations) -> Option<T> {
-    let mut value = tables.remove(name).unwrap_or_else(|| Value::from(Dict::new()));
-    for _ in 0..MAX_PROBLEMS {
-        let error = match value.deserialize::<T>() {
-            Ok(read) => return Some(read),
-            Err(error) => error,
-        };
-        // The first error is enough: the next round finds the others.
-        let mut path = error.path.clone();
-        let (text, recoverable) = describe(&error.kind, &mut path);
-        found.within(name, |found| found.field(&path.join("."), text).is_empty());
-        if !recoverable || !remove(&mut value, &path) {
-            return None;
-        }
-    }
-    None
-}
-
-/// What is wrong, and whether it may be right without the key. Completes the path where the kind knows its end.
-fn describe(kind: &Kind, path: &mut Vec<String>) -> (String, bool) {
-    let mut end = |name: &str| {
-        if path.last().map(String::as_str) != Some(name) {
-            path.push(name.to_owned());
-        }
-    };
-    match kind {
-        Kind::UnknownField(name, known) => {
-            end(name);
-            (unknown_key(name, known), true)
-        }
-        Kind::MissingField(name) => {
-            end(name);
-            ("is missing".into(), false)
-        }
-        other => (other.to_string(), true),
-    }
-}
-
-fn unknown_key(name: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|one| (distance(name, one), one)).min().filter(|(far, _)| *far <= 2);
-    match near {
-        Some((_, near)) => format!("is not a known key; did you mean {near}?"),
-        None => format!("is not a known key; known are {}", known.join(", ")),
-    }
-}
-
-/// The Levenshtein distance.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (at, one) in left.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = at + 1;
-        for (to, other) in right.iter().enumerate() {
-            let replaced = corner + usize::from(one != *other);
-            corner = row[to + 1];
-            row[to + 1] = replaced.min(corner + 1).min(row[to] + 1);
-        }
-    }
-    row[right.len()]
-}
-
-/// Takes out the key at `path`, or the list that it is in.
-fn remove(value: &mut Value, path: &[String]) -> bool {
-    let [first, rest @ ..] = path else {
-        return false;
-    };
-    match value {
-        Value::Dict(_, dict) => {
-            let removed = !rest.is_empty() && dict.get_mut(first).is_some_and(|inner| remove(inner, rest));
-            removed || dict.remove(first).is_some()
-        }
-        Value::Array(_, items) if !rest.is_empty() => {
-            let item = first.parse::<usize>().ok().and_then(|index| items.get_mut(index));
-            item.is_some_and(|inner| remove(inner, rest))
-        }
-        _ => false,
     }
 }
 

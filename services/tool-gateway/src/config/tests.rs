@@ -87,6 +87,33 @@ fn everything_wrong_is_named_at_once() {
 }
 
 #[test]
+fn an_unknown_kind_hides_no_other_upstream() {
+    let lines = read(
+        r#"
+        [tool_gateway.upstreams.Bad]
+        kind = "search"
+        [tool_gateway.upstreams.web]
+        kind = "mcp_http"
+        timeout = "0s"
+        [tool_gateway.upstreams.z]
+        kind = "nope"
+        timeout = 5
+        "#,
+    )
+    .unwrap_err();
+    let z: Vec<_> = lines.iter().filter(|line| line.starts_with("tool_gateway.upstreams.z")).collect();
+    assert_eq!(
+        z[0],
+        "tool_gateway.upstreams.z.kind: unknown variant: found `nope`, expected one of `mcp_stdio`, `mcp_http`, `search`"
+    );
+    assert!(z.len() == 2 && z[1].starts_with("tool_gateway.upstreams.z.timeout: "), "{z:#?}");
+    let all = lines.join("\n");
+    for path in ["Bad: must match", "Bad.folder", "web.url", "web.timeout"] {
+        assert!(all.contains(&format!("tool_gateway.upstreams.{path}")), "{path} in {all}");
+    }
+}
+
+#[test]
 fn a_typo_is_refused() {
     let lines = read("[tool_gateway.upstreams.docs]\nkind = \"search\"\nfoldr = \"x\"").unwrap_err();
     assert!(lines.join("\n").contains("foldr"), "{lines:?}");

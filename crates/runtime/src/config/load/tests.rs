@@ -111,6 +111,46 @@ fn every_problem_is_named_by_its_path_at_once() {
 }
 
 #[test]
+fn a_key_that_cannot_be_read_is_told_once_and_hides_nothing() {
+    let toml = r#"
+        [session]
+        steps = 0
+        [[session.rules]]
+        name = 1
+        [[session.rules]]
+        name = "fine"
+        [[session.rules]]
+        weight = 1
+        [[session.rules]]
+        name = "b"
+        wieght = 1
+        [runtime.auth]
+        mode = "nope"
+        api_keys = [{ id = "a" }, { id = 2, sha256 = "", tenant = "t", principal = "p", environment = "prod" }]
+    "#;
+    let found = problems(toml);
+    let expected = [
+        "session.rules.0.name: invalid type: found signed int `1`, expected a string",
+        "session.rules.2.name: is missing",
+        "session.rules.3.wieght: is not a known key; did you mean weight?",
+        "runtime.auth.api_keys.0.sha256: is missing",
+        "runtime.auth.api_keys.1.id: invalid type: found signed int `2`, expected a string",
+        "runtime.auth.mode: unknown variant: found `nope`, expected `dev` or `api_keys`",
+        "session.steps: must not be 0",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn no_rule_is_held_against_what_was_taken_out() {
+    // The mode is not told to be another one, nor the list of keys to be empty.
+    let open = "[session]\nlisten = \"0.0.0.0:7443\"\n[runtime.auth]\n";
+    assert_eq!(problems(&format!("{open}mode = \"nope\"")).len(), 1);
+    let found = problems(&format!("{open}mode = \"api_keys\"\napi_keys = [5]"));
+    assert!(found.len() == 1 && found[0].starts_with("runtime.auth.api_keys.0: "), "{found:#?}");
+}
+
+#[test]
 fn a_misspelt_variable_is_said() {
     let env =
         [("MAR_SESION__STEPS", "2"), ("MAR_SESSION__STEP", "2"), ("MAR_SESSION_STORE__URL", "x"), ("MAR_MODEL", "x")];
