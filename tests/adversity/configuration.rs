@@ -30,6 +30,10 @@ fn mistakes(service: &str) -> Vec<(String, Vec<String>)> {
         ("[runtime.limits]\ndrain = \"soon\"\n".to_owned(), vec!["runtime.limits.drain".to_owned()]),
         ("[runtime.auth]\nmode = \"open\"\n".to_owned(), vec!["runtime.auth.mode".to_owned()]),
         (
+            "[runtime.run_tokens]\nverification_key_files = [\"/no/such.pem\", \"config.toml\"]\n".to_owned(),
+            [0, 1].map(|at| format!("runtime.run_tokens.verification_key_files[{at}]")).to_vec(),
+        ),
+        (
             format!("[{table}]\nlisten = \"0.0.0.0:0\"\n"),
             vec!["runtime.auth.mode".to_owned(), format!("{table}.listen")],
         ),
@@ -53,6 +57,28 @@ async fn a_typo_stops_every_binary_before_it_binds() -> anyhow::Result<()> {
         }
     }
     refuses("mar", "[sesion]\nlisten = \"127.0.0.1:1\"\n", &["sesion".to_owned()]).await
+}
+
+/// What is read from other files is read before anything is bound, and by `--check-config` too.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_missing_or_wrong_are_named_before_anything_is_bound() -> anyhow::Result<()> {
+    let gateway = [
+        ("platform_policy = \"/no/such.cedar\"\n", "tool_gateway.platform_policy"),
+        ("platform_policy = \"config.toml\"\n", "tool_gateway.platform_policy"),
+        ("descriptor_key_files = [\"/no/such.pem\"]\n", "tool_gateway.descriptor_key_files[0]"),
+    ];
+    for (line, path) in gateway {
+        refuses("tool-gateway", &format!("[tool_gateway]\n{line}"), &[path.to_owned()]).await?;
+    }
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "[tool_gateway]\nplatform_policy = \"/no/such.cedar\"\n")?;
+    let mut command = Command::new(built_binary("tool-gateway")?);
+    let output = command.arg("--check-config").arg("--config").arg(&file).output().await?;
+    let said = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(WRONG), "{said}");
+    assert_eq!(said.lines().count(), 1, "one thing is wrong: {said}");
+    Ok(())
 }
 
 async fn refuses(service: &str, text: &str, paths: &[String]) -> anyhow::Result<()> {

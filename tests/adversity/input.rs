@@ -172,7 +172,19 @@ async fn what_does_not_exist_fails_the_run_with_its_reason() -> anyhow::Result<(
     let plain = || task::question("why?");
     let model = |name: &str| Some(ModelConstraints { models: vec![name.into()], ..ModelConstraints::default() });
     let cases = [
-        ("unknown model", Task { model: model("models/nobody"), ..plain() }, "FAILED NO_MODEL_ADMITTED", "MODEL "),
+        ("unknown model", Task { model: model("models/nobody"), ..plain() }, "FAILED NOT_FOUND", "models/nobody"),
+        (
+            "unknown model beside one that is known",
+            Task {
+                model: Some(ModelConstraints {
+                    models: vec!["models/rehearsal".into(), "models/nobody".into()],
+                    ..ModelConstraints::default()
+                }),
+                ..plain()
+            },
+            "FAILED NOT_FOUND",
+            "models/nobody",
+        ),
         (
             "unknown tool",
             Task { tools: task::selectors(&["docs.nothing"]), ..plain() },

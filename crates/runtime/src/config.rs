@@ -31,6 +31,8 @@ pub trait Validate {
 pub trait ServiceConfig: Serialize + DeserializeOwned + Validate + Send + Sync + 'static {
     /// Whose table it is.
     const SERVICE: ServiceName;
+    /// What `--help` says below the options, such as commands that the binary has besides.
+    const AFTER_HELP: &'static str = "";
 
     /// The address to serve on, key `listen` of the table.
     fn listen(&self) -> SocketAddr;

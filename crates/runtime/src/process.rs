@@ -25,6 +25,7 @@ use crate::{peer, server, telemetry};
 
 /// The arguments of a service.
 #[derive(Clone, Debug, Default, Parser)]
+#[command(about = "A service of mcp-agent-runtime, configured by its table of one TOML file", long_about = None)]
 pub struct ServiceArgs {
     /// The TOML file with the tables of all services
     #[arg(long, env = "MAR_CONFIG", value_name = "FILE")]
@@ -156,7 +157,7 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let name = C::SERVICE.as_str();
-    let command = ServiceArgs::command().name(name).version(env!("CARGO_PKG_VERSION"));
+    let command = ServiceArgs::command().name(name).version(env!("CARGO_PKG_VERSION")).after_help(C::AFTER_HELP);
     let args = match command.try_get_matches_from(args).and_then(|found| ServiceArgs::from_arg_matches(&found)) {
         Ok(args) => args,
         Err(error) => {

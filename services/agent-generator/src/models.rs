@@ -189,12 +189,18 @@ pub async fn unknown(router: &dyn Router, call: &Call, wish: &ModelWish) -> Miss
         answer = ask("").await;
     }
     match answer {
-        Ok(answer) => {
-            let known: BTreeSet<&str> = answer.candidates.iter().map(|one| one.model.as_str()).collect();
-            missing.add(MODEL, wish.models.iter().filter(|name| !known.contains(name.as_str())).cloned());
-        }
+        Ok(answer) => missing.extend(absent(wish, &answer.candidates)),
         Err(status) => tracing::debug!(error = %status, "the router does not say which models it knows"),
     }
+    missing
+}
+
+/// The models that the wish names and that are none of the router's candidates, which are all that it knows.
+#[must_use]
+pub fn absent(wish: &ModelWish, candidates: &[Candidate]) -> Missing {
+    let known: BTreeSet<&str> = candidates.iter().map(|one| one.model.as_str()).collect();
+    let mut missing = Missing::default();
+    missing.add(MODEL, wish.models.iter().filter(|name| !known.contains(name.as_str())).cloned());
     missing
 }
 

@@ -125,7 +125,10 @@ impl Synthesis {
 
     async fn admitted(&self, call: &Call, order: &Order, wish: &Wish<'_>) -> Result<SelectModelResponse, Error> {
         let status = match self.router.select_model(call, wish.request()).await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                let missing = models::absent(&order.model, &answer.candidates);
+                return if missing.count() == 0 { Ok(answer) } else { Err(Error::NotFound(missing)) };
+            }
             Err(status) => status,
         };
         if is_unknown_policy(&status) {

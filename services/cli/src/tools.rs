@@ -44,7 +44,11 @@ async fn list(args: &ToolsListArgs, out: Out) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     if tools.is_empty() {
-        out.note("No tools. Offer a folder to search with: mar up --docs FOLDER");
+        out.note(if args.patterns.is_empty() {
+            "No tools. Offer a folder to search with: mar up --docs FOLDER"
+        } else {
+            "No tool has such a name. All of them: mar tools list"
+        });
     } else {
         let columns =
             [("TOOL", Align::Left), ("KIND", Align::Left), ("STATE", Align::Left), ("DESCRIPTION", Align::Left)];

@@ -371,6 +371,8 @@ impl Validate for Config {
 
 impl ServiceConfig for Config {
     const SERVICE: ServiceName = ServiceName::Session;
+    const AFTER_HELP: &'static str =
+        "Commands:\n  session migrate  brings the schema of the store up to date, as its owner";
 
     fn listen(&self) -> SocketAddr {
         self.listen

@@ -41,7 +41,8 @@ impl ServiceConfig for Config {
 
 /// Migrates with the service's own arguments, the word `migrate` taken out. Exit codes are the service's.
 pub fn main_from(args: Vec<OsString>) -> ExitCode {
-    let command = ServiceArgs::command().name("session migrate").version(env!("CARGO_PKG_VERSION"));
+    let command =
+        ServiceArgs::command().name("session migrate").bin_name("session migrate").version(env!("CARGO_PKG_VERSION"));
     let command = command.about("Brings the schema of [session.store] up to date, as the owner in migrate_url");
     let args = match command.try_get_matches_from(args).and_then(|found| ServiceArgs::from_arg_matches(&found)) {
         Ok(args) => args,

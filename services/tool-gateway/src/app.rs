@@ -1,10 +1,8 @@
 //! The gateway's components.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mar_alignment::{Layer, PolicyText, Stack, default_platform};
 use mar_descriptor::VerifyingKeys;
 use mar_proto::tool::tool_gateway_service_server::ToolGatewayServiceServer;
 use mar_runtime::clock::{Clock, Ids, SystemClock, SystemIds, within};
@@ -69,9 +67,9 @@ impl Gateway {
     /// Everything that is wrong with the configuration, relative to `tool_gateway`.
     pub fn try_new(config: Config, deps: Deps) -> Result<Self, Violations> {
         let mut found = Violations::new();
-        let mut keys = load_keys(&config, &mut found);
+        let mut keys = config.load_keys(&mut found);
         keys.extend(deps.descriptor_keys);
-        let platform = platform(config.platform_policy.as_deref(), &mut found);
+        let platform = config.load_policy(&mut found);
         found.into_result(())?;
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let mut upstreams = Vec::new();
@@ -126,33 +124,4 @@ fn connector(name: &str, config: &UpstreamConfig, clock: &Arc<dyn Clock>, tasks:
         Kind::McpHttp => Box::new(HttpServer::new(config.clone(), tasks.clone())),
         Kind::Search => Box::new(FolderSearch::new(config, Arc::clone(clock))),
     }
-}
-
-fn load_keys(config: &Config, found: &mut Violations) -> VerifyingKeys {
-    let mut keys = VerifyingKeys::new();
-    for (index, path) in config.descriptor_key_files.iter().enumerate() {
-        let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-        let at = format!("descriptor_key_files[{index}]");
-        if let Some(pem) = found.take(&at, pem) {
-            found.take(&at, keys.add_pem(&pem));
-        }
-    }
-    keys
-}
-
-fn platform(path: Option<&Path>, found: &mut Violations) -> Stack {
-    let text = match path {
-        None => default_platform(),
-        Some(path) => {
-            let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-            let text = found.take("platform_policy", read).unwrap_or_default();
-            PolicyText { layer: Layer::Platform, name: "platform".to_owned(), version: 1, text }
-        }
-    };
-    Stack::parse([text]).unwrap_or_else(|wrong| {
-        for violation in wrong {
-            found.field("platform_policy", violation.to_string());
-        }
-        Stack::default()
-    })
 }

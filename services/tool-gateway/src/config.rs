@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use mar_alignment::{Layer, PolicyText, Stack, default_platform};
+use mar_descriptor::VerifyingKeys;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{ServiceConfig, Validate};
 use mar_runtime::violations::Violations;
@@ -44,8 +46,43 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Reads the keys of [`Config::descriptor_key_files`].
+    pub(crate) fn load_keys(&self, found: &mut Violations) -> VerifyingKeys {
+        let mut keys = VerifyingKeys::new();
+        for (index, path) in self.descriptor_key_files.iter().enumerate() {
+            let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+            let at = format!("descriptor_key_files[{index}]");
+            if let Some(pem) = found.take(&at, pem) {
+                found.take(&at, keys.add_pem(&pem));
+            }
+        }
+        keys
+    }
+
+    /// Reads the platform's policy, or takes the default one.
+    pub(crate) fn load_policy(&self, found: &mut Violations) -> Stack {
+        let text = match &self.platform_policy {
+            None => default_platform(),
+            Some(path) => {
+                let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+                let Some(text) = found.take("platform_policy", read) else { return Stack::default() };
+                PolicyText { layer: Layer::Platform, name: "platform".to_owned(), version: 1, text }
+            }
+        };
+        Stack::parse([text]).unwrap_or_else(|wrong| {
+            for violation in wrong {
+                found.field("platform_policy", violation.to_string());
+            }
+            Stack::default()
+        })
+    }
+}
+
 impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
+        self.load_keys(violations);
+        self.load_policy(violations);
         violations.within("upstreams", |found| {
             for (name, upstream) in &self.upstreams {
                 found.require(is_upstream_name(name), name, "must match [a-z][a-z0-9-]{0,31}");

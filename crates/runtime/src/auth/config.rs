@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::api_key;
+use super::{api_key, keys};
 use crate::config::Validate;
 use crate::violations::Violations;
 
@@ -94,5 +94,12 @@ impl Validate for RunTokensConfig {
     fn validate(&self, violations: &mut Violations) {
         let count = self.verification_key_files.len();
         violations.require(count <= 2, "verification_key_files", "must hold at most two files");
+        for (at, path) in self.verification_key_files.iter().enumerate() {
+            let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+            let at = format!("verification_key_files[{at}]");
+            if let Some(pem) = violations.take(&at, read) {
+                violations.take(&at, keys::kid_of_public(&pem).map_err(|error| format!("{}: {error}", path.display())));
+            }
+        }
     }
 }

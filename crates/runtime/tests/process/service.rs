@@ -47,10 +47,17 @@ fn beyond_loopback_without_authentication_exits_64() {
 }
 
 #[test]
+fn help_says_what_it_is() {
+    let (code, out, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("A service of mcp-agent-runtime"), "{out}");
+}
+
+#[test]
 fn missing_key_files_exit_64() {
     let (code, _, err) = run(&["--set", "runtime.run_tokens.verification_key_files=[\"/no/such.pem\"]"]);
     assert_eq!(code, 64, "{err}");
-    assert!(err.contains("runtime.run_tokens.verification_key_files: /no/such.pem"), "{err}");
+    assert!(err.contains("runtime.run_tokens.verification_key_files[0]: /no/such.pem"), "{err}");
 }
 
 #[test]
