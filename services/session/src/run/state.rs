@@ -421,6 +421,8 @@ impl State {
     /// Whether the run waits for a command or a time: it needs no executor until then.
     pub fn is_parked(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting(reason) if reason != WaitReason::Dependency);
+        // What it waited for may have come, and a slice is being asked for: nothing would bring that to a run that is let go of.
+        let waits = waits && (self.parks_for().is_some() || self.renews_at.is_some());
         let unfunded = self.phase == Phase::Pending(Some(WaitReason::Budget));
         (waits && !self.is_due() || unfunded) && self.stop.is_none() && !self.in_flight()
     }

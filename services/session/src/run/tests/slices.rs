@@ -114,3 +114,26 @@ fn a_budget_that_cannot_be_asked_is_waited_for() {
     assert_eq!(words.last().map(String::as_str), Some("Started(1.1)"), "{words:?}");
     assert!(words.contains(&"Resumed".to_owned()), "{words:?}");
 }
+
+/// Who lets go of it would lose the answer, and nothing would wake it before it expires.
+#[test]
+fn a_run_that_asks_for_a_slice_when_its_caller_is_back_is_not_let_go_of() {
+    let mut story = counted(OnBudget::Halt);
+    let cost = story.driver.state.generation_reservation(1).cost_nano_usd;
+    for _ in BOTH {
+        let lack = asked(&story);
+        story.tell(vec![granted(&lack, cost)]);
+    }
+    story.tell(vec![turn(1, 1, vec![ask(PICK, "p0")])]);
+    let words = story.tell(vec![handed(&call_id(1, 0), 1, WaitReason::ToolResult)]);
+    assert_eq!(words, ["Handed(1/0)", "Waiting"]);
+    assert!(story.driver.state.is_parked(), "its caller has it");
+    assert_eq!(story.tell(vec![command(1, result_of_caller(&call_id(1, 0)))]), ["Returned(1/0 OK)"]);
+    let lack = asked(&story);
+    assert!(!story.driver.state.is_parked(), "a slice is being asked for");
+    let words = story.tell(vec![granted(&lack, lack.want)]);
+    let lack = asked(&story);
+    assert!(words.len() == 1 && !story.driver.state.is_parked(), "{words:?}");
+    let words = story.tell(vec![granted(&lack, lack.want)]);
+    assert_eq!(words.last().map(String::as_str), Some("Started(2.1)"), "{words:?}");
+}
