@@ -247,9 +247,12 @@ async fn all_that_is_not_there_is_named_at_once() {
     assert!(!metadata(&status).contains_key("missing"), "{status:?}");
     let status = refused(&mut harness, request(wanting(&["models/nope"], task(&["docs.gone"])))).await;
     assert_eq!(status.message(), "models/nope, tools/docs.gone not found");
-    // An unknown model that is not alone does no harm.
-    let wanted = wanting(&["models/small", "models/nope"], task(&["docs.search"]));
-    harness.client.generate_agent(request(wanted)).await.unwrap();
+    // A name that nobody has is a mistake, also beside one that somebody has.
+    for models in [&["models/nope"][..], &["models/small", "models/nope"]] {
+        let status = refused(&mut harness, request(wanting(models, task(&["docs.search"])))).await;
+        assert_eq!(status.message(), "agentruntime.router.v1.Model models/nope not found");
+        assert_eq!(status.get_details_resource_info().unwrap().resource_name, "models/nope");
+    }
 }
 
 #[tokio::test]
