@@ -25,9 +25,12 @@ fn place(key: &BudgetKey) -> (String, i64) {
 }
 
 impl Purses {
-    fn raise(&mut self, key: &BudgetKey, from: i64) -> BudgetLedger {
+    fn raise(&mut self, key: &BudgetKey, from: i64) -> Option<BudgetLedger> {
         let (generation, reached) = self.windows.entry(place(key)).or_insert((0, [0, 0]));
-        *generation += i64::from(*generation == from);
+        if *generation != from {
+            return None;
+        }
+        *generation += 1;
         let mut ledger =
             BudgetLedger { generation: *generation, closed: Spend::default(), open: Vec::new(), reached: *reached };
         for (row, used) in self.slices.values().filter(|(row, _)| row.key == *key) {
@@ -39,7 +42,7 @@ impl Purses {
                 }
             }
         }
-        ledger
+        Some(ledger)
     }
 
     fn put(&mut self, slice: &SliceRow, generation: i64, reached: [u8; 2]) -> bool {
@@ -74,7 +77,7 @@ impl BudgetStore for SimStore {
         self.ask(Uuid::nil(), |tables, _| read(&tables.purses.windows)).await
     }
 
-    async fn budget_raise(&self, _: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error> {
+    async fn budget_raise(&self, _: &str, key: &BudgetKey, from: i64) -> Result<Option<BudgetLedger>, Error> {
         self.ask(Uuid::nil(), |tables, _| tables.purses.raise(key, from)).await
     }
 

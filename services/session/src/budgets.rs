@@ -158,7 +158,8 @@ impl Budgets {
     }
 
     async fn rebuild(&self, tenant: &str, slice: &Slice, key: &BudgetKey) -> Result<(), Error> {
-        let ledger = self.store.budget_raise(tenant, key, slice.generation).await?;
+        // Somebody else has raised it, and rebuilds it.
+        let Some(ledger) = self.store.budget_raise(tenant, key, slice.generation).await? else { return Ok(()) };
         tracing::info!(budget = %key.budget, budget.day = key.day, budget.generation = ledger.generation, "budget rebuilt");
         let rebuild = BudgetRebuild {
             budget: slice.budget.clone(),

@@ -9,9 +9,10 @@
 //! 2. **Commit** the grant in a transaction that holds the row shared and finds the same generation in it; else roll
 //!    back and begin again. So no grant of counters that were lost meanwhile is ever committed, whatever server answered.
 //! 3. **Lost.** [`Error::BudgetLost`] with a generation above the one that was sent: read the row again and
-//!    repeat. Otherwise take the row exclusively and add one to its generation (unless somebody has done so since it was
-//!    read), commit, read the committed grants, and [`Budgets::rebuild_budget`]; then repeat the grant. The first rebuild of a
-//!    generation wins. A window begins this way too: its key is only ever made by a rebuild.
+//!    repeat. Otherwise take the row exclusively and add one to its generation, commit, read the committed grants, and
+//!    [`Budgets::rebuild_budget`]; then repeat the grant. Who finds that somebody has raised it since it was read rebuilds
+//!    nothing and begins again: two rebuilds of one generation could come before and after another loss, and the second would
+//!    not know what was granted between them. A window begins this way too: its key is only ever made by a rebuild.
 //! 4. **Give back** ([`Budgets::give_back`]) once the event that ends the use of the slice is committed, with what of it was
 //!    not used. This closes the grant; repeating it changes nothing, losing it only keeps the rest until the window ends.
 //!

@@ -47,8 +47,9 @@ pub struct BudgetLedger {
 pub trait BudgetStore {
     /// The generation of a window, which begins at 0.
     async fn budget_generation(&self, tenant: &str, key: &BudgetKey) -> Result<i64, Error>;
-    /// Raises the generation by one, unless it is not `from` any more, and tells what is known of the window as of then.
-    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error>;
+    /// Raises the generation by one and tells what is known of the window as of then; nothing when it is not `from` any
+    /// more. So a generation has one ledger, and what was stored in it since cannot be missing from another.
+    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<Option<BudgetLedger>, Error>;
     /// Stores a slice, and thresholds that are higher than those stored, while the window is in this generation; answers
     /// whether it is. Repeating it is safe.
     async fn slice_put(&self, tenant: &str, slice: &SliceRow, generation: i64, reached: [u8; 2])

@@ -388,7 +388,7 @@ impl BudgetStore for PostgresStore {
         self.db.call(|_| budgets::generation(&self.db, tenant, key)).await
     }
 
-    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error> {
+    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<Option<BudgetLedger>, Error> {
         self.db.call(|_| budgets::raise(&self.db, tenant, key, from)).await
     }
 

@@ -405,7 +405,7 @@ impl BudgetStore for SqliteStore {
         answer(budgets::generation(&self.readers, tenant, key).await)
     }
 
-    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Error> {
+    async fn budget_raise(&self, tenant: &str, key: &BudgetKey, from: i64) -> Result<Option<BudgetLedger>, Error> {
         answer(budgets::raise(&self.writer, tenant, key, from).await)
     }
 

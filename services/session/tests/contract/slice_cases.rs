@@ -22,10 +22,11 @@ fn slice(key: &BudgetKey, run: Uuid, cost: i64) -> SliceRow {
 pub async fn a_window_has_generations(subject: Subject) {
     let (store, key) = (&subject.store, window("tenant:acme", 7));
     assert_eq!(store.budget_generation(TENANT, &key).await.unwrap(), 0);
-    assert_eq!(store.budget_raise(TENANT, &key, 0).await.unwrap().generation, 1);
+    assert_eq!(store.budget_raise(TENANT, &key, 0).await.unwrap().unwrap().generation, 1);
     // Somebody was faster.
-    assert_eq!(store.budget_raise(TENANT, &key, 0).await.unwrap().generation, 1);
-    assert_eq!(store.budget_raise(TENANT, &key, 1).await.unwrap().generation, 2);
+    assert_eq!(store.budget_raise(TENANT, &key, 0).await.unwrap(), None);
+    assert_eq!(store.budget_raise(TENANT, &key, 1).await.unwrap().unwrap().generation, 2);
+    assert_eq!(store.budget_raise(TENANT, &key, 7).await.unwrap(), None);
     assert_eq!(store.budget_generation(TENANT, &key).await.unwrap(), 2);
     for other in [window("tenant:acme", 8), window("session:acme", 7), window("tenant:acme", -1)] {
         assert_eq!(store.budget_generation(TENANT, &other).await.unwrap(), 0, "{other:?}");
@@ -54,7 +55,7 @@ pub async fn slices_are_stored_in_their_generation(subject: Subject) {
     store.slice_close(TENANT, first.id, spend(40)).await.unwrap();
     store.slice_close(TENANT, first.id, spend(99)).await.unwrap();
     assert_eq!(store.slice_list(TENANT, run).await.unwrap(), std::slice::from_ref(&second));
-    let ledger = store.budget_raise(TENANT, &key, 1).await.unwrap();
+    let ledger = store.budget_raise(TENANT, &key, 1).await.unwrap().unwrap();
     assert_eq!((ledger.generation, ledger.closed), (2, spend(40)), "closed once, at what it used");
     assert_eq!((ledger.open, ledger.reached), (vec![(second.id, second.granted)], [50, 80]));
 }
@@ -68,7 +69,7 @@ pub async fn no_slice_slips_past_a_rebuild(subject: Subject) {
         let (store, row) = (subject.store.clone(), slice(&key, run, 1));
         puts.spawn(async move { store.slice_put(TENANT, &row, 1, [50, 50]).await.unwrap() });
     }
-    let ledger = subject.store.budget_raise(TENANT, &key, 1).await.unwrap();
+    let ledger = subject.store.budget_raise(TENANT, &key, 1).await.unwrap().unwrap();
     let stored = puts.join_all().await.into_iter().filter(|stored| *stored).count();
     assert_eq!(ledger.open.len(), stored, "those that came later were refused");
 }

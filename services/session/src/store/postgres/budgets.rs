@@ -17,17 +17,23 @@ pub(super) async fn generation(db: &Database, tenant: &str, key: &BudgetKey) -> 
     Ok(found.unwrap_or(0))
 }
 
-pub(super) async fn raise(db: &Database, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Fault> {
+pub(super) async fn raise(
+    db: &Database,
+    tenant: &str,
+    key: &BudgetKey,
+    from: i64,
+) -> Result<Option<BudgetLedger>, Fault> {
     let mut tx = db.begin(tenant).await?;
     // The row is taken before the slices are read: whoever stores one holds it shared.
     let query = tx.query(
         "INSERT INTO session.budgets AS row (tenant, budget, day, generation, reached_cost, reached_runs) \
          VALUES ($1, $2, $3, $4 + 1, 0, 0) \
          ON CONFLICT (tenant, budget, day) DO UPDATE \
-         SET generation = row.generation + CASE WHEN row.generation = $4 THEN 1 ELSE 0 END \
+         SET generation = row.generation + 1 WHERE row.generation = $4 \
          RETURNING generation, reached_cost, reached_runs",
     );
-    let row = query.bind(tenant).bind(&key.budget).bind(key.day).bind(from).fetch_one(&mut *tx).await?;
+    let row = query.bind(tenant).bind(&key.budget).bind(key.day).bind(from).fetch_optional(&mut *tx).await?;
+    let Some(row) = row else { return Ok(None) };
     let query =
         tx.query("SELECT id, cost, runs, used_cost FROM session.slices WHERE tenant = $1 AND budget = $2 AND day = $3");
     let slices = query.bind(tenant).bind(&key.budget).bind(key.day).fetch_all(&mut *tx).await?;
@@ -43,7 +49,7 @@ pub(super) async fn raise(db: &Database, tenant: &str, key: &BudgetKey, from: i6
         let granted = Spend { cost_nano_usd: slice.try_get("cost")?, runs: slice.try_get("runs")? };
         ledger.add(slice.try_get("id")?, granted, slice.try_get("used_cost")?);
     }
-    Ok(ledger)
+    Ok(Some(ledger))
 }
 
 pub(super) async fn put(

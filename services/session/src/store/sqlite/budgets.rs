@@ -16,21 +16,27 @@ pub(super) async fn generation(pool: &SqlitePool, tenant: &str, key: &BudgetKey)
     Ok(found.unwrap_or(0))
 }
 
-pub(super) async fn raise(pool: &SqlitePool, tenant: &str, key: &BudgetKey, from: i64) -> Result<BudgetLedger, Fault> {
+pub(super) async fn raise(
+    pool: &SqlitePool,
+    tenant: &str,
+    key: &BudgetKey,
+    from: i64,
+) -> Result<Option<BudgetLedger>, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     let row = sqlx::query(
         "INSERT INTO budgets (tenant, budget, day, generation, reached_cost, reached_runs) \
          VALUES ($1, $2, $3, $4 + 1, 0, 0) \
          ON CONFLICT (tenant, budget, day) DO UPDATE \
-         SET generation = generation + CASE WHEN generation = $4 THEN 1 ELSE 0 END \
+         SET generation = generation + 1 WHERE generation = $4 \
          RETURNING generation, reached_cost, reached_runs",
     )
     .bind(tenant)
     .bind(&key.budget)
     .bind(key.day)
     .bind(from)
-    .fetch_one(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
+    let Some(row) = row else { return Ok(None) };
     let slices =
         sqlx::query("SELECT id, cost, runs, used_cost FROM slices WHERE tenant = $1 AND budget = $2 AND day = $3")
             .bind(tenant)
@@ -50,7 +56,7 @@ pub(super) async fn raise(pool: &SqlitePool, tenant: &str, key: &BudgetKey, from
         let granted = Spend { cost_nano_usd: slice.try_get("cost")?, runs: slice.try_get("runs")? };
         ledger.add(slice.try_get("id")?, granted, slice.try_get("used_cost")?);
     }
-    Ok(ledger)
+    Ok(Some(ledger))
 }
 
 pub(super) async fn put(
