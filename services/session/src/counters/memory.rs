@@ -60,11 +60,12 @@ impl MemoryCounters {
     }
 
     /// Falls back to what was held before, as a promoted copy that had not heard the last. What several runs share does not
-    /// outlive its server there: a promoted one has another replication id, by which pools are known to be lost.
+    /// outlive its server there: a promoted one has another replication id, by which pools and budgets are known to be lost.
     #[cfg(debug_assertions)]
     pub fn fall_back(&self, copied: &Copied) {
         let mut tables = self.tables();
-        *tables = Tables { minted: tables.minted, pools: HashMap::default(), ..copied.0.clone() };
+        let (pools, budgets) = (HashMap::default(), HashMap::default());
+        *tables = Tables { minted: tables.minted, pools, budgets, ..copied.0.clone() };
     }
 
     /// Forgets everything, as a restart does.
