@@ -125,7 +125,14 @@ impl Storm {
         };
         let mut raging = JoinSet::new();
         raging.spawn(weather.rage());
-        let stories = tell(&self.plan, &teller, &self.arms, &mut self.dice).await?;
+        let stories = tokio::select! {
+            stories = tell(&self.plan, &teller, &self.arms, &mut self.dice) => stories?,
+            // Before the calm it only ends by a failure, and the system with it.
+            ended = raging.join_next() => {
+                ended.context("no weather")???;
+                anyhow::bail!("the weather ended before the storm");
+            }
+        };
         calm.cancel();
         let (_standing, weather) = raging.join_next().await.context("no weather")???;
         let mut processes: Vec<Process> = Vec::new();
