@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use self::journal::Recorded;
 pub use self::passages::Passage;
 pub use self::schema::{Hints, Wish, instance};
-pub use self::script::{Script, ScriptError};
+pub use self::script::{Mistake, Script, ScriptError};
 use self::server::Stage;
 
 /// How long a stopping server waits for its connections. Hangs and delays end at once; only a peer that does not read

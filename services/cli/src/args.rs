@@ -295,7 +295,7 @@ pub enum StoreName {
 pub struct UpArgs {
     /// Where to serve
     #[arg(long, value_name = "ADDRESS", default_value = crate::endpoint::DEFAULT)]
-    pub listen: SocketAddr,
+    pub listen: String,
     /// Folder of keys and data [default: $XDG_DATA_HOME/mar, else ~/.local/share/mar]
     #[arg(long, env = "MAR_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,

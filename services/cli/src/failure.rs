@@ -63,6 +63,24 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// All of several mistakes in the arguments as one.
+    ///
+    /// # Errors
+    /// There is any.
+    pub fn together(mut mistakes: Vec<Self>) -> Result<(), Self> {
+        match mistakes.len() {
+            0 => return Ok(()),
+            1 => return mistakes.pop().map_or(Ok(()), Err),
+            _ => {}
+        }
+        let mut all = Self::usage(format!("{} things are wrong", mistakes.len()));
+        for Parts { message, hints, .. } in mistakes.into_iter().map(|one| *one.0) {
+            all.0.violations.push(Violation { field: String::new(), description: message });
+            all.0.hints.extend(hints);
+        }
+        Err(all)
+    }
+
     /// Adds a line that says what to do next.
     #[must_use]
     pub fn hint(mut self, text: impl Into<String>) -> Self {
@@ -255,6 +273,19 @@ mod tests {
             let safe = json["error"]["retry"]["safe"].as_bool().unwrap();
             assert_eq!(json["exit_code"], if safe { 75 } else { 64 }, "{reason:?}");
         }
+    }
+
+    #[test]
+    fn mistakes_are_told_together_with_their_hints() {
+        assert!(Failure::together(Vec::new()).is_ok());
+        let one = Failure::together(vec![Failure::usage("a").hint("do x")]).unwrap_err().to_json();
+        assert_eq!((&one["error"]["message"], &one["error"]["hints"]), (&json!("a"), &json!(["do x"])));
+        let both =
+            Failure::together(vec![Failure::usage("a").hint("do x"), Failure::usage("b")]).unwrap_err().to_json();
+        let told: Vec<_> =
+            both["error"]["violations"].as_array().unwrap().iter().map(|one| &one["description"]).collect();
+        assert_eq!((told, &both["error"]["hints"]), (vec![&json!("a"), &json!("b")], &json!(["do x"])));
+        assert_eq!(both["exit_code"], 64);
     }
 
     #[test]

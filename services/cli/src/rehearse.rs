@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mar_runtime::process::on_signal;
 use mar_runtime::status::chain;
-use mar_testkit::rehearsal::{Rehearsal, Script};
+use mar_testkit::rehearsal::{Rehearsal, Script, ScriptError};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -19,12 +19,18 @@ pub const DEFAULT: &str = "127.0.0.1:7419";
 /// The script in `file`, or the built-in agent.
 ///
 /// # Errors
-/// The script is refused; the text names the rule and the key.
+/// The script is refused; each mistake is told with its rule and key.
 pub fn script(file: Option<&Path>) -> Result<Script, Failure> {
     match file {
-        Some(file) => Script::load(file).map_err(|error| Failure::usage(chain(&error))),
+        Some(file) => Script::load(file).map_err(refused),
         None => Ok(Script::default()),
     }
+}
+
+fn refused(error: ScriptError) -> Failure {
+    let ScriptError::Invalid(mistakes) = error else { return Failure::usage(chain(&error)) };
+    let all = mistakes.iter().map(|one| Failure::usage(one.to_string()));
+    Failure::together(all.collect()).err().unwrap_or_else(|| Failure::usage("the script is refused"))
 }
 
 /// `mar rehearse`.

@@ -37,6 +37,7 @@ use models::Models;
 pub async fn up(args: UpArgs, out: Out) -> Result<Exit, Failure> {
     let clock = SystemClock::new();
     let data = data_folder(args.data.as_deref())?;
+    let listen = settings::check(&args, &data)?;
     make_private_folder(&data)?;
     let keys = ServiceKeys::ensure(&data.join("keys"))?;
     let rehearsal = rehearsal(&args).await?;
@@ -45,7 +46,7 @@ pub async fn up(args: UpArgs, out: Out) -> Result<Exit, Failure> {
     let configs = Configs::load(&sources)?;
     // Later than the configuration, which says what is logged; earlier than everything that logs.
     let telemetry = telemetry::install("mar", &configs.runtime().telemetry).map_err(mar_runtime::Failure::from)?;
-    let result = host(&args, configs, |host| {
+    let result = host(listen, configs, |host| {
         let banner = banner::Banner { host, data: &data, models: &models, took: clock.monotonic() };
         out.lines(banner.lines(out.result));
     })
@@ -66,11 +67,11 @@ pub struct Host {
     pub configs: Configs,
 }
 
-async fn host(args: &UpArgs, configs: Configs, ready: impl FnOnce(&Host)) -> Result<(), Failure> {
+async fn host(listen: SocketAddr, configs: Configs, ready: impl FnOnce(&Host)) -> Result<(), Failure> {
     let signals = TaskTracker::new();
     let shutdown = on_signal(&signals)?;
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
-        Failure::new(crate::exit::Exit::Unavailable, format!("the address {} is not available: {error}", args.listen))
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        Failure::new(crate::exit::Exit::Unavailable, format!("the address {listen} is not available: {error}"))
             .hint("Another `mar up` may be running; choose another address with --listen.")
     })?;
     let address = listener.local_addr().map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;

@@ -25,14 +25,19 @@ pub enum ScriptError {
     /// The text is not TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// An unknown key, a wrong type or a value that makes no sense.
-    #[error("{place}: {reason}")]
-    Invalid {
-        /// The rule and the key path, as in ``rule 2 `search` (rule[1].match.regex)``.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// Unknown keys, wrong types and values that make no sense, each of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Mistake>),
+}
+
+/// One thing that is wrong with a script.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct Mistake {
+    /// The rule and the key path, as in ``rule 2 `search` (rule[1].match.regex)``.
+    pub place: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A checked script. [`Script::default`] plays a plain agent; [`Script::parse`] reads the format of `docs/rehearsal.md`.
@@ -48,31 +53,41 @@ impl Script {
     /// Reads a script from TOML.
     ///
     /// # Errors
-    /// Unknown keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work.
+    /// Unknown keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work: all that
+    /// is wrong, but of a rule or head that is of another form only the first.
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
         let file: toml::Table =
             text.parse().map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
         let (rules, head): (toml::Table, toml::Table) = file.into_iter().partition(|(key, _)| key == "rule");
-        let head: Head = read(toml::Value::Table(head), "script", "")?;
+        let mut wrong = Vec::new();
+        let head: Option<Head> = read(toml::Value::Table(head), "script", "", &mut wrong);
         let rules = match rules.into_iter().next() {
             None => Vec::new(),
             Some((_, toml::Value::Array(rules))) => rules,
             Some(_) => {
-                return Err(refused("script (rule)", "must be a list of tables, as in [[rule]]"));
+                wrong.push(mistake("script (rule)", "must be a list of tables, as in [[rule]]"));
+                return Err(ScriptError::Invalid(wrong));
             }
         };
         if rules.is_empty() {
-            return Err(refused("script (rule)", "at least one [[rule]] is needed"));
+            wrong.push(mistake("script (rule)", "at least one [[rule]] is needed"));
         }
-        let read_rule = |(at, rule)| Rule::read(at, rule, &head.defaults);
-        let rules = rules.into_iter().enumerate().map(read_rule).collect::<Result<Vec<_>, _>>()?;
+        let no_pace = Pace::default();
+        let pace = head.as_ref().map_or(&no_pace, |head| &head.defaults);
+        let read_rule = |(at, rule)| Rule::read(at, rule, pace, &mut wrong);
+        let rules: Vec<_> = rules.into_iter().enumerate().filter_map(read_rule).collect();
         let mut names = HashSet::new();
         for rule in &rules {
             if !names.insert(rule.name.as_str()) {
-                return Err(refused("script (rule)", format!("two rules are named `{}`", rule.name)));
+                wrong.push(mistake("script (rule)", format!("two rules are named `{}`", rule.name)));
             }
         }
-        Ok(Self { models: head.models, api_key: head.api_key, journal: head.journal, rules })
+        match head {
+            Some(head) if wrong.is_empty() => {
+                Ok(Self { models: head.models, api_key: head.api_key, journal: head.journal, rules })
+            }
+            _ => Err(ScriptError::Invalid(wrong)),
+        }
     }
 
     /// Reads a script file.
@@ -261,27 +276,33 @@ pub(super) struct ScriptedUsage {
 }
 
 impl Rule {
-    fn read(at: usize, rule: toml::Value, pace: &Pace) -> Result<Self, ScriptError> {
+    /// The rule, unless it is of another form; what is wrong with it goes into the list.
+    fn read(at: usize, rule: toml::Value, pace: &Pace, wrong: &mut Vec<Mistake>) -> Option<Self> {
         let label = match rule.get("name").and_then(toml::Value::as_str) {
             Some(name) => format!("rule {} `{name}`", at + 1),
             None => format!("rule {}", at + 1),
         };
         let path = format!("rule[{at}]");
-        let raw: RawRule = read(rule, &label, &path)?;
-        let refuse = |key: &str, reason: String| refused(format!("{label} ({path}.{key})"), reason);
-        check::reply(&raw.reply).map_err(|(key, reason)| refuse(&format!("reply{key}"), reason))?;
+        let raw: RawRule = read(rule, &label, &path, wrong)?;
+        let mut refuse = |key: &str, reason: String| wrong.push(mistake(format!("{label} ({path}.{key})"), reason));
+        for (key, reason) in check::reply(&raw.reply) {
+            refuse(&format!("reply{key}"), reason);
+        }
         for (key, times) in [("times", raw.times), ("times_per_conversation", raw.times_per_conversation)] {
             if times == Some(0) {
-                return Err(refuse(key, "must be 1 or more; leave it out for a rule without end".into()));
+                refuse(key, "must be 1 or more; leave it out for a rule without end".into());
             }
         }
         let regex = raw.matches.regex.as_deref().map(Regex::new).transpose();
-        let regex = regex.map_err(|error| refuse("match.regex", error.to_string()))?;
+        let regex = regex.unwrap_or_else(|error| {
+            refuse("match.regex", error.to_string());
+            None
+        });
         let mut reply = raw.reply;
         reply.delay = reply.delay.or(pace.delay);
         reply.chunk_delay = reply.chunk_delay.or(pace.chunk_delay);
         reply.chunk_size = reply.chunk_size.or(pace.chunk_size);
-        Ok(Self {
+        Some(Self {
             name: raw.name.unwrap_or_else(|| format!("rule {}", at + 1)),
             matches: raw.matches,
             regex,
@@ -300,8 +321,13 @@ impl Reply {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(value: toml::Value, label: &str, prefix: &str) -> Result<T, ScriptError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+fn read<T: serde::de::DeserializeOwned>(
+    value: toml::Value,
+    label: &str,
+    prefix: &str,
+    wrong: &mut Vec<Mistake>,
+) -> Option<T> {
+    let read = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let path = match (prefix, path.as_str()) {
             (prefix, ".") => prefix.to_owned(),
@@ -309,12 +335,13 @@ fn read<T: serde::de::DeserializeOwned>(value: toml::Value, label: &str, prefix:
             (prefix, path) => format!("{prefix}.{path}"),
         };
         let reason = error.inner().message().trim_end().to_owned();
-        refused(format!("{label} ({path})"), reason)
-    })
+        wrong.push(mistake(format!("{label} ({path})"), reason));
+    });
+    read.ok()
 }
 
-fn refused(place: impl Into<String>, reason: impl Into<String>) -> ScriptError {
-    ScriptError::Invalid { place: place.into(), reason: reason.into() }
+fn mistake(place: impl Into<String>, reason: impl Into<String>) -> Mistake {
+    Mistake { place: place.into(), reason: reason.into() }
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ const MAX_READ: u64 = 16 * 1024 * 1024;
 /// The task that the arguments describe.
 ///
 /// # Errors
-/// A file cannot be read or does not hold what it should. What the runtime checks is left to it.
+/// Every file that cannot be read or does not hold what it should. What the runtime checks is left to it.
 pub fn task(args: &RunArgs) -> Result<Task, Failure> {
-    let mut task = shared(&args.task)?;
+    let mut wrong = Vec::new();
+    let mut task = common(&args.task, &mut wrong);
     task.tools = args.tools.iter().map(|pattern| ToolSelector { pattern: pattern.trim().to_owned() }).collect();
     let model = ModelConstraints {
         routing_policy: args.model_policy.as_deref().map(|name| resource("routingPolicies/", name)).unwrap_or_default(),
@@ -25,19 +26,22 @@ pub fn task(args: &RunArgs) -> Result<Task, Failure> {
         ..ModelConstraints::default()
     };
     task.may_ask = args.may_ask;
-    task.caller_tools = args.caller_tools.as_deref().map(caller_tools).transpose()?.unwrap_or_default();
+    task.caller_tools = kept(args.caller_tools.as_deref().map(caller_tools), &mut wrong);
     task.model = (model != ModelConstraints::default()).then_some(model);
-    let max_active_time = args.max_time.map(prost_types::Duration::try_from).transpose();
+    let max_active_time = args.max_time.map(|time| {
+        prost_types::Duration::try_from(time).map(Some).map_err(|_| Failure::usage("--max-time is too long"))
+    });
     let halting = HaltingPolicy {
         max_steps: args.max_steps,
         max_tool_calls: args.max_tool_calls,
         max_cost_nano_usd: args.max_cost,
-        max_active_time: max_active_time.map_err(|_| Failure::usage("--max-time is too long"))?,
+        max_active_time: kept(max_active_time, &mut wrong),
         ..HaltingPolicy::default()
     };
     task.halting = (halting != HaltingPolicy::default()).then_some(halting);
-    task.alignment_policy = args.policy.as_deref().map(read).transpose()?.unwrap_or_default();
+    task.alignment_policy = kept(args.policy.as_deref().map(read), &mut wrong);
     task.labels = args.label.iter().cloned().collect();
+    Failure::together(wrong)?;
     Ok(task)
 }
 
@@ -46,16 +50,32 @@ pub fn task(args: &RunArgs) -> Result<Task, Failure> {
 /// # Errors
 /// As [`task`].
 pub fn shared(args: &TaskArgs) -> Result<Task, Failure> {
-    let text = if args.input == "-" { read_input()? } else { args.input.clone() };
-    let schema = args.schema.as_deref().map(read_schema).transpose()?;
-    Ok(Task {
+    let mut wrong = Vec::new();
+    let task = common(args, &mut wrong);
+    Failure::together(wrong)?;
+    Ok(task)
+}
+
+fn common(args: &TaskArgs, wrong: &mut Vec<Failure>) -> Task {
+    let schema = kept(args.schema.as_deref().map(read_schema), wrong);
+    let text = if args.input == "-" { kept(Some(read_input()), wrong) } else { args.input.clone() };
+    Task {
         r#type: args.kind.clone().unwrap_or_default(),
         input: vec![Part { content: Some(part::Content::Text(text)), ..Part::default() }],
-        output_schema_json: schema.unwrap_or_default(),
+        output_schema_json: schema,
         recipe: args.recipe.as_deref().map(|name| resource("recipes/", name)).unwrap_or_default(),
         parameters: args.param.iter().cloned().collect(),
         ..Task::default()
-    })
+    }
+}
+
+/// What was read, if anything was to be; a failure is kept for later, so that the others are found too.
+fn kept<T: Default>(read: Option<Result<T, Failure>>, wrong: &mut Vec<Failure>) -> T {
+    let read = read.transpose().unwrap_or_else(|failure| {
+        wrong.push(failure);
+        None
+    });
+    read.unwrap_or_default()
 }
 
 /// A tool as `--caller-tools` has it.

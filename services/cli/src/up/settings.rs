@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,26 @@ use crate::keys::ServiceKeys;
 
 /// The merged file that the services read.
 const FILE: &str = "effective.toml";
+
+/// Where to serve.
+///
+/// # Errors
+/// Every argument that cannot be used, before anything is started or written.
+pub fn check(args: &UpArgs, data: &Path) -> Result<SocketAddr, Failure> {
+    let address = address(args);
+    let mut wrong: Vec<_> = address.as_ref().err().cloned().into_iter().collect();
+    wrong.extend(stores(args, data).err().unwrap_or_default());
+    wrong.extend(args.docs.as_deref().and_then(|docs| folder(docs).err()));
+    Failure::together(wrong)?;
+    address
+}
+
+fn address(args: &UpArgs) -> Result<SocketAddr, Failure> {
+    let wrong = format!("--listen {} is no address with a port", args.listen);
+    args.listen
+        .parse()
+        .map_err(|_| Failure::usage(wrong).hint(format!("Name one such as {}.", crate::endpoint::DEFAULT)))
+}
 
 /// Where the services' configuration comes from.
 ///
@@ -42,9 +63,10 @@ fn defaults(
     models: &Models,
     catalogue: &Path,
 ) -> Result<Table, Failure> {
-    let (session_store, agent_store, counters) = stores(args, data)?;
+    let (session_store, agent_store, counters) =
+        stores(args, data).or_else(|wrong| Failure::together(wrong).map(|()| Default::default()))?;
     let generator_public = [text(&keys.generator.public)?];
-    let listen = args.listen.to_string();
+    let listen = address(args)?.to_string();
     let mut tables = toml::toml! {
         [runtime.telemetry]
         log_filter = "warn"
@@ -73,32 +95,42 @@ fn defaults(
     Ok(tables)
 }
 
-/// The URLs of session's store, the generator's store and the counters.
-fn stores(args: &UpArgs, data: &Path) -> Result<(String, String, String), Failure> {
+/// The URLs of session's store, the generator's store and the counters; else every reason why there are none.
+fn stores(args: &UpArgs, data: &Path) -> Result<(String, String, String), Vec<Failure>> {
     let chosen = |name| args.stores.contains(&name);
-    if chosen(StoreName::Sqlite) && chosen(StoreName::Postgres) {
-        return Err(Failure::usage("--stores names both sqlite and postgres"));
+    let mut wrong = Vec::new();
+    for (one, other) in [(StoreName::Sqlite, StoreName::Postgres), (StoreName::Memory, StoreName::Redis)] {
+        if chosen(one) && chosen(other) {
+            wrong.push(Failure::usage(format!("--stores names both {} and {}", word(one), word(other))));
+        }
     }
-    if chosen(StoreName::Memory) && chosen(StoreName::Redis) {
-        return Err(Failure::usage("--stores names both memory and redis"));
-    }
+    let mut kept = |url: Result<String, Failure>| url.map_err(|failure| wrong.push(failure)).unwrap_or_default();
     let needed = |flag: &str, url: &Option<String>| {
         let hint = format!("Give it with --{flag}-url or MAR_{}_URL.", flag.to_uppercase());
         url.clone().ok_or_else(|| Failure::usage(format!("--stores {flag} needs a URL")).hint(hint))
     };
     let (session, agent) = if chosen(StoreName::Postgres) || (args.stores.is_empty() && args.postgres_url.is_some()) {
-        let url = needed("postgres", &args.postgres_url)?;
+        let url = kept(needed("postgres", &args.postgres_url));
         (url.clone(), url)
     } else {
         let file = |name| text(&data.join(name)).map(|path| format!("sqlite:{path}"));
-        (file("session.db")?, file("agent-generator.db")?)
+        (kept(file("session.db")), kept(file("agent-generator.db")))
     };
     let counters = if chosen(StoreName::Redis) || (args.stores.is_empty() && args.redis_url.is_some()) {
-        needed("redis", &args.redis_url)?
+        kept(needed("redis", &args.redis_url))
     } else {
         "memory:".to_owned()
     };
-    Ok((session, agent, counters))
+    if wrong.is_empty() { Ok((session, agent, counters)) } else { Err(wrong) }
+}
+
+fn word(name: StoreName) -> &'static str {
+    match name {
+        StoreName::Sqlite => "sqlite",
+        StoreName::Postgres => "postgres",
+        StoreName::Memory => "memory",
+        StoreName::Redis => "redis",
+    }
 }
 
 fn folder(docs: &Path) -> Result<PathBuf, Failure> {

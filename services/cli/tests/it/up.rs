@@ -120,6 +120,35 @@ async fn wrong_configuration_is_named_before_anything_is_bound() {
 }
 
 #[tokio::test]
+async fn every_mistake_of_a_rehearsal_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script.toml");
+    std::fs::write(&script, "[[rule]]\ntimes = 0\nreply = { chunk_size = 0, echo = true }\n[[rule]]\nreply = 1\n")
+        .unwrap();
+    let said = say(mar(&["rehearse", script.to_str().unwrap()])).await;
+    assert_eq!(said.code, 64, "{said:?}");
+    for place in ["rule[0].times", "rule[0].reply.chunk_size", "rule[1].reply"] {
+        assert!(said.err.contains(place), "{place} in {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_argument_of_up_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let base = ["up", "--data", data.to_str().unwrap(), "--rehearse"];
+    let wrong = ["--stores", "postgres,redis", "--listen", "nowhere", "--docs", "/no/such/folder"];
+    let said = say(mar(&[&base[..], &wrong[..]].concat())).await;
+    assert_eq!(said.code, 64, "{said:?}");
+    let named =
+        ["--listen nowhere", "--stores postgres", "--postgres-url", "--stores redis", "--redis-url", "/no/such/folder"];
+    for text in named {
+        assert!(said.err.contains(text), "{text} in {said:?}");
+    }
+    assert!(!data.exists(), "nothing is written for arguments that cannot be used");
+}
+
+#[tokio::test]
 async fn a_model_server_that_was_named_has_to_answer() {
     let folder = tempfile::tempdir().unwrap();
     let port = mar_testkit::ports::free().unwrap();

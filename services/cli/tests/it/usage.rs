@@ -102,6 +102,17 @@ async fn files_that_cannot_be_used_are_named() {
 }
 
 #[tokio::test]
+async fn all_files_that_cannot_be_used_are_named_together() {
+    let files = ["/no/such/schema.json", "/no/such/policy.cedar", "/no/such/tools.json"];
+    let flags = ["--schema", files[0], "--policy", files[1], "--caller-tools", files[2]];
+    let said = say(mar(&[&["run", "x"], &flags[..]].concat())).await;
+    assert_eq!(said.code, 64, "{said:?}");
+    for file in files {
+        assert!(said.err.contains(&format!("{file} cannot be read")), "{file} in {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn without_an_endpoint_it_says_how_to_start_one() {
     let port = mar_testkit::ports::free().unwrap();
     let address = format!("127.0.0.1:{port}");

@@ -5,39 +5,32 @@ use serde_json::Value;
 use super::super::template;
 use super::Reply;
 
-/// Refuses what the types cannot: the key below `reply`, and why.
-pub(super) fn reply(reply: &Reply) -> Result<(), (String, String)> {
-    let refuse = |key: &str, reason: &str| Err((key.to_owned(), reason.to_owned()));
+/// What the types cannot refuse: each key below `reply`, and why.
+pub(super) fn reply(reply: &Reply) -> Vec<(String, String)> {
+    let mut wrong = Vec::new();
     let contents = contents(reply);
     if contents.len() != 1 {
         let given = if contents.is_empty() { "none".to_owned() } else { contents.join(", ") };
         let known = "text and tool_calls, json, echo, from_tool_result, from_schema, agent, error, hang, garbage";
-        return Err((String::new(), format!("exactly one content is needed of {known}; given: {given}")));
+        wrong.push((String::new(), format!("exactly one content is needed of {known}; given: {given}")));
     }
-    if let Some(error) = &reply.error
-        && !(400..=599).contains(&error.status)
-    {
-        return refuse(".error.status", "must be 400 to 599");
-    }
-    if reply.garbage.is_some() && reply.garbage_hex.is_some() {
-        return refuse(".garbage_hex", "excludes garbage");
-    }
-    if reply.garbage_hex.as_deref().is_some_and(|hex| decode_hex(hex).is_none()) {
-        return refuse(".garbage_hex", "must be pairs of hexadecimal digits, spaces allowed");
-    }
-    if reply.chunk_size == Some(0) {
-        return refuse(".chunk_size", "must be 1 or more characters");
-    }
-    if reply.cut_after.is_some() && reply.hang_after.is_some() {
-        return refuse(".hang_after", "excludes cut_after");
-    }
-    if reply.no_usage && reply.usage.is_some() {
-        return refuse(".no_usage", "excludes usage");
-    }
-    placeholders(reply)
+    let status = reply.error.as_ref().is_none_or(|error| (400..=599).contains(&error.status));
+    let hex = reply.garbage_hex.as_deref().is_none_or(|hex| decode_hex(hex).is_some());
+    let rules = [
+        (status, ".error.status", "must be 400 to 599"),
+        (reply.garbage.is_none() || reply.garbage_hex.is_none(), ".garbage_hex", "excludes garbage"),
+        (hex, ".garbage_hex", "must be pairs of hexadecimal digits, spaces allowed"),
+        (reply.chunk_size != Some(0), ".chunk_size", "must be 1 or more characters"),
+        (reply.cut_after.is_none() || reply.hang_after.is_none(), ".hang_after", "excludes cut_after"),
+        (!reply.no_usage || reply.usage.is_none(), ".no_usage", "excludes usage"),
+    ];
+    let broken = rules.into_iter().filter(|(holds, ..)| !holds);
+    wrong.extend(broken.map(|(_, key, reason)| (key.to_owned(), reason.to_owned())));
+    placeholders(reply, &mut wrong);
+    wrong
 }
 
-fn placeholders(reply: &Reply) -> Result<(), (String, String)> {
+fn placeholders(reply: &Reply, wrong: &mut Vec<(String, String)>) {
     let mut templates: Vec<(String, String)> = Vec::new();
     if let Some(template) = &reply.from_tool_result {
         templates.push((".from_tool_result".into(), template.clone()));
@@ -47,17 +40,16 @@ fn placeholders(reply: &Reply) -> Result<(), (String, String)> {
     }
     for (at, call) in reply.tool_calls.iter().enumerate() {
         if call.name.is_empty() {
-            return Err((format!(".tool_calls[{at}].name"), "must not be empty".into()));
+            wrong.push((format!(".tool_calls[{at}].name"), "must not be empty".into()));
         }
         strings(&call.arguments, format!(".tool_calls[{at}].arguments"), &mut templates);
     }
     for (key, text) in templates {
         if let Some(name) = template::unknown_placeholder(&text) {
             let known = "last_user, last_tool_result, model, turn";
-            return Err((key, format!("unknown placeholder `{name}`; known: {known}")));
+            wrong.push((key, format!("unknown placeholder `{name}`; known: {known}")));
         }
     }
-    Ok(())
 }
 
 fn strings(value: &Value, path: String, found: &mut Vec<(String, String)>) {

@@ -57,3 +57,38 @@ fn wrong_values_are_refused_with_their_path() {
     let twice = "[[rule]]\nname = \"a\"\nreply = { echo = true }\n";
     assert!(refusal(&twice.repeat(2)).contains("two rules are named `a`"));
 }
+
+#[test]
+fn every_mistake_of_a_script_is_told_at_once() {
+    let text = r#"
+        modles = []
+        [[rule]]
+        name = "a"
+        times = 0
+        match = { regex = "(" }
+        reply = { garbage_hex = "f", chunk_size = 0 }
+        [[rule]]
+        name = "a"
+        reply = { tool_calls = [{ name = "", arguments = { x = "{{nope}}", y = "{{none}}" } }] }
+        [[rule]]
+        reply = { text = 1 }
+        [[rule]]
+        replly = { text = "x" }
+    "#;
+    let Err(ScriptError::Invalid(mistakes)) = Script::parse(text) else { panic!("refused") };
+    let places: Vec<_> = mistakes.iter().map(|one| one.place.as_str()).collect();
+    let expected = [
+        "script (modles)",
+        "rule 1 `a` (rule[0].reply.garbage_hex)",
+        "rule 1 `a` (rule[0].reply.chunk_size)",
+        "rule 1 `a` (rule[0].times)",
+        "rule 1 `a` (rule[0].match.regex)",
+        "rule 2 `a` (rule[1].reply.tool_calls[0].name)",
+        "rule 2 `a` (rule[1].reply.tool_calls[0].arguments.x)",
+        "rule 2 `a` (rule[1].reply.tool_calls[0].arguments.y)",
+        "rule 3 (rule[2].reply.text)",
+        "rule 4 (rule[3].replly)",
+        "script (rule)",
+    ];
+    assert_eq!(places, expected);
+}
