@@ -73,7 +73,8 @@ impl Weather {
     /// Rages until the calm, then leaves everything standing; answers what has happened how often.
     pub async fn rage(mut self) -> anyhow::Result<(Self, BTreeMap<String, usize>)> {
         let mut happened = BTreeMap::new();
-        let mut coming: Vec<Kind> = Vec::new();
+        // However short a storm is, it has these.
+        let mut coming = vec![Kind::PostgresPromoted, Kind::RedisPromoted];
         loop {
             let pause = Duration::from_millis(self.pace / 3 + self.dice.below(self.pace));
             tokio::select! {
