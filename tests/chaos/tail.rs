@@ -151,8 +151,8 @@ async fn a_lost_tail_is_found_out_and_never_written_over_in_silence() -> anyhow:
             run.state()
         ));
         ensure!(whole || witness.warned, "{} has other events than were seen, and nobody was told", run.name);
-        let mourned = run.state() == RunState::Cancelled && reason == "LOG_TAIL_LOST";
-        ensure!(whole || mourned, "{} went on from what was left as if nothing were lost", run.name);
+        let stopped = run.state() == RunState::Cancelled && reason == "LOG_TAIL_LOST";
+        ensure!(whole || stopped, "{} went on from what was left as if nothing were lost", run.name);
     }
     Ok(())
 }

@@ -40,7 +40,6 @@ use commands::Commands;
 use store_wait::StoreWait;
 
 mod approvals;
-mod bereaved;
 mod blobs;
 mod call;
 mod children;
@@ -48,6 +47,7 @@ mod commands;
 mod effects;
 mod generation;
 mod hand_over;
+mod lost_tail;
 mod park;
 mod pool;
 mod probe;
@@ -177,7 +177,7 @@ enum Halt {
     /// The run waits for somebody, and needs no executor until then.
     Parked,
     /// The store has lost events of the run.
-    Bereft,
+    TailLost,
     /// The executor or an effect of it panicked: what is in memory may be half changed.
     Broken,
 }
@@ -247,7 +247,7 @@ impl Executor {
         self.effects.close();
         self.effects.wait().await;
         match halt {
-            Halt::Fenced | Halt::Bereft => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
+            Halt::Fenced | Halt::TailLost => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
             Halt::Broken => {
                 tracing::error!(run.id = %self.state.run, "run is let go of after a panic");
                 self.give_up(self.shared.clock.now() + BROKEN_PAUSE).await;
@@ -426,7 +426,7 @@ impl Executor {
                     return Ok(wait.over(self.shared.clock.now()));
                 }
                 Ok(Append::Fenced) => return self.fenced().map(|()| None),
-                Err(error) if self.tail_is_lost(rows, &error).await => return Err(self.mourn().await),
+                Err(error) if self.tail_is_lost(rows, &error).await => return Err(self.stop_for_lost_tail().await),
                 Err(error) => self.rest(&mut wait, &error).await?,
             }
         }

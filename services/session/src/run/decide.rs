@@ -66,7 +66,7 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
     if let Counted::Answer(answer) = counted
         && let Some(found) = answer.rebuilt.filter(|found| *found > state.next_seq)
     {
-        return bereaved(state, inputs, found);
+        return tail_lost(state, inputs, found);
     }
     let mut plan = Plan::of(state, inputs);
     let next = plan.next();
@@ -89,7 +89,7 @@ pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
 /// Counters that were asked for an event further on than the log goes: either the log has gone on under another owner, who
 /// fences this commit, or its store has lost the end of it. What the lost events began nobody knows, so nothing begins here,
 /// and the run stops.
-fn bereaved(state: &State, inputs: &[Timed], found: i64) -> Decision {
+fn tail_lost(state: &State, inputs: &[Timed], found: i64) -> Decision {
     let mut plan = Plan::of(state, inputs);
     if !plan.state.ended() {
         plan.emit(plan.now, counters_rebuilt(found));

@@ -18,12 +18,12 @@ impl Executor {
 
     /// Has whoever goes on from what is left stop the run before anything else, and lets go of it. One whose admission is lost,
     /// too, is nobody's.
-    pub(super) async fn mourn(&mut self) -> Halt {
+    pub(super) async fn stop_for_lost_tail(&mut self) -> Halt {
         let (run, next) = (self.state.run, self.state.next_seq);
         tracing::error!(run.id = %run, run.next_seq = next, "the store has lost events that were acknowledged");
         let command = Command::Cancel { reason: LOG_TAIL_LOST.to_owned(), principal: String::new() };
         match self.tell(run, &command).await {
-            Ok(()) => Halt::Bereft,
+            Ok(()) => Halt::TailLost,
             Err(halt) => halt,
         }
     }
