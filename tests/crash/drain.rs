@@ -75,7 +75,7 @@ async fn drains_again_and_again(stores: Stores) -> anyhow::Result<()> {
     let given_up: Vec<_> = given_up.collect();
     ensure!(given_up.len() == TIMES && scars.lost == 0, "{given_up:?}");
     let sent = |failed: &&GenerationFailed| failed.usage.is_some_and(|usage| usage.estimated);
-    ensure!(given_up.iter().any(|failed| sent(failed)), "each turn takes seconds, and none was met: {given_up:?}");
+    ensure!(given_up.iter().any(sent), "each turn takes seconds, and none was met: {given_up:?}");
     for failed in given_up {
         let usage = failed.usage.unwrap_or_default();
         // What the signal met before it was sent has used nothing.
