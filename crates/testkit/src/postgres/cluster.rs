@@ -169,21 +169,23 @@ pub(super) fn pid(data: &Path) -> Option<u32> {
     fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
-/// Whether the server gave up. What it answers to clients that come too early is not about itself.
-fn said_fatal(log: &Path) -> bool {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    text.lines().any(|line| line.contains("FATAL:") && !line.contains("the database system is"))
+/// Whether the server gave up: it says FATAL of a client too, so it has to be gone as well.
+fn gave_up(data: &Path, said: &str) -> bool {
+    let alive = pid(data).is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
+    !alive && said.lines().any(|line| line.contains("FATAL:") && !line.contains("the database system is"))
 }
 
 /// Waits until the eighth line of `postmaster.pid` says `ready`, or `standby`, for a process that is alive.
 pub(super) fn wait_until_ready(data: &Path, log: &Path) -> anyhow::Result<()> {
     for _ in 0..LOOKS {
         let status = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-        let said_ready = tail(log).contains("ready to accept");
+        // The whole log: what many clients provoke pushes the word out of its end at once.
+        let said = fs::read_to_string(log).unwrap_or_default();
+        let said_ready = said.contains("ready to accept");
         if said_ready && status.lines().nth(7).is_some_and(|line| ["ready", "standby"].contains(&line.trim())) {
             return Ok(());
         }
-        if said_fatal(log) {
+        if gave_up(data, &said) {
             bail!("postgres does not start:\n{}", tail(log));
         }
         thread::sleep(PAUSE);
