@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mar_session::store::session_log::{self, kind};
 use mar_session::store::{
-    Admission, Append, ApprovalPage, ApprovalRow, BlobRow, BlobStore, CommandRow, Error, EventRow, Finished, Hold,
-    Opening, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, UploadRow,
+    Admission, Append, ApprovalPage, ApprovalRow, BlobRow, BlobStore, Claimed, CommandRow, Error, EventRow, Finished,
+    Hold, Opening, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, Store, UploadRow,
 };
 use mar_session::store::{erasure, hook, timer};
 use prost::bytes::Bytes;
@@ -138,7 +138,7 @@ impl Tables {
         true
     }
 
-    fn run_claim(&mut self, owner: &str, limit: i64, patience: Duration, now: OffsetDateTime) -> Vec<(RunRow, i64)> {
+    fn run_claim(&mut self, owner: &str, limit: i64, patience: Duration, now: OffsetDateTime) -> Vec<Claimed> {
         let gone = |other: &str| self.beats.get(other).is_none_or(|beat| beat.last <= now - patience);
         let steady = self.beats.get(owner).is_some_and(|me| me.since <= now - patience && me.last >= now - patience);
         let free = |lease: &Lease| match &lease.owner {
@@ -150,8 +150,13 @@ impl Tables {
         let mut claimed = Vec::new();
         for run in picked {
             let Some(lease) = self.leases.get_mut(&run) else { continue };
+            let left = match &lease.owner {
+                None => lease.wake,
+                Some(other) => self.beats.get(other).map(|beat| beat.last),
+            };
+            let unattended = left.and_then(|left| Duration::try_from(now - left).ok());
             *lease = Lease { owner: Some(owner.to_owned()), epoch: lease.epoch + 1, wake: None };
-            claimed.push((self.runs[&run].clone(), lease.epoch));
+            claimed.push(Claimed { run: self.runs[&run].clone(), epoch: lease.epoch, unattended });
         }
         claimed
     }
@@ -316,13 +321,7 @@ impl Store for SimStore {
         self.ask(id, |tables, _| tables.run_change(id, change)).await
     }
 
-    async fn run_claim(
-        &self,
-        owner: &str,
-        _: i32,
-        limit: i64,
-        patience: Duration,
-    ) -> Result<Vec<(RunRow, i64)>, Error> {
+    async fn run_claim(&self, owner: &str, _: i32, limit: i64, patience: Duration) -> Result<Vec<Claimed>, Error> {
         // A claim whose answer was lost is the first of the next one: here it is answered at once.
         let claimed = Mutex::new(Vec::new());
         let keep = |claims| *claimed.lock().unwrap_or_else(PoisonError::into_inner) = claims;

@@ -35,6 +35,8 @@ pub struct Scars {
     pub unknown: usize,
     /// Times that the counters were rebuilt.
     pub rebuilt: usize,
+    /// Takeovers of runs that nobody had executed for a while.
+    pub unattended: usize,
     /// Times that a commit waited for the store.
     pub delayed: usize,
     /// Keys of intents by tool, with the number of times that each was issued.
@@ -62,6 +64,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.repeated += other.repeated;
         self.unknown += other.unknown;
         self.rebuilt += other.rebuilt;
+        self.unattended += other.unattended;
         self.delayed += other.delayed;
         self.summaries += other.summaries;
         self.generations += other.generations;
@@ -193,7 +196,10 @@ impl Replay {
     fn take(&mut self, body: &Body) -> anyhow::Result<()> {
         match body {
             Body::RunAdmitted(admitted) => (self.limits, self.is_fork) = (admitted.limits, admitted.fork.is_some()),
-            Body::RunClaimed(claimed) => self.claim(claimed.epoch)?,
+            Body::RunClaimed(claimed) => {
+                self.claim(claimed.epoch)?;
+                self.scars.unattended += usize::from(claimed.unattended_since.is_some());
+            }
             Body::GenerationStarted(started) => self.start(started)?,
             Body::TurnCommitted(turn) => {
                 let open = self.close(turn.step, turn.attempt)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{
     ApprovalDecided, ApprovalRequested, ApprovalState, CallHandedOver, CommitDelayed, EventContent, HeldCall, Run,
-    RunResumed, RunState, RunWaiting, WaitReason,
+    RunClaimed, RunResumed, RunState, RunWaiting, WaitReason,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -105,6 +105,12 @@ pub fn resumed(resumed: &RunResumed, at: Option<Timestamp>) -> String {
     }
 }
 
+/// The event of a run that another replica goes on with, at a time.
+pub fn claimed(claimed: &RunClaimed, at: Option<Timestamp>) -> String {
+    let still = between(claimed.unattended_since, at).map(|still| format!(", stood still {}", span(still)));
+    format!("taken over by another replica, epoch {}{}", claimed.epoch, still.unwrap_or_default())
+}
+
 /// From one time to another; none where one is missing or they are the wrong way round.
 fn between(since: Option<Timestamp>, until: Option<Timestamp>) -> Option<Duration> {
     let nanos = |stamp: Timestamp| i128::from(stamp.seconds) * 1_000_000_000 + i128::from(stamp.nanos);
@@ -193,6 +199,11 @@ pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<Strin
         Body::RunResumed(resumed) => json!({
             "wait_reason": constant(resumed.reason()),
             "since": resumed.since.as_ref().map(crate::report::timestamp),
+        }),
+        Body::RunClaimed(claimed) => json!({
+            "owner": claimed.owner,
+            "epoch": claimed.epoch,
+            "unattended_since": claimed.unattended_since.as_ref().map(crate::report::timestamp),
         }),
         Body::CommitDelayed(delayed) => json!({
             "dependency": delayed.dependency,
@@ -285,6 +296,12 @@ mod tests {
             failures: 6,
         };
         assert_eq!(super::delayed(&delayed, INK), "stood still 3.2s for session store, which was away");
+        let claim = |unattended_since| {
+            let claim = RunClaimed { epoch: 2, unattended_since, ..RunClaimed::default() };
+            super::claimed(&claim, stamp(13, 500_000_000))
+        };
+        assert_eq!(claim(stamp(10, 0)), "taken over by another replica, epoch 2, stood still 3.5s");
+        assert_eq!(claim(None), "taken over by another replica, epoch 2");
         let goes_on = |since| super::resumed(&RunResumed { since, ..RunResumed::default() }, stamp(75, 0));
         assert_eq!([goes_on(stamp(10, 0)), goes_on(None)], ["goes on after 1m 5s", "goes on"]);
         let fields = event_fields(&Body::CommitDelayed(delayed), &EventContent::default(), "sessions/s/runs/r");

@@ -222,6 +222,18 @@ pub struct Hold<'a> {
     pub epoch: i64,
 }
 
+/// A run whose lease was claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The run.
+    pub run: RunRow,
+    /// Number of the new ownership.
+    pub epoch: i64,
+    /// For how long nobody is known to have executed it, by the store's clock: since its owner let go of it, since it was to
+    /// be woken, or since the last sign of life of an owner that is gone. `None` where nobody knows.
+    pub unattended: Option<Duration>,
+}
+
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Append {
@@ -388,7 +400,7 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
     /// Records a state change and answers whether it did: a run that has ended stays as it is, and one that is not there
     /// (for this tenant) cannot change. The end of a run is something that happens in its session.
     async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
-    /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one and answers run and new epoch. Only
+    /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one. Only
     /// runs whose log version is at most `log_version`, and none that `owner` holds already: parked ones whose wake time has
     /// come, and those of an owner whose last [`Store::beat`] is older than `patience`, unless `owner`'s own beats have a gap
     /// in that time: after a stall of the store all look dead. (One that shares nothing with other processes knows that any
@@ -399,7 +411,7 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
         log_version: i32,
         limit: i64,
         patience: Duration,
-    ) -> Result<Vec<(RunRow, i64)>, Error>;
+    ) -> Result<Vec<Claimed>, Error>;
     /// Says that `owner` is alive, by the store's clock. One that was not heard of for `patience` begins anew.
     async fn beat(&self, owner: &str, patience: Duration) -> Result<(), Error>;
     /// Lets go of everything that `owner` holds: others may claim it at once.

@@ -36,7 +36,7 @@ pub fn describe(event: &Event, warned: &mut Warned, ink: Ink) -> Option<String> 
     let content = event.content.as_ref().unwrap_or(&none);
     let text = match leaf.body.as_ref()? {
         Body::RunAdmitted(_) => format!("admitted   {}", event.run),
-        Body::RunClaimed(claimed) => format!("taken over by another replica, epoch {}", claimed.epoch),
+        Body::RunClaimed(claimed) => waiting::claimed(claimed, leaf.time),
         Body::AgentSealed(sealed) => format!("sealed     {}", sealed.descriptor_hash),
         Body::GenerationStarted(started) if started.repair => {
             format!("step {:<5} repairs the answer", started.step)

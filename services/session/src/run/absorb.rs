@@ -103,7 +103,7 @@ impl Plan {
     fn absorb(&mut self, input: &Input, at: OffsetDateTime) {
         match input {
             Input::Begin => self.synthesise(),
-            Input::Claimed { epoch, owner } => self.claim(*epoch, owner, at),
+            Input::Claimed { epoch, owner, unattended_since } => self.claim((*epoch, owner), *unattended_since, at),
             Input::Synthesised(agent) => {
                 if self.awaits_agent() && !self.state.is_to_recall() {
                     self.seal_agent(agent, at);
@@ -147,7 +147,7 @@ impl Plan {
 
     /// Each moment that was lost is told of once.
     fn commit_delayed(&mut self, delay: Delay, at: OffsetDateTime) {
-        let since = self.state.delayed_until.map_or(delay.since, |until| until.max(delay.since));
+        let since = self.state.lost_until.map_or(delay.since, |until| until.max(delay.since));
         let delay = Delay { since, until: delay.until.min(at), ..delay };
         if delay.since < delay.until {
             self.emit(at, commit_delayed(delay));
@@ -185,11 +185,13 @@ impl Plan {
     }
 
     /// What the predecessor had in flight is lost with it.
-    fn claim(&mut self, epoch: i64, owner: &str, at: OffsetDateTime) {
+    fn claim(&mut self, (epoch, owner): (i64, &str), unattended_since: Option<OffsetDateTime>, at: OffsetDateTime) {
         if epoch <= self.state.epoch {
             return;
         }
-        self.emit(at, bare(Body::RunClaimed(RunClaimed { owner: owner.to_owned(), epoch })));
+        let since = self.state.unattended_until(at, unattended_since).map(crate::log::stamp);
+        let claimed = RunClaimed { owner: owner.to_owned(), epoch, unattended_since: since };
+        self.emit(at, bare(Body::RunClaimed(claimed)));
         self.synthesise();
         if self.state.generation.is_some() {
             self.fail_generation((LOST, "", &[]), Retry::Bounded, None, at);

@@ -95,7 +95,8 @@ impl State {
             tainted: tainted || admitted.parent.as_ref().is_some_and(|parent| parent.tainted),
             active: Duration::ZERO,
             running_since: None,
-            delayed_until: None,
+            lost_until: None,
+            latest_at: event.time,
             ending: None,
             changed_at: event.time,
         })
@@ -114,7 +115,10 @@ impl State {
         let (at, content) = (event.time, &event.content);
         match &event.body {
             Body::RunAdmitted(_) | Body::CountersRebuilt(_) => {}
-            Body::RunClaimed(claimed) => self.epoch = claimed.epoch,
+            Body::RunClaimed(claimed) => {
+                self.epoch = claimed.epoch;
+                self.lose(claimed.unattended_since.as_ref().and_then(timestamp), Some(at));
+            }
             Body::AgentSealed(_) => self.seal_agent(content, at),
             Body::OriginRecalled(_) => self.recall(content.recorded_calls.as_ref()),
             Body::EventShared(shared) => self.share(shared, content, event.counted_seq),
@@ -164,7 +168,10 @@ impl State {
             }
             Body::SliceGranted(granted) => self.take_slice(granted),
             Body::RunResumed(resumed) => self.resume(resumed.reason(), at),
-            Body::CommitDelayed(delayed) => self.stand_still(delayed),
+            Body::CommitDelayed(delayed) => {
+                let (since, until) = (delayed.since.as_ref(), delayed.until.as_ref());
+                self.lose(since.and_then(timestamp), until.and_then(timestamp));
+            }
             Body::PauseRequested(_) => self.paused = true,
             Body::ApprovalRequested(asked) => self.ask(asked, content, at),
             Body::ApprovalDecided(decided) => self.decide_approval(decided, content, at),
@@ -186,6 +193,7 @@ impl State {
             }
             Body::RunEnded(ended) => self.end(ended, content, at),
         }
+        self.latest_at = at;
     }
 
     /// Notes the counter change that came before the event's commit.

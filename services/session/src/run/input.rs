@@ -30,6 +30,8 @@ pub enum Input {
         epoch: i64,
         /// Id of the replica.
         owner: String,
+        /// Since when nobody is known to have executed it; `None` where nobody knows.
+        unattended_since: Option<OffsetDateTime>,
     },
     /// An agent was synthesised.
     Synthesised(Box<Agent>),

@@ -135,10 +135,12 @@ pub struct State {
     pub tainted: bool,
     /// Time in RUNNING before `running_since`.
     pub active: Duration,
-    /// Since when it is RUNNING without a pause; later by what it has lost to a store that was away.
+    /// Since when it is RUNNING without a pause; later by what it has lost.
     pub running_since: Option<OffsetDateTime>,
-    /// Until when the log knows of time that was lost to a store that was away: none of it is given back twice.
-    pub delayed_until: Option<OffsetDateTime>,
+    /// Until when the log knows of time that was lost: none of it is given back twice.
+    pub lost_until: Option<OffsetDateTime>,
+    /// When the last event was decided.
+    pub latest_at: OffsetDateTime,
     /// The answer, failure or halt reason, when it has ended.
     pub ending: Option<Ending>,
     /// When the state last changed.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tracing::Instrument as _;
 
 use super::{CLAIM_BATCH, READ_BYTES, READ_EVENTS, Runs, STORE_PAUSE, stored_caller};
@@ -10,7 +11,7 @@ use crate::error::Error;
 use crate::guard::unwound;
 use crate::log;
 use crate::run::Input;
-use crate::store::{EventRow, RunRow};
+use crate::store::{Claimed, EventRow, RunRow};
 
 /// Pause before a run whose log did not replay is tried again, doubling between these: somebody may have restored what was
 /// broken.
@@ -18,6 +19,14 @@ const BROKEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 
 /// Number of `SessionState::Open`.
 const OPEN: i16 = 1;
+
+/// The ownership that a claim gave.
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    epoch: i64,
+    /// Since when nobody is known to have executed the run, by this replica's clock.
+    unattended_since: Option<OffsetDateTime>,
+}
 
 impl Runs {
     /// Claims every open run that this replica does not hold. Called before the service serves.
@@ -29,9 +38,11 @@ impl Runs {
             if batch.is_empty() {
                 return Ok(claimed);
             }
-            for (row, epoch) in batch {
+            let now = self.clock().now();
+            for Claimed { run, epoch, unattended } in batch {
                 claimed += 1;
-                self.take_over(row, epoch);
+                let since = unattended.and_then(|span| now.checked_sub(span.try_into().ok()?));
+                self.take_over(run, Ownership { epoch, unattended_since: since });
             }
         }
     }
@@ -89,12 +100,12 @@ impl Runs {
     }
 
     /// Executes a claimed run from its log on, as soon as the store lets it be read.
-    fn take_over(&self, row: RunRow, epoch: i64) {
+    fn take_over(&self, row: RunRow, own: Ownership) {
         let runs = self.clone();
         let task = async move {
             let mut broken = BROKEN_PAUSE.0;
             loop {
-                let pause = match unwound(runs.resume(&row, epoch)).await {
+                let pause = match unwound(runs.resume(&row, own)).await {
                     Some(Ok(())) => return,
                     Some(Err(Error::Store(source))) if source.is_unavailable() => STORE_PAUSE,
                     failed => {
@@ -112,14 +123,15 @@ impl Runs {
         self.0.tasks.spawn(task.in_current_span());
     }
 
-    async fn resume(&self, row: &RunRow, epoch: i64) -> Result<(), Error> {
+    async fn resume(&self, row: &RunRow, own: Ownership) -> Result<(), Error> {
         let name = format!("sessions/{}", row.session);
         let session = self.store().session_get(&row.tenant, row.session).await?;
         let session = session.ok_or(Error::NotFound { kind: "session", name })?;
         let events = self.events(&row.tenant, row.id).await?;
         self.0.shared.crash.pass_in(Point::ClaimTaken, row.id).await;
-        tracing::info!(run.id = %row.id, run.epoch = epoch, run.events = events.len(), "run claimed");
-        let claimed = Input::Claimed { epoch, owner: self.0.owner.to_string() };
+        tracing::info!(run.id = %row.id, run.epoch = own.epoch, run.events = events.len(), "run claimed");
+        let Ownership { epoch, unattended_since } = own;
+        let claimed = Input::Claimed { epoch, owner: self.0.owner.to_string(), unattended_since };
         self.execute(&session, stored_caller(row)?, &events, row.id, claimed)?;
         if session.state != OPEN
             && let Some(live) = self.live(&row.tenant, row.id)

@@ -24,8 +24,9 @@ use uuid::Uuid;
 use crate::counters::budget::Spend;
 
 use super::{
-    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
-    Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, Claimed, CommandRow, Error,
+    EventRow, Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow,
+    Store,
     append::{self, Scope},
     erasure::{Begun, Extent},
     hook::{self, DeadNotice, DeadPage, Due, Hooked},
@@ -224,7 +225,7 @@ impl Store for PostgresStore {
         log_version: i32,
         limit: i64,
         patience: Duration,
-    ) -> Result<Vec<(RunRow, i64)>, Error> {
+    ) -> Result<Vec<Claimed>, Error> {
         let who = claims::Claimant { owner, log_version, patience };
         self.db.call(|_| claims::claim(&self.db, who, limit, &self.doubtful)).await
     }

@@ -23,8 +23,9 @@ use uuid::Uuid;
 use crate::counters::budget::Spend;
 
 use super::{
-    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, CommandRow, Error, EventRow,
-    Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow, Store,
+    Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, Claimed, CommandRow, Error,
+    EventRow, Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow,
+    Store,
     append::Scope,
     erasure::{Begun, Extent},
     fault::Fault,
@@ -239,13 +240,7 @@ impl Store for SqliteStore {
         answer(runs::change(&self.writer, tenant, id, change).await)
     }
 
-    async fn run_claim(
-        &self,
-        owner: &str,
-        log_version: i32,
-        limit: i64,
-        _: Duration,
-    ) -> Result<Vec<(RunRow, i64)>, Error> {
+    async fn run_claim(&self, owner: &str, log_version: i32, limit: i64, _: Duration) -> Result<Vec<Claimed>, Error> {
         answer(claims::claim(&self.writer, owner, log_version, limit).await)
     }
 

@@ -32,7 +32,7 @@ async fn put(subject: &Subject, run: &RunRow, command: &CommandRow) -> Option<Ou
 
 async fn claimed(subject: &Subject, owner: &str) -> Vec<(Uuid, i64)> {
     let claimed = subject.store.run_claim(owner, 1, 10, PATIENCE).await.unwrap();
-    claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect()
+    claimed.into_iter().map(|claimed| (claimed.run.id, claimed.epoch)).collect()
 }
 
 pub async fn a_parked_run_is_claimed_at_its_time(subject: Subject) {
@@ -159,6 +159,40 @@ pub async fn what_a_replica_leaves_is_claimed(subject: Subject) {
     assert_eq!(claimed(&subject, "replica-2").await, [], "what was parked sleeps on");
 }
 
+pub async fn a_claim_knows_for_how_long_nobody_was_there(subject: Subject) {
+    use std::time::Duration;
+    let unattended = |owner: &'static str| {
+        let store = std::sync::Arc::clone(&subject.store);
+        async move {
+            let claimed = store.run_claim(owner, 1, 10, PATIENCE).await.unwrap();
+            claimed.into_iter().map(|claimed| (claimed.run.id, claimed.unattended)).collect::<Vec<_>>()
+        }
+    };
+    let (due, _) = subject.admitted().await;
+    let (held, _) = subject.admitted().await;
+    let wake = OffsetDateTime::now_utc() - Duration::from_secs(90);
+    assert!(subject.store.run_park(TENANT, due.id, HELD, wake).await.unwrap());
+    let claimed = unattended("replica-2").await;
+    assert_eq!(claimed.iter().map(|(run, _)| *run).collect::<Vec<_>>(), [due.id, held.id]);
+    let since = claimed[0].1.expect("it was to be woken");
+    assert!((Duration::from_secs(89)..Duration::from_secs(600)).contains(&since), "{since:?}");
+    assert_eq!(claimed[1].1, None, "nobody has heard of its owner");
+    // One that leaves says when.
+    subject.store.leave("replica-2").await.unwrap();
+    for (_, since) in unattended("replica-3").await {
+        assert!(since.is_some_and(|since| since < Duration::from_secs(60)), "{since:?}");
+    }
+    // Of one that is gone its last sign of life is known, where there are such.
+    subject.store.beat("replica-3", PATIENCE).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let shared = matches!(subject.behind, crate::rows::Behind::Postgres(_));
+    let claimed = unattended("replica-4").await;
+    assert_eq!(claimed.len(), 2);
+    for (_, since) in claimed {
+        assert_eq!(since.is_some_and(|since| since >= Duration::from_millis(50)), shared, "{since:?}");
+    }
+}
+
 /// Only Postgres has replicas that share a store.
 pub async fn who_has_just_come_back_takes_nothing_over(subject: Subject) {
     if !matches!(subject.behind, crate::rows::Behind::Postgres(_)) {
@@ -168,7 +202,7 @@ pub async fn who_has_just_come_back_takes_nothing_over(subject: Subject) {
     let patience = std::time::Duration::from_millis(1_500);
     let claim = || async {
         let claimed = subject.store.run_claim("replica-2", 1, 10, patience).await.unwrap();
-        claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect::<Vec<_>>()
+        claimed.into_iter().map(|claimed| (claimed.run.id, claimed.epoch)).collect::<Vec<_>>()
     };
     let beat = |owner: &'static str| subject.store.beat(owner, patience);
     // Both are there, and then the store stands still for everybody.

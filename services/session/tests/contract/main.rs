@@ -6,6 +6,12 @@
 #[cfg(test)]
 const PATIENCE: std::time::Duration = std::time::Duration::ZERO;
 
+/// Runs and epochs of claims.
+#[cfg(test)]
+fn claims(found: Vec<mar_session::store::Claimed>) -> Vec<(mar_session::store::RunRow, i64)> {
+    found.into_iter().map(|claimed| (claimed.run, claimed.epoch)).collect()
+}
+
 /// Makes a test of each case for one implementation.
 #[cfg(test)]
 macro_rules! suite {
@@ -39,7 +45,7 @@ macro_rules! store_suite {
             a_parked_run_is_claimed_at_its_time only_its_holder_parks_a_run a_command_wakes_a_parked_run
             a_command_keeps_a_run_from_parking commands_are_read_until_they_are_dropped commands_carry_request_ids
             commands_need_an_open_run commands_and_parking_at_a_time_lose_nothing what_a_replica_leaves_is_claimed
-            who_has_just_come_back_takes_nothing_over
+            who_has_just_come_back_takes_nothing_over a_claim_knows_for_how_long_nobody_was_there
             approvals_are_kept_as_they_stand approvals_are_paged);
         suite!($open, event_cases:
             events_are_appended_and_read a_repeated_append_is_done another_event_fences gaps_are_refused

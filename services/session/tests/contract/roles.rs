@@ -164,7 +164,7 @@ async fn the_scheduler_sees_leases_of_all_tenants_and_nothing_else() {
     }
     // A claim brings each tenant's run whole.
     let claimed = subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap();
-    let tenants: Vec<_> = claimed.iter().map(|(run, _)| run.tenant.as_str()).collect();
+    let tenants: Vec<_> = claimed.iter().map(|claimed| claimed.run.tenant.as_str()).collect();
     assert_eq!(tenants, [TENANT, OTHER]);
 }
 
@@ -366,7 +366,7 @@ async fn a_schema_of_another_version_is_refused_by_name() {
     config.migrate().await.unwrap();
     let store = PostgresStore::connect(&config).await.unwrap();
     assert_eq!(store.session_list(TENANT, Page { limit: 1, ..Page::default() }).await.unwrap(), []);
-    assert_eq!(store.run_claim(OWNER, 1, 1, crate::PATIENCE).await.unwrap(), []);
+    assert_eq!(crate::claims(store.run_claim(OWNER, 1, 1, crate::PATIENCE).await.unwrap()), []);
     let mut owner = PgConnection::connect(&url).await.unwrap();
     let newer = "INSERT INTO session.migrations (version, description, success, checksum, execution_time) \
                  VALUES (99, 'x', true, '', 0)";

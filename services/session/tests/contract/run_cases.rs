@@ -16,7 +16,7 @@ pub async fn a_run_is_admitted_whole(subject: Subject) {
     assert_eq!(subject.store.session_log(TENANT, run.session).await.unwrap().len(), 2);
     // The lease is the owner's, at epoch 1.
     assert!(subject.store.run_claim(OWNER, 1, 10, crate::PATIENCE).await.unwrap().is_empty());
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(run, 2)]);
+    assert_eq!(crate::claims(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap()), [(run, 2)]);
 }
 
 pub async fn an_admission_is_repeated(subject: Subject) {
@@ -181,7 +181,7 @@ pub async fn open_runs_are_claimed(subject: Subject) {
         let store = Arc::clone(&subject.store);
         async move {
             let claimed = store.run_claim(owner, 1, limit, crate::PATIENCE).await.unwrap();
-            claimed.into_iter().map(|(run, epoch)| (run.id, epoch)).collect::<Vec<_>>()
+            claimed.into_iter().map(|claimed| (claimed.run.id, claimed.epoch)).collect::<Vec<_>>()
         }
     };
     assert_eq!(claim("replica-2", 2).await, [(runs[0].id, 2), (runs[1].id, 2)], "oldest first");
@@ -198,8 +198,14 @@ pub async fn claims_respect_the_log_version(subject: Subject) {
     let older = run(&session, Concurrency::Parallel);
     subject.admit(&newer, &first).await;
     subject.admit(&older, &first).await;
-    assert_eq!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(older, 2)]);
-    assert_eq!(subject.store.run_claim("replica-2", 2, 10, crate::PATIENCE).await.unwrap(), [(newer, 2)]);
+    assert_eq!(
+        crate::claims(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap()),
+        [(older, 2)]
+    );
+    assert_eq!(
+        crate::claims(subject.store.run_claim("replica-2", 2, 10, crate::PATIENCE).await.unwrap()),
+        [(newer, 2)]
+    );
 }
 
 pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
@@ -217,8 +223,8 @@ pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
     }
     let claimed: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
     assert_eq!(claimed.len(), 24);
-    assert!(claimed.iter().all(|(_, epoch)| *epoch == 2));
-    assert_eq!(claimed.iter().map(|(run, _)| run.id).collect::<HashSet<_>>(), runs);
+    assert!(claimed.iter().all(|claimed| claimed.epoch == 2));
+    assert_eq!(claimed.iter().map(|claimed| claimed.run.id).collect::<HashSet<_>>(), runs);
 
     // Different owners may take from one another, but never at the same epoch.
     let mut calls = JoinSet::new();
@@ -226,6 +232,7 @@ pub async fn claims_at_a_time_are_disjoint(subject: Subject) {
         let store = Arc::clone(&subject.store);
         calls.spawn(async move { store.run_claim(&format!("other-{owner}"), 1, 24, crate::PATIENCE).await.unwrap() });
     }
-    let claimed: Vec<_> = calls.join_all().await.into_iter().flatten().map(|(run, epoch)| (run.id, epoch)).collect();
+    let claimed: Vec<_> =
+        calls.join_all().await.into_iter().flatten().map(|claimed| (claimed.run.id, claimed.epoch)).collect();
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), claimed.len());
 }

@@ -55,7 +55,7 @@ async fn the_file_survives() {
     assert_eq!(store.event_read(TENANT, run.id, 1, 10, usize::MAX).await.unwrap(), events);
     assert_eq!(store.event_append(TENANT, run.session, run.id, &[log.next(b"three")]).await.unwrap(), Append::Done);
     assert_eq!(store.session_log(TENANT, run.session).await.unwrap().len(), 2);
-    assert_eq!(store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap(), [(run, 2)]);
+    assert_eq!(crate::claims(store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap()), [(run, 2)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,7 +63,9 @@ pub struct Audit {
     /// What was lost of the time since `running_since`.
     pub lost: Duration,
     /// Until when the log has told of lost time.
-    pub delayed_until: Option<OffsetDateTime>,
+    pub lost_until: Option<OffsetDateTime>,
+    /// When the last event was decided.
+    pub latest: Option<OffsetDateTime>,
     /// Where the run was in its life after the last event.
     pub phase: Option<Phase>,
     pub sealed: bool,
@@ -267,7 +269,8 @@ impl Audit {
         assert!(!self.ended, "an event after the end");
         match &event.body {
             Body::RunAdmitted(_) => panic!("admitted twice"),
-            Body::RunClaimed(_) | Body::CountersRebuilt(_) => {}
+            Body::RunClaimed(claimed) => self.unattended(claimed, event, state),
+            Body::CountersRebuilt(_) => {}
             Body::SliceGranted(granted) => {
                 assert!(!self.stopped, "a stopped run needs nothing");
                 let (slices, cost) = self.purses.get_mut(&granted.scope).expect("a budget that binds");
@@ -407,6 +410,7 @@ impl Audit {
             }
         }
         self.phase = Some(state.phase);
+        self.latest = Some(event.time);
     }
 
     fn parks(&mut self, reason: WaitReason) {
@@ -498,7 +502,7 @@ fn closed(state: &State, input: &Input) -> bool {
                 state.stop.is_none()
                     && state.budgets.iter().any(|purse| purse.scope == scope && purse.slices == granted.number)
             }
-            Input::CommitDelayed(delay) => state.delayed_until.is_none_or(|until| until < delay.until),
+            Input::CommitDelayed(delay) => state.lost_until.is_none_or(|until| until < delay.until),
             Input::Exhausted { .. } | Input::SliceDelayed { .. } => state.stop.is_none(),
             Input::Draining | Input::Timer => false,
         }

@@ -29,7 +29,7 @@ impl Audit {
         );
         assert_eq!(state.active, self.active);
         assert_eq!(state.running_since, self.running_since.map(|since| since + self.lost));
-        assert_eq!(state.delayed_until, self.delayed_until);
+        assert_eq!(state.lost_until, self.lost_until);
         self.phase(state);
         let begun = || self.calls.values().filter(|call| call.attempts > 0 && !call.returned);
         let held = begun().filter(|call| call.held).count();

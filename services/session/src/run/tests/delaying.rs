@@ -129,3 +129,44 @@ fn what_comes_while_a_commit_waits_is_taken_after_it() {
     let mar_proto::session::event_leaf::Body::RunEnded(ended) = &decision.events[2].body else { panic!("no end") };
     assert_eq!(ended.totals.as_ref().unwrap().active_time_ms, 1_000, "running since second 2, still since second 3");
 }
+
+fn claimed(epoch: i64, unattended_since: Option<i64>) -> Input {
+    let unattended_since = unattended_since.map(|second| START + Duration::seconds(second));
+    Input::Claimed { epoch, owner: format!("replica-{epoch}"), unattended_since }
+}
+
+#[test]
+fn time_in_which_nobody_executed_the_run_is_not_active() {
+    let mut story = hurried();
+    story.at = Duration::seconds(100);
+    // Its owner was heard of last at second 5.
+    let words = story.tell_now(vec![claimed(2, Some(5))]);
+    assert_eq!(words, ["Claimed(2)", "Failed(1.1 LOST)", "Started(1.2)"]);
+    assert_eq!(story.driver.state.active_time(START + story.at), Duration::seconds(3));
+    story.at = Duration::seconds(200);
+    let words = story.tell_now(vec![claimed(3, None)]);
+    assert_eq!(words, ["Claimed(3)", "Failed(1.2 LOST)", "Started(1.3)"], "not halted");
+    assert_eq!(story.driver.state.active_time(START + story.at), Duration::seconds(3), "nobody knows of any more");
+    assert_eq!(story.driver.state.active_deadline(), Some(START + Duration::seconds(207)));
+
+    // Who knows of a longer time than there was since the last event is not believed.
+    let mut story = hurried();
+    story.at = Duration::seconds(8);
+    story.tell_now(vec![Input::Timer, claimed(2, Some(-1_000_000))]);
+    assert_eq!(story.driver.state.active_time(START + story.at), Duration::ZERO, "all since second 2, and no more");
+}
+
+#[test]
+fn a_run_that_waited_when_its_owner_died_has_nothing_to_be_given_back() {
+    let mut story = hurried();
+    story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0")])]);
+    story.driver.counters_up = false;
+    story.tell(vec![returned(&call_id(1, 0), 1, ToolOutcome::Ok, "")]);
+    story.at = Duration::seconds(50);
+    assert_eq!(story.tell_now(vec![claimed(2, Some(5))]), ["Claimed(2)"]);
+    let mar_proto::session::event_leaf::Body::RunClaimed(claim) = &story.driver.events.last().unwrap().body else {
+        panic!("no claim")
+    };
+    assert_eq!(claim.unattended_since, None);
+    assert_eq!(story.driver.state.active, Duration::seconds(2));
+}

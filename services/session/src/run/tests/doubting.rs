@@ -8,7 +8,7 @@ use super::scenarios::Story;
 use crate::run::{Command, Effect, Input, Phase, Resolution, idempotency_key};
 
 fn claimed(epoch: i64) -> Input {
-    Input::Claimed { epoch, owner: format!("replica-{epoch}") }
+    Input::Claimed { epoch, owner: format!("replica-{epoch}"), unattended_since: None }
 }
 
 /// A run whose only call was in flight when its replica died.

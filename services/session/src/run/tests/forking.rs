@@ -111,7 +111,7 @@ fn what_the_first_run_did_not_call_has_no_effect_unless_it_may() {
 #[test]
 fn a_recorded_call_that_was_in_flight_is_asked_again_by_the_next_owner() {
     let (mut story, _) = forked(&origin(), "Turn(1.1)", false);
-    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned() }]);
+    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned(), unattended_since: None }]);
     assert_eq!(words, ["Claimed(2)", "Intent(1/0.2)", "Intent(1/1.2)"], "nothing was sent");
 }
 
@@ -123,7 +123,7 @@ fn who_takes_over_before_the_origin_was_read_reads_it() {
     }
     let mut story = Story::of(Driver::of(first));
     story.tell(vec![Input::Begin]);
-    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned() }]);
+    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned(), unattended_since: None }]);
     assert_eq!(story.effects, [Effect::Recall]);
     let words = story.tell(vec![Input::Recalled(Box::new(recalled(&origin(), 0, false)))]);
     assert_eq!(words, ["Recalled(0 3)"]);

@@ -120,9 +120,9 @@ fn long_histories_reach_every_corner() {
 fn histories_reach_every_corner() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let scripts = proptest::collection::vec(any::<u8>(), 40..160);
+    let scripts = proptest::collection::vec(any::<u8>(), 60..240);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..3_000 {
+    for _ in 0..4_000 {
         let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
         for event in &world.driver.events {

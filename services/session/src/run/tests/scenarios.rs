@@ -159,7 +159,7 @@ fn keys_differ_between_calls_and_stay_over_tries() {
     let state = &story.driver.state;
     let (first, second) = (idempotency_key(state, &state.calls[0]), idempotency_key(state, &state.calls[1]));
     assert_ne!(first, second);
-    story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned() }]);
+    story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned(), unattended_since: None }]);
     let state = &story.driver.state;
     assert_eq!(idempotency_key(state, &state.calls[0]), first);
     let mut fork = state.clone();

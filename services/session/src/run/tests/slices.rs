@@ -92,11 +92,11 @@ fn a_run_that_waits_for_a_budget_is_parked_until_it_is_renewed() {
 fn a_takeover_asks_again() {
     let mut story = begun(OnBudget::Halt);
     let lack = asked(&story);
-    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned() }]);
+    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned(), unattended_since: None }]);
     assert_eq!(asked(&story), lack);
     let mut story = counted(OnBudget::Halt);
     let lack = asked(&story);
-    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned() }]);
+    story.tell(vec![Input::Claimed { epoch: 2, owner: "replica-2".to_owned(), unattended_since: None }]);
     assert_eq!(asked(&story), lack);
 }
 

@@ -27,7 +27,7 @@ fn failed(attempt: i64, retry: Retry) -> Input {
 }
 
 fn claimed(epoch: i64) -> Input {
-    Input::Claimed { epoch, owner: format!("replica-{epoch}") }
+    Input::Claimed { epoch, owner: format!("replica-{epoch}"), unattended_since: None }
 }
 
 #[test]

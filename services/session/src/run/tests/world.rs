@@ -333,7 +333,16 @@ impl World {
         }
         self.driver.state = self.driver.replayed();
         self.epoch += 1;
-        self.hand(Input::Claimed { epoch: self.epoch, owner: format!("replica-{}", self.epoch) });
+        // Nobody executes it for a while, and who knows for how long may know wrongly.
+        let (pause, known) =
+            self.dice.of(&[(0, None), (900, Some(900)), (1, Some(20_000)), (4_000, None), (7_000, Some(9))]);
+        self.now += Duration::milliseconds(pause);
+        let unattended = known.map(Duration::milliseconds);
+        self.hand(Input::Claimed {
+            epoch: self.epoch,
+            owner: format!("replica-{}", self.epoch),
+            unattended_since: unattended.map(|unattended| self.now - unattended),
+        });
         self.run_on();
     }
 

@@ -1,24 +1,23 @@
 //! Who executes a run: claims, parking, letting go. One process has the file, so that any other owner is gone.
 
+use std::time::Duration;
+
 use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::store::{Hold, RunRow, fault::Fault};
+use crate::store::{Claimed, Hold, fault::Fault};
 
 use super::rows::{self, micros, now, run_columns};
 
-pub(super) async fn claim(
-    pool: &SqlitePool,
-    owner: &str,
-    log_version: i32,
-    limit: i64,
-) -> Result<Vec<(RunRow, i64)>, Fault> {
+pub(super) async fn claim(pool: &SqlitePool, owner: &str, log_version: i32, limit: i64) -> Result<Vec<Claimed>, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     let picked = sqlx::query(concat!(
         "SELECT ",
         run_columns!(),
-        ", l.epoch + 1 AS epoch FROM leases l JOIN runs r ON r.id = l.run \
+        ", l.epoch + 1 AS epoch, CASE WHEN l.owner IS NULL THEN ",
+        now!(),
+        " - l.wake_time END AS unattended_us FROM leases l JOIN runs r ON r.id = l.run \
          WHERE l.log_version <= $2 AND (l.owner <> $1 OR (l.owner IS NULL AND l.wake_time <= ",
         now!(),
         ")) ORDER BY l.run LIMIT $3"
@@ -29,7 +28,7 @@ pub(super) async fn claim(
     .fetch_all(&mut *tx)
     .await?;
     let claimed = picked.iter().map(row).collect::<Result<Vec<_>, Fault>>()?;
-    for (run, epoch) in &claimed {
+    for Claimed { run, epoch, .. } in &claimed {
         sqlx::query("UPDATE leases SET owner = $2, epoch = $3, wake_time = NULL WHERE run = $1")
             .bind(run.id)
             .bind(owner)
@@ -41,8 +40,13 @@ pub(super) async fn claim(
     Ok(claimed)
 }
 
-fn row(row: &SqliteRow) -> Result<(RunRow, i64), Fault> {
-    Ok((rows::run(row)?, row.try_get("epoch")?))
+fn row(row: &SqliteRow) -> Result<Claimed, Fault> {
+    let unattended: Option<i64> = row.try_get("unattended_us")?;
+    Ok(Claimed {
+        run: rows::run(row)?,
+        epoch: row.try_get("epoch")?,
+        unattended: unattended.map(|micros| Duration::from_micros(micros.try_into().unwrap_or(0))),
+    })
 }
 
 pub(super) async fn leave(pool: &SqlitePool, owner: &str) -> Result<(), Fault> {

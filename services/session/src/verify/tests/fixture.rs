@@ -221,7 +221,7 @@ fn story(session: Uuid) -> Vec<(i64, Body, EventContent)> {
         ),
         (1, Body::AgentSealed(sealed), EventContent { agent: Some(agent), ..none() }),
         (1, Body::GenerationStarted(GenerationStarted { step: 1, attempt: 1, ..Default::default() }), none()),
-        (2, Body::RunClaimed(RunClaimed { owner: "other".into(), epoch: 2 }), none()),
+        (2, Body::RunClaimed(RunClaimed { owner: "other".into(), epoch: 2, unattended_since: None }), none()),
         (
             2,
             Body::ToolIntent(ToolIntent { call_id: "c".into(), ..Default::default() }),
