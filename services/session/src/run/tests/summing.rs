@@ -180,7 +180,7 @@ fn limits_bind_on_summaries() {
 fn a_takeover_in_the_middle_of_a_summary_issues_it_again() {
     let mut story = summing(roomy());
     let sent = story.driver.state.generation.clone().unwrap();
-    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned() }]);
+    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned(), unattended_since: None }]);
     assert_eq!(words, ["Claimed(2)", "Failed(4.1 LOST)", "Summing(4.2)"]);
     let again = story.driver.state.generation.clone().unwrap();
     assert_eq!((again.aim, again.reservation.input_tokens), (sent.aim, sent.reservation.input_tokens));
