@@ -205,8 +205,9 @@ impl Tables {
         Some(Outcome::Done(command.id))
     }
 
-    fn command_read(&mut self, run: Uuid) -> Vec<CommandRow> {
-        if let Some(lease) = self.leases.get_mut(&run).filter(|lease| lease.owner.is_some()) {
+    fn command_read(&mut self, run: Uuid, hold: Hold<'_>) -> Vec<CommandRow> {
+        let holds = |lease: &&mut Lease| lease.owner.as_deref() == Some(hold.owner) && lease.epoch == hold.epoch;
+        if let Some(lease) = self.leases.get_mut(&run).filter(holds) {
             lease.wake = None;
         }
         self.commands.get(&run).map(|commands| commands.values().cloned().collect()).unwrap_or_default()
@@ -360,8 +361,8 @@ impl Store for SimStore {
         self.ask(run, |tables, now| tables.command_put(run, key, command, now)).await
     }
 
-    async fn command_read(&self, _: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
-        self.ask(run, |tables, _| tables.command_read(run)).await
+    async fn command_read(&self, _: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Error> {
+        self.ask(run, |tables, _| tables.command_read(run, hold)).await
     }
 
     async fn command_drop(&self, _: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {

@@ -432,8 +432,10 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
         key: Option<&RequestKey>,
         command: &CommandRow,
     ) -> Result<Option<Outcome<Uuid>>, Error>;
-    /// The commands on their way to a run, oldest first. A command that comes later shows in [`Store::command_runs`] again.
-    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error>;
+    /// The commands on their way to a run, oldest first. Read under the present ownership they count as heard of: a command
+    /// that comes later shows in [`Store::command_runs`] again. Who has lost the run reads them without a trace, so that its
+    /// new owner hears of each.
+    async fn command_read(&self, tenant: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Error>;
     /// Drops commands that their run has taken.
     async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error>;
     /// Runs that `owner` holds and whose commands it has not read.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Executor;
 use crate::command;
 use crate::run::{Command, Input, Timed};
+use crate::store::Hold;
 
 /// Commands between the store and the run.
 #[derive(Debug)]
@@ -85,7 +86,8 @@ impl Executor {
         if !self.commands.unread {
             return Ok(());
         }
-        let rows = self.shared.store.command_read(tenant, run).await?;
+        let hold = Hold { owner: &self.owner, epoch: self.held };
+        let rows = self.shared.store.command_read(tenant, run, hold).await?;
         self.commands.unread = false;
         let at = self.shared.clock.now();
         for row in rows {

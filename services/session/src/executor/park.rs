@@ -69,7 +69,7 @@ impl Executor {
         }
         // A command on its way keeps it here, which its next owner reads again.
         if store.command_runs(&self.owner).await?.contains(&run) {
-            store.command_read(tenant, run).await?;
+            store.command_read(tenant, run, hold).await?;
             return Ok(false);
         }
         Ok(true)

@@ -256,8 +256,8 @@ impl Store for PostgresStore {
         self.db.call(|which| commands::put(&self.db, tenant, run, key, command, which)).await
     }
 
-    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
-        self.db.call(|_| commands::read(&self.db, tenant, run)).await
+    async fn command_read(&self, tenant: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Error> {
+        self.db.call(|_| commands::read(&self.db, tenant, run, hold)).await
     }
 
     async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {

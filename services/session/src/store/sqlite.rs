@@ -270,8 +270,8 @@ impl Store for SqliteStore {
         answer(commands::put(&self.writer, tenant, run, key, command).await)
     }
 
-    async fn command_read(&self, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Error> {
-        answer(commands::read(&self.writer, tenant, run).await)
+    async fn command_read(&self, tenant: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Error> {
+        answer(commands::read(&self.writer, tenant, run, hold).await)
     }
 
     async fn command_drop(&self, tenant: &str, run: Uuid, ids: &[Uuid]) -> Result<(), Error> {

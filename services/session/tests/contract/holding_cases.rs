@@ -62,7 +62,8 @@ pub async fn a_command_wakes_a_parked_run(subject: Subject) {
     let wanted = command();
     assert_eq!(put(&subject, &run, &wanted).await, Some(Outcome::Done(wanted.id)));
     assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 2)]);
-    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [wanted]);
+    let hold = Hold { owner: "replica-2", epoch: 2 };
+    assert_eq!(subject.store.command_read(TENANT, run.id, hold).await.unwrap(), [wanted]);
 }
 
 pub async fn a_command_keeps_a_run_from_parking(subject: Subject) {
@@ -72,9 +73,27 @@ pub async fn a_command_keeps_a_run_from_parking(subject: Subject) {
     assert_eq!(subject.store.command_runs(OWNER).await.unwrap(), [run.id]);
     assert_eq!(subject.store.command_runs("replica-2").await.unwrap(), [] as [Uuid; 0]);
     // Once it is read the run may park, dropped or not: who read it takes it first.
-    subject.store.command_read(TENANT, run.id).await.unwrap();
+    subject.store.command_read(TENANT, run.id, HELD).await.unwrap();
     assert_eq!(subject.store.command_runs(OWNER).await.unwrap(), [] as [Uuid; 0]);
     assert!(subject.store.run_park(TENANT, run.id, HELD, later()).await.unwrap());
+}
+
+/// A replica that was taken for dead still reads what its run is wanted to do; its successor has to hear of it all the same.
+pub async fn who_has_lost_a_run_reads_its_commands_without_a_trace(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    assert!(subject.store.run_park(TENANT, run.id, HELD, past()).await.unwrap());
+    assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 2)]);
+    let wanted = command();
+    put(&subject, &run, &wanted).await;
+    let now = Hold { owner: "replica-2", epoch: 2 };
+    for stale in [HELD, Hold { owner: "replica-2", epoch: 1 }, Hold { owner: OWNER, epoch: 2 }] {
+        assert_eq!(subject.store.command_read(TENANT, run.id, stale).await.unwrap(), std::slice::from_ref(&wanted));
+        assert_eq!(subject.store.command_runs("replica-2").await.unwrap(), [run.id], "read by {stale:?}");
+        assert!(!subject.store.run_park(TENANT, run.id, now, later()).await.unwrap(), "read by {stale:?}");
+    }
+    assert_eq!(subject.store.command_read(TENANT, run.id, now).await.unwrap(), [wanted]);
+    assert_eq!(subject.store.command_runs("replica-2").await.unwrap(), [] as [Uuid; 0]);
+    assert!(subject.store.run_park(TENANT, run.id, now, later()).await.unwrap());
 }
 
 pub async fn commands_are_read_until_they_are_dropped(subject: Subject) {
@@ -86,13 +105,13 @@ pub async fn commands_are_read_until_they_are_dropped(subject: Subject) {
     }
     put(&subject, &other, &command()).await;
     for _ in 0..2 {
-        assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), wanted);
+        assert_eq!(subject.store.command_read(TENANT, run.id, HELD).await.unwrap(), wanted);
     }
-    assert_eq!(subject.store.command_read("globex", run.id).await.unwrap(), []);
+    assert_eq!(subject.store.command_read("globex", run.id, HELD).await.unwrap(), []);
     subject.store.command_drop("globex", run.id, &[wanted[0].id]).await.unwrap();
     subject.store.command_drop(TENANT, run.id, &[wanted[0].id, wanted[2].id]).await.unwrap();
-    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [wanted[1].clone()]);
-    assert_eq!(subject.store.command_read(TENANT, other.id).await.unwrap().len(), 1);
+    assert_eq!(subject.store.command_read(TENANT, run.id, HELD).await.unwrap(), [wanted[1].clone()]);
+    assert_eq!(subject.store.command_read(TENANT, other.id, HELD).await.unwrap().len(), 1);
 }
 
 pub async fn commands_carry_request_ids(subject: Subject) {
@@ -107,7 +126,7 @@ pub async fn commands_carry_request_ids(subject: Subject) {
     assert_eq!(put(key.clone(), command()).await, Some(Outcome::Repeated(first.id)));
     let other = RequestKey { digest: [8; 32], ..key.clone() };
     assert_eq!(put(other.clone(), command()).await, Some(Outcome::Reused));
-    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [first]);
+    assert_eq!(subject.store.command_read(TENANT, run.id, HELD).await.unwrap(), [first]);
     assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), Some(true));
     assert_eq!(subject.store.request_seen(TENANT, &other).await.unwrap(), Some(false));
     assert_eq!(subject.store.request_seen("globex", &key).await.unwrap(), None);
@@ -122,7 +141,7 @@ pub async fn commands_need_an_open_run(subject: Subject) {
     }
     put(&subject, &run, &command()).await;
     subject.store.run_change(TENANT, run.id, &change(4, Some([1; 32]))).await.unwrap();
-    assert_eq!(subject.store.command_read(TENANT, run.id).await.unwrap(), [], "they go with the end of the run");
+    assert_eq!(subject.store.command_read(TENANT, run.id, HELD).await.unwrap(), [], "they go with the end of the run");
     assert_eq!(subject.store.command_put(TENANT, run.id, Some(&key), &command()).await.unwrap(), None);
     assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), None, "a refusal uses no request id up");
 }

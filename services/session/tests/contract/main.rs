@@ -43,8 +43,9 @@ macro_rules! store_suite {
             runs_are_paged open_runs_are_claimed claims_respect_the_log_version claims_at_a_time_are_disjoint);
         suite!($open, holding_cases:
             a_parked_run_is_claimed_at_its_time only_its_holder_parks_a_run a_command_wakes_a_parked_run
-            a_command_keeps_a_run_from_parking commands_are_read_until_they_are_dropped commands_carry_request_ids
-            commands_need_an_open_run commands_and_parking_at_a_time_lose_nothing what_a_replica_leaves_is_claimed
+            a_command_keeps_a_run_from_parking who_has_lost_a_run_reads_its_commands_without_a_trace
+            commands_are_read_until_they_are_dropped commands_carry_request_ids commands_need_an_open_run
+            commands_and_parking_at_a_time_lose_nothing what_a_replica_leaves_is_claimed
             who_has_just_come_back_takes_nothing_over a_claim_knows_for_how_long_nobody_was_there
             approvals_are_kept_as_they_stand approvals_are_paged);
         suite!($open, event_cases:

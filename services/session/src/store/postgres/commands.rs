@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::store::{CommandRow, Outcome, RequestKey, fault::Fault};
+use crate::store::{CommandRow, Hold, Outcome, RequestKey, fault::Fault};
 
 use super::{
     database::{Database, Try},
@@ -43,13 +43,13 @@ pub(super) async fn put(
     Ok(Some(Outcome::Done(command.id)))
 }
 
-pub(super) async fn read(db: &Database, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Fault> {
+pub(super) async fn read(db: &Database, tenant: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Fault> {
     let mut tx = db.begin(tenant).await?;
     let query = tx.query(
         "UPDATE session.leases SET wake_time = NULL \
-         WHERE run = $1 AND tenant = $2 AND owner IS NOT NULL AND wake_time IS NOT NULL",
+         WHERE run = $1 AND tenant = $2 AND owner = $3 AND epoch = $4 AND wake_time IS NOT NULL",
     );
-    query.bind(run).bind(tenant).execute(&mut *tx).await?;
+    query.bind(run).bind(tenant).bind(hold.owner).bind(hold.epoch).execute(&mut *tx).await?;
     let query = tx.query("SELECT id, body FROM session.commands WHERE run = $1 AND tenant = $2 ORDER BY id");
     let rows = query.bind(run).bind(tenant).fetch_all(&mut *tx).await?;
     tx.commit().await?;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
-use crate::store::{CommandRow, Outcome, RequestKey, fault::Fault};
+use crate::store::{CommandRow, Hold, Outcome, RequestKey, fault::Fault};
 
 use super::requests::{Request, take_in_tx};
 use super::rows::now;
@@ -43,11 +43,13 @@ pub(super) async fn put(
     Ok(Some(Outcome::Done(command.id)))
 }
 
-pub(super) async fn read(pool: &SqlitePool, tenant: &str, run: Uuid) -> Result<Vec<CommandRow>, Fault> {
+pub(super) async fn read(pool: &SqlitePool, tenant: &str, run: Uuid, hold: Hold<'_>) -> Result<Vec<CommandRow>, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::query("UPDATE leases SET wake_time = NULL WHERE run = $1 AND tenant = $2 AND owner IS NOT NULL")
+    sqlx::query("UPDATE leases SET wake_time = NULL WHERE run = $1 AND tenant = $2 AND owner = $3 AND epoch = $4")
         .bind(run)
         .bind(tenant)
+        .bind(hold.owner)
+        .bind(hold.epoch)
         .execute(&mut *tx)
         .await?;
     let rows = sqlx::query("SELECT id, body FROM commands WHERE run = $1 AND tenant = $2 ORDER BY id")
