@@ -109,6 +109,13 @@ fn is_exact(number: &Number) -> bool {
     number.as_i64().is_some_and(|n| (-MAX_INTEGER..=MAX_INTEGER).contains(&n))
 }
 
+/// Whether a lenient parser gave up on nesting rather than on what is no JSON. serde_json stops at 128 open arrays and
+/// objects, beyond [`MAX_DEPTH`], and calls both an error of syntax.
+#[must_use]
+pub fn is_too_deep(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("recursion limit exceeded")
+}
+
 fn within_size(bytes: usize) -> Result<(), Error> {
     if bytes > MAX_BYTES { Err(Error::Size { bytes }) } else { Ok(()) }
 }
@@ -176,6 +183,15 @@ mod tests {
         assert_eq!(reason(&nested(100_000)), "DEPTH");
         assert_eq!(reason(&format!("\"{}\"", "x".repeat(MAX_BYTES - 2))), "OK");
         assert_eq!(reason(&format!("\"{}\"", "x".repeat(MAX_BYTES - 1))), "SIZE");
+    }
+
+    #[test]
+    fn depth_is_told_from_syntax() {
+        let error = |text: &str| serde_json::from_str::<Value>(text).unwrap_err();
+        assert!(is_too_deep(&error(&nested(200))));
+        for text in ["[", "{}}", "recursion limit exceeded", &"[".repeat(100)] {
+            assert!(!is_too_deep(&error(text)), "{text}");
+        }
     }
 
     #[test]

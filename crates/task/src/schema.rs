@@ -26,8 +26,10 @@ impl OutputSchema {
         if text.len() > MAX_BYTES {
             return Err(format!("must be at most {MAX_BYTES} bytes"));
         }
-        let value: Value = serde_json::from_str(text)
-            .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
+        let value: Value = serde_json::from_str(text).map_err(|error| match canonical::is_too_deep(&error) {
+            true => too_deep(),
+            false => format!("is not JSON (line {}, column {})", error.line(), error.column()),
+        })?;
         serde_json::from_str::<keys::Distinct>(text)
             .map_err(|error| format!("has a key twice (line {}, column {})", error.line(), error.column()))?;
         Self::try_new(value)
@@ -41,7 +43,10 @@ impl OutputSchema {
         if !(value.is_object() || value.is_boolean()) {
             return Err("must be a JSON Schema: an object, true or false".to_owned());
         }
-        let text = canonical::foreign(&value).map_err(|error| error.to_string())?;
+        let text = canonical::foreign(&value).map_err(|error| match error {
+            canonical::Error::Depth { .. } => too_deep(),
+            other => other.to_string(),
+        })?;
         let validator = jsonschema::options().offline().build(&value).map_err(|error| {
             let place = error.instance_path().to_string();
             let mut what = error.masked().to_string();
@@ -82,6 +87,10 @@ impl OutputSchema {
     }
 }
 
+fn too_deep() -> String {
+    format!("is nested deeper than {} levels", canonical::MAX_DEPTH)
+}
+
 impl fmt::Debug for OutputSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OutputSchema").field(&self.text).finish()
@@ -112,6 +121,17 @@ mod tests {
             let error = OutputSchema::parse(text).unwrap_err();
             assert!(!error.is_empty() && error.len() < 600, "{error}");
         }
+    }
+
+    #[test]
+    fn depth_is_no_fault_of_the_syntax() {
+        let of =
+            |depth: usize| OutputSchema::parse(&format!("{}true{}", r#"{"not":"#.repeat(depth), "}".repeat(depth)));
+        assert!(of(canonical::MAX_DEPTH).is_ok());
+        for depth in [canonical::MAX_DEPTH + 1, 127, 128, 5_000] {
+            assert_eq!(of(depth).unwrap_err(), "is nested deeper than 64 levels", "{depth}");
+        }
+        assert_eq!(OutputSchema::parse("{\n]").unwrap_err(), "is not JSON (line 2, column 1)");
     }
 
     #[test]

@@ -7,15 +7,20 @@ use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{ByteSize, LimitsConfig};
 use mar_runtime::peer::Peer;
-use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Uri;
+use tonic::{Code, Request};
 
 use crate::args::EndpointArgs;
 use crate::failure::Failure;
 
 /// Where `mar up` serves unless it is told otherwise.
 pub const DEFAULT: &str = "127.0.0.1:7410";
+
+/// What is at which endpoint.
+const ENDPOINTS: &str = "With four processes, MAR_ENDPOINT or --endpoint has to name the one that the command needs: session for \
+                         run, runs, sessions, approvals, blobs and hooks, router for models, tool-gateway for tools, \
+                         agent-generator for render.";
 
 /// An endpoint with its credential. The connection is made at the first call, and again when it was lost.
 #[derive(Clone, Debug)]
@@ -117,9 +122,13 @@ impl Endpoint {
         request
     }
 
-    /// A refused call, with what to do where nothing answered.
+    /// A refused call, with what to do where nothing answered, or somebody else did.
     pub fn failure(&self, status: tonic::Status) -> Failure {
+        let elsewhere = status.code() == Code::Unimplemented;
         let failure = Failure::from(status);
+        if elsewhere {
+            return failure.hint(format!("{} does not serve this. {ENDPOINTS}", self.url));
+        }
         if !failure.is_unreachable() {
             return failure;
         }
@@ -158,6 +167,17 @@ fn url(address: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_of_another_service_is_told_apart() {
+        let endpoint = Endpoint::try_new(&EndpointArgs::default()).unwrap();
+        let hints = |status| endpoint.failure(status).to_json()["error"]["hints"].to_string();
+        let elsewhere = hints(tonic::Status::unimplemented("x"));
+        for part in [endpoint.url(), "MAR_ENDPOINT", "--endpoint", "router for models"] {
+            assert!(elsewhere.contains(part), "{part} in {elsewhere}");
+        }
+        assert_eq!(hints(tonic::Status::not_found("x")), "[]");
+    }
 
     #[test]
     fn an_address_becomes_a_url() {

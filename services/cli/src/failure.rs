@@ -135,7 +135,7 @@ impl Failure {
         }
     }
 
-    fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let violations: Vec<_> =
             self.0.violations.iter().map(|one| json!({"field": one.field, "description": one.description})).collect();
         let (safe, after) = match self.0.retry {

@@ -29,6 +29,7 @@ pub mod progress;
 pub mod rehearse;
 pub mod render;
 pub mod report;
+mod results;
 pub mod run;
 pub mod runs;
 pub mod sessions;

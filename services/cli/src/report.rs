@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::exit::Exit;
 use crate::out::{Ink, clean, one_line};
 use crate::progress::describe::{halt, input, output, state};
+use crate::results;
 use crate::slices;
 use crate::summaries;
 use crate::table::{Align, count, span, table, usd};
@@ -206,6 +207,8 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("reason".into(), json!(returned.reason));
             fields.insert("passages".into(), json!(passages));
             fields.insert("size_bytes".into(), json!(returned.size_bytes));
+            fields.insert("truncated".into(), json!(result.truncated));
+            fields.insert("kept_bytes".into(), json!(results::kept(&result)));
             fields.insert("duration_ms".into(), json!(returned.duration_ms));
         }
         Some(event_leaf::Body::AgentSealed(sealed)) => {

@@ -1,6 +1,7 @@
 //! A tool's definition: what a model is told of it, its pin, and the check of its arguments.
 
 use jsonschema::Validator;
+use mar_descriptor::canonical::MAX_DEPTH;
 use mar_descriptor::{Hash, canonical};
 use mar_proto::types::{Doubt, Executor, ToolDefinition};
 use serde_json::{Map, Value};
@@ -68,9 +69,12 @@ pub enum Refusal {
     /// The description is too long.
     #[error("its description of {0} bytes is longer than {MAX_DESCRIPTION_BYTES}")]
     Description(usize),
-    /// A schema is too large or too deep.
-    #[error("its {0} schema is larger than {MAX_SCHEMA_BYTES} bytes or nested too deeply")]
+    /// A schema is too large.
+    #[error("its {0} schema is larger than {MAX_SCHEMA_BYTES} bytes")]
     SchemaSize(&'static str),
+    /// A schema is nested too deep.
+    #[error("its {0} schema is nested deeper than {MAX_DEPTH} levels")]
+    SchemaDepth(&'static str),
     /// The input schema does not compile; references to other documents never do.
     #[error("its input schema does not compile: {0}")]
     Schema(String),
@@ -141,7 +145,10 @@ fn place(pointer: &str) -> &str {
 }
 
 fn schema_text(schema: &Value, which: &'static str) -> Result<String, Refusal> {
-    let text = canonical::foreign(schema).map_err(|_| Refusal::SchemaSize(which))?;
+    let text = canonical::foreign(schema).map_err(|error| match error {
+        canonical::Error::Depth { .. } => Refusal::SchemaDepth(which),
+        _ => Refusal::SchemaSize(which),
+    })?;
     if text.len() > MAX_SCHEMA_BYTES { Err(Refusal::SchemaSize(which)) } else { Ok(text) }
 }
 
@@ -213,5 +220,12 @@ mod tests {
         }
         let large = json!({"enum": ["x".repeat(300_000)]});
         assert_eq!(define(large).unwrap_err(), Refusal::SchemaSize("input"));
+        let deep = (0..MAX_DEPTH).fold(json!({}), |inner, _| json!({ "not": inner }));
+        let refusal = define(deep.clone()).unwrap_err();
+        assert_eq!(refusal.to_string(), "its input schema is nested deeper than 64 levels");
+        let Value::Object(deep) = deep else { panic!("not an object") };
+        let output = Described { output_schema: Some(deep), ..described(json!({})) };
+        let refusal = Definition::try_new("f", output, Declared::default()).unwrap_err();
+        assert_eq!(refusal, Refusal::SchemaDepth("output"));
     }
 }

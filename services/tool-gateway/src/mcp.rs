@@ -49,6 +49,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Marks the errors that our own transport puts in the place of an answer that it could not take.
 const OWN_ERROR: &str = "agentruntime/transport";
 const TOO_LARGE: &str = "too-large";
+const TOO_DEEP: &str = "too-deep";
 const NOT_MCP: &str = "not-mcp";
 
 /// An open MCP session.
@@ -311,6 +312,8 @@ fn not_mcp() -> Failure {
     Failure::new(Reason::Broken, Dispatch::Sent, "the upstream answered with something that is not MCP")
 }
 
+const NESTED: &str = "the upstream's answer is nested deeper than is read";
+
 fn too_large() -> Failure {
     let message = format!(
         "the result is larger than {} MiB in too many pieces to be cut, so that none of it can be given; ask for less, or for a part of it",
@@ -327,6 +330,7 @@ fn refused(error: ServiceError, sent: &Sent) -> Result<Answer, Failure> {
     match error {
         ServiceError::McpError(error) => match own_error(&error) {
             Some(TOO_LARGE) => Err(too_large()),
+            Some(TOO_DEEP) => Err(Failure::new(Reason::Broken, Dispatch::Sent, NESTED)),
             Some(_) => Err(not_mcp()),
             None => Ok(content::error(&error)),
         },

@@ -11,9 +11,10 @@ use mar_proto::types::{HaltReason, Usage};
 
 use super::children;
 use crate::out::{Ink, one_line};
+use crate::results;
 use crate::slices;
 use crate::summaries;
-use crate::table::{bytes, count, span, usd};
+use crate::table::{count, span, usd};
 use crate::{doubt, waiting};
 
 /// The most of arguments and reasons that a line shows.
@@ -115,7 +116,7 @@ fn tool_returned(returned: &ToolReturned, content: &EventContent, ink: Ink) -> S
         let ids: Vec<_> = result.passages.iter().map(|passage| passage.passage_id.as_str()).collect();
         facts.push(one_line(&ids.join(", "), SHOWN));
     }
-    facts.push(bytes(returned.size_bytes));
+    facts.push(results::size(returned, result));
     facts.push(took);
     let failed = result.is_some_and(|result| result.is_error);
     let outcome = match returned.outcome() {
@@ -186,7 +187,7 @@ pub(crate) fn name(constant: &str, prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use mar_proto::session::EventLeaf;
-    use mar_proto::types::ToolResult;
+    use mar_proto::types::{Part, ToolResult, part};
 
     use super::*;
 
@@ -213,6 +214,20 @@ mod tests {
         let content = EventContent { tool_result: Some(ToolResult::default()), ..EventContent::default() };
         let text = describe(&event(Body::ToolReturned(returned), content), &mut Warned::default(), Ink(false)).unwrap();
         assert!(text.contains("denied POLICY_DENIED"), "{text}");
+    }
+
+    #[test]
+    fn a_result_that_was_cut_is_told_apart() {
+        let mut returned = ToolReturned { size_bytes: 100_000_000, ..ToolReturned::default() };
+        returned.set_outcome(ToolOutcome::Ok);
+        let kept = Part { content: Some(part::Content::Text("x".repeat(65_536))), ..Part::default() };
+        let result = ToolResult { truncated: true, content: vec![kept], ..ToolResult::default() };
+        let content = EventContent { tool_result: Some(result), ..EventContent::default() };
+        let event = event(Body::ToolReturned(returned), content);
+        let text = describe(&event, &mut Warned::default(), Ink(false)).unwrap();
+        assert!(text.contains("ok  truncated to 64.0 KiB of 95.4 MiB, "), "{text}");
+        let json = crate::report::event_json(&event);
+        assert_eq!((&json["truncated"], &json["kept_bytes"]), (&true.into(), &65_536.into()));
     }
 
     #[test]

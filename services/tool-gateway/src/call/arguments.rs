@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mar_descriptor::canonical;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -21,7 +22,11 @@ pub fn parse(text: &str) -> Result<Value, String> {
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)).map_err(|error| {
-        let what = if error.is_data() { "a key occurs twice in one object" } else { "they are not JSON" };
+        let what = match error.is_data() {
+            true => "a key occurs twice in one object",
+            false if canonical::is_too_deep(&error) => "they are nested too deep",
+            false => "they are not JSON",
+        };
         format!("the arguments are refused at line {}, column {}: {what}", error.line(), error.column())
     })?;
     if value.is_object() { Ok(value) } else { Err("the arguments are not a JSON object".to_owned()) }
@@ -114,7 +119,7 @@ mod tests {
             ("[1]", "object"),
             ("secret", "not JSON"),
             ("{} {}", "not JSON"),
-            (&deep, "not JSON"),
+            (&deep, "nested too deep"),
             (&" ".repeat(MAX_BYTES + 1), "larger"),
         ] {
             let error = parse(text).unwrap_err();

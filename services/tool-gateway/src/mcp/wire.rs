@@ -1,6 +1,7 @@
 //! Lines of JSON-RPC with a bounded memory: a line that is too long, or that is no MCP message, becomes an error in the
 //! place of the answer that it would have been, so that the call ends at once and the session lives on.
 
+use mar_descriptor::canonical;
 use rmcp::ErrorData;
 use rmcp::model::{ErrorCode, JsonRpcMessage, RequestId};
 use rmcp::service::{RoleClient, RxJsonRpcMessage};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
 use super::clip::Clip;
-use super::{NOT_MCP, OWN_ERROR, TOO_LARGE};
+use super::{NOT_MCP, OWN_ERROR, TOO_DEEP, TOO_LARGE};
 
 /// What is kept of the ends of a line that is too long, to find whose answer it is.
 const KEPT: usize = 256;
@@ -97,6 +98,9 @@ fn read(line: &[u8]) -> Incoming {
         Ok(message) => Incoming::Message(Box::new(message)),
         Err(_) => match serde_json::from_slice::<Value>(line) {
             Ok(value) => not_mcp(&value),
+            Err(error) if canonical::is_too_deep(&error) => {
+                id_at_ends(line, line).map_or(Incoming::Noise, |id| own_error(id, TOO_DEEP))
+            }
             Err(_) => Incoming::Noise,
         },
     }
@@ -161,6 +165,20 @@ mod tests {
         assert_eq!(error_of(&found[0]), (7, TOO_LARGE));
         assert_eq!(error_of(&found[1]), (8, TOO_LARGE));
         assert!(matches!(&found[2], Incoming::Message(_)));
+    }
+
+    #[tokio::test]
+    async fn a_deep_line_fails_its_own_call() {
+        let deep = format!("{}1{}", r#"{"not":"#.repeat(200), "}".repeat(200));
+        let text = format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{deep}}}\n\
+             {{\"result\":{deep},\"jsonrpc\":\"2.0\",\"id\":8}}\n\
+             {deep}\n"
+        );
+        let found = all(text, 10_000).await;
+        assert_eq!(error_of(&found[0]), (7, TOO_DEEP));
+        assert_eq!(error_of(&found[1]), (8, TOO_DEEP));
+        assert!(matches!(found[2], Incoming::Noise));
     }
 
     #[tokio::test]
