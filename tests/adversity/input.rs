@@ -335,7 +335,7 @@ async fn names_tokens_and_cursors() -> anyhow::Result<()> {
     let unknown = format!("sessions/{none}");
     let refused = Refused::by(client.grpc.start_run(start(&unknown, task::question("why?"))).await);
     assert_eq!(refused.why(), (Code::NotFound, "NOT_FOUND"));
-    assert_eq!(refused.resource, Some(("session".into(), unknown)));
+    assert_eq!(refused.resource, Some(("agentruntime.session.v1.Session".into(), unknown)));
     // A run of another session is not there.
     let other = client.session().await?;
     let strange = run.name.replace(&session, &other);
@@ -431,7 +431,7 @@ async fn busy_repeated_and_ended() -> anyhow::Result<()> {
 
     let busy = Refused::by(client.grpc.start_run(start(&session, task::question("me too"))).await);
     assert_eq!(busy.why(), (Code::FailedPrecondition, "SESSION_BUSY"));
-    assert_eq!(busy.resource, Some(("run".into(), run.name.clone())));
+    assert_eq!(busy.resource, Some(("agentruntime.session.v1.Run".into(), run.name.clone())));
     // PARALLEL is for runs among their like.
     let parallel = |session: &str, text: &str| StartRunRequest {
         concurrency: Concurrency::Parallel.into(),

@@ -14,9 +14,11 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::violations::{Violation, Violations};
 
 mod complete;
+mod resource;
 
 pub use complete::complete;
 pub(crate) use complete::message_too_large;
+pub use resource::Resource;
 
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "agentruntime";
@@ -62,8 +64,9 @@ impl Fault {
     }
 
     /// A resource that does not exist, or that belongs to another tenant: both are answered alike.
-    pub fn not_found(kind: &str, name: &str) -> Self {
-        Self::new(Code::NotFound, ErrorReason::NotFound, format!("{kind} {name} not found")).resource(kind, name)
+    pub fn not_found(resource: Resource, name: &str) -> Self {
+        Self::new(Code::NotFound, ErrorReason::NotFound, format!("{resource} {name} not found"))
+            .resource(resource, name)
     }
 
     /// An RPC that this version declares and does not serve.
@@ -81,10 +84,10 @@ impl Fault {
         self
     }
 
-    /// Names the resource that the failure is about, such as `("agentruntime.session.v1.Run", "sessions/a/runs/b")`.
+    /// Names the resource that the failure is about, such as `(Resource::Run, "sessions/a/runs/b")`.
     #[must_use]
-    pub fn resource(mut self, kind: impl Into<String>, name: impl Into<String>) -> Self {
-        let kind = kind.into();
+    pub fn resource(mut self, resource: Resource, name: impl Into<String>) -> Self {
+        let kind = resource.type_name();
         if let Some(name) = self.take_room(kind.len(), name.into()) {
             self.details.set_resource_info(kind, name, "", "");
         }
@@ -263,13 +266,23 @@ mod tests {
             Fault::new(Code::Unavailable, ErrorReason::StoreUnavailable, "the store is away")
                 .metadata("store", "postgres")
                 .retry_after(Duration::from_millis(250))
-                .resource("run", "sessions/a/runs/b"),
+                .resource(Resource::Run, "sessions/a/runs/b"),
         );
         assert_eq!(Reason::of(&status), Some(ErrorReason::StoreUnavailable));
         assert_eq!(retry_after(&status), Some(Duration::from_millis(250)));
         assert_eq!(metadata(&status)["store"], "postgres");
         assert_eq!(status.get_details_error_info().unwrap().reason, "STORE_UNAVAILABLE");
-        assert_eq!(status.get_details_resource_info().unwrap().resource_name, "sessions/a/runs/b");
+        let resource = status.get_details_resource_info().unwrap();
+        assert_eq!(resource.resource_type, "agentruntime.session.v1.Run");
+        assert_eq!(resource.resource_name, "sessions/a/runs/b");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named_for_people_and_for_programs() {
+        let status = Status::from(Fault::not_found(Resource::RoutingPolicy, "routingPolicies/x"));
+        assert_eq!(status.message(), "routing policy routingPolicies/x not found");
+        let resource = status.get_details_resource_info().unwrap();
+        assert_eq!(resource.resource_type, "agentruntime.router.v1.RoutingPolicy");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the agent of a child run may be, given its parent's.
 
 use mar_descriptor::{Descriptor, HaltingSection, Hash};
+use mar_runtime::status::Resource;
 use mar_runtime::violations::Violations;
 
 use crate::error::Error;
@@ -12,7 +13,7 @@ use crate::store::Store;
 /// # Errors
 /// [`Error::NotFound`], [`Error::Store`]; [`Error::Seal`] for one that cannot be read.
 pub async fn parent(store: &dyn Store, tenant: &str, hash: Hash) -> Result<Descriptor, Error> {
-    let missing = || Error::NotFound(Missing::one("agentruntime.agent.v1.Agent", format!("agents/{hash}")));
+    let missing = || Error::NotFound(Missing::one(Resource::Agent, format!("agents/{hash}")));
     let stored = store.descriptor_get(tenant, hash).await?.ok_or_else(missing)?;
     Descriptor::parse(&stored.descriptor.canonical).map_err(Error::Seal)
 }

@@ -2,21 +2,23 @@
 
 use std::fmt;
 
+use mar_runtime::status::Resource;
+
 /// Names that do not exist, by the type of their resource, in the order in which they are told.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Missing(Vec<(&'static str, Vec<String>)>);
+pub struct Missing(Vec<(Resource, Vec<String>)>);
 
 impl Missing {
     /// One resource, named as `recipes/plain` is.
     #[must_use]
-    pub fn one(kind: &'static str, name: impl Into<String>) -> Self {
+    pub fn one(kind: Resource, name: impl Into<String>) -> Self {
         let mut missing = Self::default();
         missing.add(kind, [name.into()]);
         missing
     }
 
     /// Adds resources of a type that was not added before; without a name it changes nothing.
-    pub fn add(&mut self, kind: &'static str, names: impl IntoIterator<Item = String>) {
+    pub fn add(&mut self, kind: Resource, names: impl IntoIterator<Item = String>) {
         let names: Vec<String> = names.into_iter().collect();
         if !names.is_empty() {
             self.0.push((kind, names));
@@ -35,7 +37,7 @@ impl Missing {
     }
 
     /// The names of each type of resource.
-    pub fn groups(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+    pub fn groups(&self) -> impl Iterator<Item = (Resource, &[String])> {
         self.0.iter().map(|(kind, names)| (*kind, names.as_slice()))
     }
 

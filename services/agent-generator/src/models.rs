@@ -7,12 +7,13 @@ use mar_proto::router::{self, Candidate, Obstacle, RejectionReason, SelectModelR
 use mar_proto::session::ReservationPrice;
 use mar_proto::types;
 use mar_runtime::ServiceName;
+use mar_runtime::status::Resource;
 
 use crate::error::Error;
 use crate::media;
 use crate::missing::Missing;
 use crate::order::{ModelWish, Order};
-use crate::peers::{Call, ROUTING_POLICY, Router, is_unknown_policy};
+use crate::peers::{Call, Router, is_unknown_policy};
 use crate::recipe;
 
 /// The agent's own role.
@@ -23,8 +24,6 @@ pub const SUMMARISE: &str = "summarise";
 pub const SUMMARISE_PROMPT: &str = include_str!("../prompts/summarise.md");
 /// Output tokens of a summary, where the run may write so many.
 const SUMMARY_TOKENS: i64 = 1_024;
-
-const MODEL: &str = "agentruntime.router.v1.Model";
 
 /// What the agent's models have to be, from the order alone: nothing of the input but its modalities.
 #[derive(Clone, Debug)]
@@ -185,7 +184,7 @@ pub async fn unknown(router: &dyn Router, call: &Call, wish: &ModelWish) -> Miss
     };
     let mut answer = ask(&wish.routing_policy).await;
     if answer.as_ref().is_err_and(is_unknown_policy) {
-        missing.add(ROUTING_POLICY, [wish.routing_policy.clone()]);
+        missing.add(Resource::RoutingPolicy, [wish.routing_policy.clone()]);
         answer = ask("").await;
     }
     match answer {
@@ -200,7 +199,7 @@ pub async fn unknown(router: &dyn Router, call: &Call, wish: &ModelWish) -> Miss
 pub fn absent(wish: &ModelWish, candidates: &[Candidate]) -> Missing {
     let known: BTreeSet<&str> = candidates.iter().map(|one| one.model.as_str()).collect();
     let mut missing = Missing::default();
-    missing.add(MODEL, wish.models.iter().filter(|name| !known.contains(name.as_str())).cloned());
+    missing.add(Resource::Model, wish.models.iter().filter(|name| !known.contains(name.as_str())).cloned());
     missing
 }
 

@@ -13,12 +13,9 @@ use mar_runtime::auth::Identity;
 use mar_runtime::clock::Clock;
 use mar_runtime::peer::Peer;
 use mar_runtime::server::Deadline;
-use mar_runtime::status::Reason;
+use mar_runtime::status::{Reason, Resource};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
-
-/// Type of the resource that the router misses, where a task asks for a routing policy that it does not have.
-pub const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 /// On whose behalf a peer is called, and until when.
 #[derive(Clone, Debug)]
@@ -95,7 +92,9 @@ impl ToolRegistry for ToolGatewayPeer {
 #[must_use]
 pub fn is_unknown_policy(status: &Status) -> bool {
     Reason::of(status) == Some(ErrorReason::NotFound)
-        && status.get_details_resource_info().is_some_and(|resource| resource.resource_type == ROUTING_POLICY)
+        && status
+            .get_details_resource_info()
+            .is_some_and(|found| found.resource_type == Resource::RoutingPolicy.type_name())
 }
 
 impl Call {

@@ -13,6 +13,7 @@ use mar_proto::types::{Message, ToolDefinition};
 use mar_runtime::ServiceName;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::Clock;
+use mar_runtime::status::Resource;
 use mar_runtime::violations::Violations;
 
 use crate::alias;
@@ -119,7 +120,7 @@ impl Synthesis {
             return Ok((pick, found?));
         }
         missing.extend(models::unknown(&*self.router, call, &order.model).await);
-        missing.add(tools::KIND, unpicked);
+        missing.add(Resource::Tool, unpicked);
         Err(Error::NotFound(missing))
     }
 
@@ -160,14 +161,14 @@ impl Synthesis {
     /// [`Error::NotFound`], [`Error::Store`].
     pub async fn stored(&self, tenant: &str, hash: mar_descriptor::Hash, name: &str) -> Result<Stored, Error> {
         let stored = self.store.descriptor_get(tenant, hash).await?;
-        stored.ok_or_else(|| Error::NotFound(Missing::one("agentruntime.agent.v1.Agent", name)))
+        stored.ok_or_else(|| Error::NotFound(Missing::one(Resource::Agent, name)))
     }
 
     fn pick(&self, brief: &Brief) -> Result<Pick, Error> {
         let name = brief.recipe.as_deref();
         let pick = self.recipes.pick(name, &brief.task_type).ok_or_else(|| {
             let name = format!("recipes/{}", name.unwrap_or_default());
-            Error::NotFound(Missing::one("agentruntime.agent.v1.Recipe", name))
+            Error::NotFound(Missing::one(Resource::Recipe, name))
         })?;
         let mut found = Violations::new();
         for name in brief.parameters.keys().filter(|name| !pick.recipe().parameters().contains_key(*name)) {

@@ -8,6 +8,7 @@ use mar_descriptor::{Descriptor, Doubt, Probe, SealedTool};
 use mar_proto::tool::{ListToolsRequest, ListToolsResponse, Tool};
 use mar_proto::types::{self, OnUnknown, ToolDefinition, TrustTier};
 use mar_runtime::ServiceName;
+use mar_runtime::status::Resource;
 use mar_runtime::violations::Violations;
 use mar_task::delegation;
 
@@ -18,9 +19,6 @@ use crate::missing::Missing;
 use crate::peers::{Call, ToolRegistry};
 use crate::prompt::OfferedTool;
 use crate::selector::Selector;
-
-/// The type of tools as resources.
-pub const KIND: &str = "agentruntime.tool.v1.Tool";
 
 const PREFIX: &str = "tools/";
 /// The tool with which an agent asks its caller.
@@ -163,7 +161,7 @@ impl Found {
         // Waiting for an upstream does not bring what is not there.
         if !missing.is_empty() {
             let mut all = Missing::default();
-            all.add(KIND, missing);
+            all.add(Resource::Tool, missing);
             return Err(Error::NotFound(all));
         }
         if !down.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mar_proto::types::ErrorReason;
-use mar_runtime::status::{DEFAULT_RETRY, Fault, chain};
+use mar_runtime::status::{DEFAULT_RETRY, Fault, Resource, chain};
 use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
@@ -21,8 +21,8 @@ pub enum Error {
     /// Nothing of this name. Not worth a retry.
     #[error("{kind} not found")]
     NotFound {
-        /// The resource's kind.
-        kind: &'static str,
+        /// What it is.
+        kind: Resource,
         /// Its name.
         name: String,
     },

@@ -11,6 +11,7 @@ use mar_proto::types;
 use mar_runtime::auth::Identity;
 use mar_runtime::page;
 use mar_runtime::server::Deadline;
+use mar_runtime::status::Resource;
 use mar_runtime::violations::Violations;
 use tonic::{Request, Response, Status};
 
@@ -28,11 +29,8 @@ use convert::Emptiness;
 
 type Frames = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send>>;
 
-/// The kind of resource that a model is.
-const MODEL: &str = "agentruntime.router.v1.Model";
 /// Models that a request may put last.
 const MOST_FAILED: usize = 256;
-const ROUTING_POLICY: &str = "agentruntime.router.v1.RoutingPolicy";
 
 #[tonic::async_trait]
 impl RouterService for Router {
@@ -84,7 +82,7 @@ impl RouterService for Router {
         let policy = app
             .policies
             .get(&request.routing_policy)
-            .ok_or_else(|| Error::NotFound { kind: ROUTING_POLICY, name: request.routing_policy.clone() })?;
+            .ok_or_else(|| Error::NotFound { kind: Resource::RoutingPolicy, name: request.routing_policy.clone() })?;
         let moment = Moment {
             environment_tier,
             // What is admitted is sealed: it must not depend on the keys of this machine, or on the moment.
@@ -150,7 +148,7 @@ impl RouterService for Router {
 impl Router {
     fn model(&self, name: &str) -> Result<Arc<Model>, Error> {
         let found = self.app().catalogue.model(name);
-        found.map(Arc::clone).ok_or_else(|| Error::NotFound { kind: MODEL, name: name.to_owned() })
+        found.map(Arc::clone).ok_or_else(|| Error::NotFound { kind: Resource::Model, name: name.to_owned() })
     }
 
     /// Everything that comes before the first attempt.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mar_descriptor::Hash;
 use mar_proto::session::{EventLeaf, RunAdmitted, SessionState, VerifyRunResponse, event_leaf};
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -72,10 +73,10 @@ pub async fn verify(
 }
 
 async fn read_beside(store: &dyn Store, tenant: &str, session: Uuid, run: Uuid) -> Result<Beside, Error> {
-    let none = || Error::NotFound { kind: "run", name: view::run_name(session, run) };
+    let none = || Error::NotFound { kind: Resource::Run, name: view::run_name(session, run) };
     let run = store.run_get(tenant, run).await?.filter(|row| row.session == session).ok_or_else(none)?;
     let row = store.session_get(tenant, session).await?;
-    let row = row.ok_or_else(|| Error::NotFound { kind: "session", name: session_name(session) })?;
+    let row = row.ok_or_else(|| Error::NotFound { kind: Resource::Session, name: session_name(session) })?;
     let session_log = store.session_log(tenant, session).await?;
     let over = row.state >= SessionState::Ended as i16;
     let seals = if over { seals(store, tenant, session).await? } else { BTreeMap::new() };

@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt as _};
 use mar_proto::session::Task;
 use mar_proto::types::{media::Source, part::Content};
 use mar_runtime::auth::Caller;
+use mar_runtime::status::Resource;
 use mar_runtime::violations::Violations;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -207,7 +208,7 @@ impl Runs {
     pub async fn blob(&self, tenant: &str, session: Uuid, sha256: &[u8; 32]) -> Result<BlobRow, Error> {
         self.activity().note(tenant, session);
         let found = self.store().blob_get(tenant, session, sha256).await?;
-        found.ok_or_else(|| Error::NotFound { kind: "blob", name: name(session, sha256) })
+        found.ok_or_else(|| Error::NotFound { kind: Resource::Blob, name: name(session, sha256) })
     }
 
     /// Looks up the blobs that a task names, has them kept, and writes into the task what is known of them.
@@ -299,7 +300,7 @@ fn same_type(blob: &BlobRow, upload: &Upload) -> Result<(), Error> {
 
 fn not_open(session: Uuid, state: Option<i16>) -> Error {
     let name = session_name(session);
-    if state.is_some() { Error::SessionEnded(name) } else { Error::NotFound { kind: "session", name } }
+    if state.is_some() { Error::SessionEnded(name) } else { Error::NotFound { kind: Resource::Session, name } }
 }
 
 fn session_name(session: Uuid) -> String {

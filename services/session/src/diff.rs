@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use mar_proto::session::{DiffRunsResponse, RunAspect, RunComparison, RunDifference, RunState};
+use mar_runtime::status::Resource;
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -64,7 +65,7 @@ fn origin(run: &RunRow) -> Result<Uuid, Error> {
 async fn ended(runs: &Runs, tenant: &str, session: Uuid, run: Uuid) -> Result<RunRow, Error> {
     let name = view::run_name(session, run);
     let row = runs.store().run_get(tenant, run).await?.filter(|row| row.session == session);
-    let row = row.ok_or_else(|| Error::NotFound { kind: "run", name: name.clone() })?;
+    let row = row.ok_or_else(|| Error::NotFound { kind: Resource::Run, name: name.clone() })?;
     if has_ended(row.state) {
         return Ok(row);
     }

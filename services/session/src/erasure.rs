@@ -7,6 +7,7 @@
 
 use mar_proto::session::{Run, Session, SessionState, Task};
 use mar_runtime::auth::Caller;
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -42,7 +43,7 @@ impl Sessions {
             Begun::Going => self.carry_out(tenant, id, Extent::Everything).await?,
             Begun::Gone => {}
             Begun::NotEnded(_) => return Err(kept(Kept::Open)),
-            Begun::Absent => return Err(Error::NotFound { kind: "session", name: name(id) }),
+            Begun::Absent => return Err(Error::NotFound { kind: Resource::Session, name: name(id) }),
             Begun::Reused => return Err(Error::RequestIdReused),
         }
         self.get(tenant, id).await

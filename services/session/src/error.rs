@@ -2,7 +2,7 @@
 
 use mar_proto::session::{ApprovalState, RunState};
 use mar_proto::types::ErrorReason;
-use mar_runtime::status::{DEFAULT_RETRY, Fault, internal};
+use mar_runtime::status::{DEFAULT_RETRY, Fault, Resource, internal};
 use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
@@ -17,8 +17,8 @@ pub enum Error {
     /// There is no such thing, or it is another tenant's.
     #[error("{kind} {name} does not exist")]
     NotFound {
-        /// `session` or `run`.
-        kind: &'static str,
+        /// What it is.
+        kind: Resource,
         /// As it was asked for.
         name: String,
     },
@@ -161,26 +161,26 @@ impl From<Error> for Status {
             Error::NotFound { kind, name } => Fault::not_found(kind, &name).into(),
             Error::RequestIdReused => Fault::new(Code::AlreadyExists, ErrorReason::RequestIdReused, text).into(),
             Error::SessionBusy(run) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionBusy, text)
-                .resource("run", run.clone())
+                .resource(Resource::Run, run.clone())
                 .metadata("run", run)
                 .into(),
             Error::SessionEnded(session) => Fault::new(Code::FailedPrecondition, ErrorReason::SessionEnded, text)
-                .resource("session", session)
+                .resource(Resource::Session, session)
                 .into(),
             Error::SessionKept { session, why } => {
                 let reason = match why {
                     Kept::Open => ErrorReason::SessionOpen,
                     Kept::LegalHold => ErrorReason::LegalHold,
                 };
-                Fault::new(Code::FailedPrecondition, reason, text).resource("session", session).into()
+                Fault::new(Code::FailedPrecondition, reason, text).resource(Resource::Session, session).into()
             }
             Error::SessionFull { session, .. } => {
                 Fault::new(Code::ResourceExhausted, ErrorReason::SessionFull, text.clone()).quota(session, text).into()
             }
             Error::UploadOverdue => Fault::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, text).into(),
-            Error::PayloadsGone(run) => {
-                Fault::new(Code::FailedPrecondition, ErrorReason::PayloadsGone, text).resource("run", run).into()
-            }
+            Error::PayloadsGone(run) => Fault::new(Code::FailedPrecondition, ErrorReason::PayloadsGone, text)
+                .resource(Resource::Run, run)
+                .into(),
             Error::EtagMismatch => Fault::new(Code::Aborted, ErrorReason::EtagMismatch, text).into(),
             Error::CursorOutOfRange { next_seq, .. } => {
                 Fault::new(Code::OutOfRange, ErrorReason::CursorOutOfRange, text)
@@ -188,11 +188,11 @@ impl From<Error> for Status {
                     .into()
             }
             Error::LogTailLost { name, next_seq } => Fault::new(Code::DataLoss, ErrorReason::LogTailLost, text)
-                .resource("run", name)
+                .resource(Resource::Run, name)
                 .metadata("next_seq", next_seq.to_string())
                 .into(),
             Error::RunState { name, state } => Fault::new(Code::FailedPrecondition, ErrorReason::RunState, text)
-                .resource("run", name)
+                .resource(Resource::Run, name)
                 .metadata("state", state.as_str_name().trim_start_matches("RUN_STATE_"))
                 .into(),
             Error::ApprovalNotAllowed { group, .. } => {
@@ -202,7 +202,7 @@ impl From<Error> for Status {
             }
             Error::ApprovalState { name, state, .. } => {
                 Fault::new(Code::FailedPrecondition, ErrorReason::ApprovalState, text)
-                    .resource("approval", name)
+                    .resource(Resource::Approval, name)
                     .metadata("state", state.as_str_name().trim_start_matches("APPROVAL_STATE_"))
                     .into()
             }
@@ -210,7 +210,7 @@ impl From<Error> for Status {
                 Fault::new(Code::FailedPrecondition, ErrorReason::CallState, text).metadata("call_id", call_id).into()
             }
             Error::HookUnavailable { hook, .. } => {
-                Fault::new(Code::Unavailable, ErrorReason::HookUnavailable, text).resource("hook", hook).into()
+                Fault::new(Code::Unavailable, ErrorReason::HookUnavailable, text).resource(Resource::Hook, hook).into()
             }
             Error::Draining => {
                 Fault::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(DEFAULT_RETRY).into()

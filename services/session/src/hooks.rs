@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use mar_runtime::status::chain;
+use mar_runtime::status::{Resource, chain};
 mod cursor;
 mod notice;
 mod sign;
@@ -204,9 +204,9 @@ impl Hooks {
     pub async fn retry(&self, tenant: &str, hook: &str, id: &str) -> Result<(), Error> {
         let name = format!("hooks/{hook}/notices/{id}");
         let none = |kind| Error::NotFound { kind, name: name.clone() };
-        let dead = self.runs.store().dead_get(tenant, hook, id).await?.ok_or_else(|| none("notice"))?;
+        let dead = self.runs.store().dead_get(tenant, hook, id).await?.ok_or_else(|| none(Resource::DeadNotice))?;
         let known = self.hooks.iter().find(|(known, _)| known.tenant == tenant && known.name == hook);
-        let (hook, sink) = known.ok_or_else(|| none("hook"))?;
+        let (hook, sink) = known.ok_or_else(|| none(Resource::Hook))?;
         if let Err(refusal) = self.send(hook, sink, id, dead.notice.to_vec()).await? {
             return Err(Error::HookUnavailable { hook: hook.name.clone(), why: refusal.text });
         }

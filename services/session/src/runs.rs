@@ -9,6 +9,7 @@ use mar_proto::session::{Run, RunState, Session};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::Ids;
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -321,7 +322,8 @@ impl Runs {
     /// A run's row; one of another session or tenant is not there.
     async fn row(&self, tenant: &str, session: Uuid, run: Uuid, name: &str) -> Result<RunRow, Error> {
         let row = self.store().run_get(tenant, run).await?;
-        row.filter(|row| row.session == session).ok_or_else(|| Error::NotFound { kind: "run", name: name.to_owned() })
+        row.filter(|row| row.session == session)
+            .ok_or_else(|| Error::NotFound { kind: Resource::Run, name: name.to_owned() })
     }
 }
 

@@ -7,6 +7,7 @@ use mar_proto::session::{Session, SessionEndReason, SessionSeal, SessionState};
 use mar_proto::types::Signature;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::random;
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -237,7 +238,7 @@ impl Sessions {
 
     pub(crate) async fn row(&self, tenant: &str, id: Uuid) -> Result<SessionRow, Error> {
         let row = self.runs.store().session_get(tenant, id).await?;
-        row.ok_or_else(|| Error::NotFound { kind: "session", name: name(id) })
+        row.ok_or_else(|| Error::NotFound { kind: Resource::Session, name: name(id) })
     }
 
     /// A session as callers see it.

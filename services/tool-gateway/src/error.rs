@@ -1,7 +1,7 @@
 //! Why nothing was decided.
 
 use mar_proto::types::ErrorReason;
-use mar_runtime::status::Fault;
+use mar_runtime::status::{Fault, Resource};
 use mar_runtime::violations::Violations;
 use tonic::{Code, Status};
 
@@ -36,7 +36,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(violations) => violations.into(),
-            Error::NotFound(name) => Fault::not_found("agentruntime.tool.v1.Tool", &name).into(),
+            Error::NotFound(name) => Fault::not_found(Resource::Tool, &name).into(),
             Error::DescriptorRequired(hash) => {
                 let message = "the gateway does not hold the descriptor; repeat the call with it";
                 Fault::new(Code::FailedPrecondition, ErrorReason::DescriptorRequired, message)

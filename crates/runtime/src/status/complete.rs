@@ -98,6 +98,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Resource;
 
     #[test]
     fn every_bare_code_gets_a_reason_and_keeps_its_meaning() {
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn own_details_are_left_alone() {
-        let own = Status::from(Fault::not_found("run", "sessions/a/runs/b"));
+        let own = Status::from(Fault::not_found(Resource::Run, "sessions/a/runs/b"));
         assert_eq!(complete(own.clone(), "r").details(), own.details());
         assert_eq!(complete(Status::ok(""), "r").code(), Code::Ok);
     }

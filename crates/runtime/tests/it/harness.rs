@@ -19,7 +19,7 @@ use mar_runtime::auth::Identity;
 use mar_runtime::config::RuntimeConfig;
 use mar_runtime::peer::Peer;
 use mar_runtime::server::{Deadline, RequestId, Server, Stack};
-use mar_runtime::status::Fault;
+use mar_runtime::status::{Fault, Resource};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -162,11 +162,11 @@ impl RouterService for Probe {
             "extensions" => {}
             "context" => {
                 let found = request.extensions().get::<RequestId>().is_some() && Deadline::of(&request).is_some();
-                return Err(Fault::not_found("context", &found.to_string()).into());
+                return Err(Fault::not_found(Resource::Hook, &found.to_string()).into());
             }
             "who" => {
                 let caller = &Identity::of(&request)?.caller;
-                let fault = Fault::not_found("caller", &caller.principal);
+                let fault = Fault::not_found(Resource::Agent, &caller.principal);
                 return Err(fault
                     .metadata("tenant", &caller.tenant)
                     .metadata("environment", &caller.environment)
@@ -174,9 +174,9 @@ impl RouterService for Probe {
             }
             "run" => {
                 let run = Identity::of(&request)?.require_run()?;
-                return Err(Fault::not_found("run", &run.run).metadata("epoch", run.epoch.to_string()).into());
+                return Err(Fault::not_found(Resource::Run, &run.run).metadata("epoch", run.epoch.to_string()).into());
             }
-            _ => return Err(Fault::not_found("model", order).into()),
+            _ => return Err(Fault::not_found(Resource::Model, order).into()),
         }
         let mut response = Response::new(GetModelResponse::default());
         response.extensions_mut().insert(Stowaway);

@@ -30,23 +30,23 @@ fn collection(names: &[String]) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use mar_runtime::status::metadata;
+    use mar_runtime::status::{Resource, metadata};
 
     use super::*;
 
     #[test]
     fn one_name_needs_no_list() {
-        let told = Status::from(Missing::one("x.Recipe", "recipes/gone"));
-        assert_eq!(told.message(), "x.Recipe recipes/gone not found");
-        assert_eq!(told.message(), Status::from(Fault::not_found("x.Recipe", "recipes/gone")).message());
+        let told = Status::from(Missing::one(Resource::Recipe, "recipes/gone"));
+        assert_eq!(told.message(), "recipe recipes/gone not found");
+        assert_eq!(told.message(), Status::from(Fault::not_found(Resource::Recipe, "recipes/gone")).message());
         assert!(metadata(&told).is_empty());
     }
 
     #[test]
     fn several_types_are_told_with_a_key_each() {
-        let mut missing = Missing::one("x.Recipe", "recipes/gone");
-        missing.add("x.Model", []);
-        missing.add("x.Tool", ["tools/a.b".to_owned(), "tools/c.*".to_owned()]);
+        let mut missing = Missing::one(Resource::Recipe, "recipes/gone");
+        missing.add(Resource::Model, []);
+        missing.add(Resource::Tool, ["tools/a.b".to_owned(), "tools/c.*".to_owned()]);
         assert_eq!(missing.count(), 3);
         let told = Status::from(missing);
         assert_eq!(told.message(), "recipes/gone, tools/a.b, tools/c.* not found");

@@ -16,7 +16,7 @@ use mar_proto::tool::{
     ReceiveResultRequest, ReceiveResultResponse, Tool, UpstreamState,
 };
 use mar_proto::types::{ToolDefinition, TrustTier};
-use mar_runtime::status::Fault;
+use mar_runtime::status::{Fault, Resource};
 use tonic::{Request, Response, Status};
 
 /// What a fake was asked: the message, the credential, and whether a deadline came along.
@@ -138,7 +138,7 @@ impl RouterService for FakeRouter {
             return Err(status.clone());
         }
         if !policy.is_empty() && !state.policies.is_empty() && !state.policies.contains(&policy.as_str()) {
-            return Err(Fault::not_found("agentruntime.router.v1.RoutingPolicy", &policy).into());
+            return Err(Fault::not_found(Resource::RoutingPolicy, &policy).into());
         }
         Ok(Response::new(SelectModelResponse {
             candidates: state.candidates.iter().map(|one| known(one, &state.tiers)).collect(),

@@ -243,14 +243,14 @@ async fn all_that_is_not_there_is_named_at_once() {
 
     // One fault is told as ever, whatever else is wanted and there.
     let status = refused(&mut harness, request(wanting(&["models/small"], gone(&["docs.search"])))).await;
-    assert_eq!(status.message(), "agentruntime.agent.v1.Recipe recipes/gone not found");
+    assert_eq!(status.message(), "recipe recipes/gone not found");
     assert!(!metadata(&status).contains_key("missing"), "{status:?}");
     let status = refused(&mut harness, request(wanting(&["models/nope"], task(&["docs.gone"])))).await;
     assert_eq!(status.message(), "models/nope, tools/docs.gone not found");
     // A name that nobody has is a mistake, also beside one that somebody has.
     for models in [&["models/nope"][..], &["models/small", "models/nope"]] {
         let status = refused(&mut harness, request(wanting(models, task(&["docs.search"])))).await;
-        assert_eq!(status.message(), "agentruntime.router.v1.Model models/nope not found");
+        assert_eq!(status.message(), "model models/nope not found");
         assert_eq!(status.get_details_resource_info().unwrap().resource_name, "models/nope");
     }
 }
@@ -275,7 +275,7 @@ async fn a_routing_policy_that_is_not_there() {
     let mut alone = with("routingPolicies/gone", task(&[]));
     alone.task.as_mut().unwrap().model.as_mut().unwrap().models.clear();
     let status = refused(&mut harness, alone).await;
-    assert_eq!(status.message(), "agentruntime.router.v1.RoutingPolicy routingPolicies/gone not found");
+    assert_eq!(status.message(), "routing policy routingPolicies/gone not found");
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn what_is_missing_is_told_while_peers_are_down() {
     let gone = Task { recipe: "recipes/gone".into(), ..wanting(&["models/nope"], task(&["docs.gone"])) };
     let status = refused(&mut harness, request(gone)).await;
     assert_eq!(Reason::of(&status), Some(ErrorReason::NotFound), "{status:?}");
-    assert_eq!(status.message(), "agentruntime.agent.v1.Recipe recipes/gone not found");
+    assert_eq!(status.message(), "recipe recipes/gone not found");
 }
 
 #[tokio::test]

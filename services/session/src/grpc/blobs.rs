@@ -9,7 +9,7 @@ use mar_proto::session::{BlobHeader, CreateBlobRequest, CreateBlobResponse, Read
 use mar_proto::types::ErrorReason;
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::{Clock, within};
-use mar_runtime::status::Fault;
+use mar_runtime::status::{Fault, Resource};
 use mar_runtime::violations::Violations;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -194,7 +194,7 @@ impl Reading {
             let piece = self.runs.store().blob_read(&self.tenant, self.blob.id, place).await.map_err(Error::Store)?;
             // Erased, or expired, while it is read.
             let name = || blobs::name(self.session, &self.sha256);
-            let piece = piece.ok_or_else(|| Error::NotFound { kind: "blob", name: name() })?;
+            let piece = piece.ok_or_else(|| Error::NotFound { kind: Resource::Blob, name: name() })?;
             for chunk in piece[skip.min(piece.len())..].chunks(CHUNK) {
                 let response = ReadBlobResponse { chunk: piece.slice_ref(chunk) };
                 match within(self.runs.clock(), self.idle, sender.send(Ok(response))).await {

@@ -4,6 +4,7 @@ use mar_descriptor::Hash;
 use mar_proto::session::{BudgetScope, EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -58,7 +59,7 @@ impl Runs {
         let name = format!("sessions/{}", admit.session);
         self.activity().note(&caller.tenant, admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
-        let session = session.ok_or_else(|| Error::NotFound { kind: "session", name: name.clone() })?;
+        let session = session.ok_or_else(|| Error::NotFound { kind: Resource::Session, name: name.clone() })?;
         if let Err(error) = self.resolve_blobs(&caller.tenant, admit.session, &mut admit.task).await
             // What was admitted before needs nothing that has gone since.
             && self.store().request_seen(&caller.tenant, &admit.key).await? != Some(true)
@@ -94,7 +95,7 @@ impl Runs {
             Admission::Repeated(_) | Admission::Reused => Err(Error::RequestIdReused),
             Admission::Busy(other) => Err(Error::SessionBusy(view::run_name(session.id, other))),
             Admission::NotOpen(Some(_)) => Err(Error::SessionEnded(name)),
-            Admission::NotOpen(None) => Err(Error::NotFound { kind: "session", name }),
+            Admission::NotOpen(None) => Err(Error::NotFound { kind: Resource::Session, name }),
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mar_proto::session::{Approval, ApprovalState};
 use mar_runtime::auth::Caller;
+use mar_runtime::status::Resource;
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -121,7 +122,7 @@ impl Runs {
     async fn approval(&self, caller: &Caller, wish: &Decide, name: &str) -> Result<Approval, Error> {
         let row = self.store().approval_get(&caller.tenant, wish.run, &wish.approval).await?;
         let row = row.filter(|row| row.session == wish.session);
-        present(&row.ok_or_else(|| Error::NotFound { kind: "approval", name: name.to_owned() })?)
+        present(&row.ok_or_else(|| Error::NotFound { kind: Resource::Approval, name: name.to_owned() })?)
     }
 }
 

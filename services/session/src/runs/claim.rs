@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mar_runtime::status::Resource;
 use time::OffsetDateTime;
 use tracing::Instrument as _;
 
@@ -126,7 +127,7 @@ impl Runs {
     async fn resume(&self, row: &RunRow, own: Ownership) -> Result<(), Error> {
         let name = format!("sessions/{}", row.session);
         let session = self.store().session_get(&row.tenant, row.session).await?;
-        let session = session.ok_or(Error::NotFound { kind: "session", name })?;
+        let session = session.ok_or(Error::NotFound { kind: Resource::Session, name })?;
         let events = self.events(&row.tenant, row.id).await?;
         self.0.shared.crash.pass_in(Point::ClaimTaken, row.id).await;
         tracing::info!(run.id = %row.id, run.epoch = own.epoch, run.events = events.len(), "run claimed");
