@@ -17,7 +17,7 @@ mod runtime;
 mod secret;
 
 pub use bytes::ByteSize;
-pub use load::{Loaded, Sources, dump, load};
+pub use load::{Loaded, Sources, dump, from_toml, load, toml_fault};
 pub use runtime::{LimitsConfig, LogFormat, PeersConfig, RuntimeConfig, TelemetryConfig};
 pub use secret::{SecretError, SecretRef};
 

@@ -199,7 +199,7 @@ mod tests {
         let lines: Vec<_> = found.iter().filter(|one| one.field == "recipes").map(|one| &one.description).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         for (line, recipe) in lines.into_iter().zip(["one", "two"]) {
-            assert!(line.starts_with(&format!("recipe {recipe}: recipe.toml line 1: ")), "{line}");
+            assert!(line.starts_with(&format!("recipe {recipe}: recipe.toml line 1, column ")), "{line}");
             assert!(!line.contains('\n') && !line.contains('^'), "{line}");
         }
     }

@@ -247,8 +247,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let sources = mar_runtime::config::Sources { file: Some(path), ..Default::default() };
         let lines = mar_runtime::config::load::<RouterConfig>(&sources).unwrap_err().lines();
-        assert!(lines.len() == 1, "{lines:?}");
+        assert!(lines.len() == 2, "{lines:?}");
         assert!(lines[0].starts_with("router.routing_policies.cheap.version: invalid type"), "{lines:?}");
+        assert_eq!(lines[1], "router.routing_policies.cheap.weights: is missing");
     }
 
     #[test]

@@ -6,11 +6,13 @@ use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Error, RuntimeConfig, ServiceConfig, Validate};
 use crate::ServiceName;
 use crate::violations::Violations;
 
+mod stand_in;
 mod table;
 
 use table::Draft;
@@ -44,7 +46,11 @@ impl Sources {
     fn read(&self, found: &mut Violations) -> Result<Dict, Error> {
         let mut figment = Figment::new();
         if let Some(path) = &self.file {
-            figment = figment.merge(Toml::string(&read_file(path)?));
+            let text = read_file(path)?;
+            if let Err(error) = text.parse::<toml::Table>() {
+                return Err(Error::Unreadable(format!("{}: {}", path.display(), toml_fault(&text, &error))));
+            }
+            figment = figment.merge(Toml::string(&text));
         }
         for (name, value) in &self.env {
             let Some(key) = env_key(name) else { continue };
@@ -110,20 +116,51 @@ pub fn load<C: ServiceConfig>(sources: &Sources) -> Result<Loaded<C>, Error> {
     }
     let (service, own) = Draft::read::<C>(&mut tables, C::SERVICE.table(), &mut found);
     let (runtime, shared) = Draft::read::<RuntimeConfig>(&mut tables, RUNTIME, &mut found);
-    if let Some(service) = &service {
-        own.judge(&mut found, |found| found.within(C::SERVICE.table(), |found| service.validate(found)));
+    own.judge(&service, &mut found, |service, found| {
+        found.within(C::SERVICE.table(), |found| service.validate(found));
+    });
+    shared.judge(&runtime, &mut found, |runtime, found| found.within(RUNTIME, |found| runtime.validate(found)));
+    if let Some(service) = service.first() {
+        let path = format!("{}.listen", C::SERVICE.table());
+        shared.judge(&runtime, &mut found, |runtime, found| {
+            runtime.auth.validate_listen(service.listen(), &path, found);
+        });
     }
-    if let Some(runtime) = &runtime {
-        shared.judge(&mut found, |found| found.within(RUNTIME, |found| runtime.validate(found)));
-    }
-    match (service, runtime) {
-        (Some(service), Some(runtime)) => {
-            let path = format!("{}.listen", C::SERVICE.table());
-            shared.judge(&mut found, |found| runtime.auth.validate_listen(service.listen(), &path, found));
-            found.into_result(Loaded { service, runtime }).map_err(Error::Invalid)
-        }
+    match (service.into_iter().next(), runtime.into_iter().next()) {
+        (Some(service), Some(runtime)) => found.into_result(Loaded { service, runtime }).map_err(Error::Invalid),
         _ => Err(Error::Invalid(found)),
     }
+}
+
+/// Reads a TOML table as a `T`.
+///
+/// # Errors
+/// Everything that keeps it from being one: unknown and missing keys and values of the wrong kind, each by its path.
+pub fn from_toml<T: DeserializeOwned>(value: &toml::Value) -> Result<T, Violations> {
+    let error = match value.clone().try_into() {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let mut found = Violations::new();
+    if let toml::Value::Table(table) = value
+        && let Ok(text) = toml::to_string(table)
+        && let Ok(whole) = Figment::from(Toml::string(&text)).extract::<Dict>()
+    {
+        let mut tables = Dict::from([(String::new(), Value::from(whole))]);
+        let _: (Vec<T>, _) = Draft::read(&mut tables, "", &mut found);
+    }
+    found.require(!found.is_empty(), "", toml::de::Error::message(&error).trim());
+    Err(found)
+}
+
+/// A TOML error on one line: where it is and what is wrong there, without a drawing of it.
+#[must_use]
+pub fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {what}")
 }
 
 /// The effective configuration as TOML. Secrets are references anyway; passwords in URLs are replaced.

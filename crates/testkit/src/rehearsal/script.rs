@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mar_runtime::config::{from_toml, toml_fault};
+use mar_runtime::violations::{Violation, Violations};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,11 +55,10 @@ impl Script {
     /// Reads a script from TOML.
     ///
     /// # Errors
-    /// Unknown keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work: all that
-    /// is wrong, but of a rule or head that is of another form only the first.
+    /// Unknown and missing keys, wrong types, a reply without or with two contents, a regex or placeholder that does not work:
+    /// all that is wrong, each on one line.
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
-        let file: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| ScriptError::Syntax(error.to_string()))?;
+        let file: toml::Table = text.parse().map_err(|error| ScriptError::Syntax(toml_fault(text, &error)))?;
         let (rules, head): (toml::Table, toml::Table) = file.into_iter().partition(|(key, _)| key == "rule");
         let mut wrong = Vec::new();
         let head: Option<Head> = read(toml::Value::Table(head), "script", "", &mut wrong);
@@ -293,9 +294,9 @@ impl Rule {
                 refuse(key, "must be 1 or more; leave it out for a rule without end".into());
             }
         }
-        let regex = raw.matches.regex.as_deref().map(Regex::new).transpose();
-        let regex = regex.unwrap_or_else(|error| {
-            refuse("match.regex", error.to_string());
+        let regex = raw.matches.regex.as_deref().map(check::regex).transpose();
+        let regex = regex.unwrap_or_else(|reason| {
+            refuse("match.regex", reason);
             None
         });
         let mut reply = raw.reply;
@@ -327,17 +328,13 @@ fn read<T: serde::de::DeserializeOwned>(
     prefix: &str,
     wrong: &mut Vec<Mistake>,
 ) -> Option<T> {
-    let read = serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let path = match (prefix, path.as_str()) {
-            (prefix, ".") => prefix.to_owned(),
-            ("", path) => path.to_owned(),
-            (prefix, path) => format!("{prefix}.{path}"),
-        };
-        let reason = error.inner().message().trim_end().to_owned();
-        wrong.push(mistake(format!("{label} ({path})"), reason));
-    });
-    read.ok()
+    let refuse = |found: Violations| {
+        for Violation { field, description } in found.iter() {
+            let path = format!("{prefix}.{}", check::indexed(field));
+            wrong.push(mistake(format!("{label} ({})", path.trim_matches('.')), description));
+        }
+    };
+    from_toml(&value).map_err(refuse).ok()
 }
 
 fn mistake(place: impl Into<String>, reason: impl Into<String>) -> Mistake {

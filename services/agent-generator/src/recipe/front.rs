@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mar_runtime::config::{from_toml, toml_fault};
 use serde::{Deserialize, Serialize};
 
 use super::{Example, Parameter, Sampling, SystemContext, TemplateError, Templates};
@@ -38,7 +39,7 @@ pub(super) struct Budget {
 impl Front {
     /// The table, unless it has another form; what is wrong with it goes into the list.
     pub(super) fn read(label: &str, text: &str, wrong: &mut Vec<String>) -> Option<Self> {
-        let front: Self = toml::from_str(text).map_err(|error| wrong.push(misread(text, &error))).ok()?;
+        let front: Self = parse(text).map_err(|faults| wrong.extend(faults)).ok()?;
         if front.name != label {
             wrong.push(format!("{FILE}: name must be `{label}`, like its folder"));
         }
@@ -110,11 +111,9 @@ impl Front {
     }
 }
 
-/// A TOML error on one line: the file, the line and what is wrong there, without a drawing of it.
-fn misread(text: &str, error: &toml::de::Error) -> String {
-    let what = error.message().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ");
-    match error.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => format!("{FILE} line {}: {what}", before.matches('\n').count() + 1),
-        None => format!("{FILE}: {what}"),
-    }
+/// The table, or everything that is of another form, each on one line; of what is no TOML the first fault with its line.
+fn parse(text: &str) -> Result<Front, Vec<String>> {
+    let table: toml::Table = text.parse().map_err(|error| vec![format!("{FILE} {}", toml_fault(text, &error))])?;
+    from_toml(&table.into())
+        .map_err(|found| found.iter().map(|one| format!("{FILE}: {}: {}", one.field, one.description)).collect())
 }

@@ -52,7 +52,6 @@ fn a_refused_front_is_named() {
     for (from, to, what) in [
         ("version = 1", "version = 0", "version"),
         ("name = \"test\"", "name = \"other\"", "like its folder"),
-        ("[budget]", "[buget]", "unknown field"),
         ("docs.search", "docs.*", "upstream.tool"),
         ("max_output_tokens = 64", "max_output_tokens = 64\ntemperature = \"2.5\"", "temperature"),
         (
@@ -99,15 +98,32 @@ fn what_is_no_toml_is_told_on_one_line_and_hides_nothing() {
         let sources = Sources { front, output_schema: Some("{"), ..sources("{% if %}", "{% for %}") };
         Recipe::parse("test", &sources).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    for front in [FRONT.replace("[budget]", "[buget]"), FRONT.replace("prompt_bytes = 100", "prompt_bytes = = 100")] {
-        let line = if front.contains("[buget]") { 13 } else { 14 };
-        let told = broken(&front);
-        assert!(told[0].starts_with(&format!("recipe test: recipe.toml line {line}: ")), "{told:?}");
-        let files = ["recipe.toml", "output.schema.json", "system.jinja", "task.jinja"];
-        assert_eq!(told.len(), files.len(), "{told:?}");
-        for (line, file) in told.iter().zip(files) {
-            assert!(line.contains(file) && !line.contains('\n'), "{line}");
-        }
+    let told = broken(&FRONT.replace("prompt_bytes = 100", "prompt_bytes = = 100"));
+    assert!(told[0].starts_with("recipe test: recipe.toml line 14, column 16: "), "{told:?}");
+    let files = ["recipe.toml", "output.schema.json", "system.jinja", "task.jinja"];
+    assert_eq!(told.len(), files.len(), "{told:?}");
+    for (line, file) in told.iter().zip(files) {
+        assert!(line.contains(file) && !line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn all_that_a_recipe_lacks_is_told() {
+    let front = "name = 'test'\nroel = 'x'\ntask_types = 7\n[parameters.n]\n[sampling]\n[[examples]]\nname = 'x'\n";
+    let told = Recipe::parse("test", &Sources { front, ..sources("s", "{{ input }}") }).unwrap_err();
+    let told = lines(&told);
+    for key in [
+        "roel: is not a known key; did you mean role?",
+        "task_types: invalid type",
+        "version: is missing",
+        "role: is missing",
+        "parameters.n.description: is missing",
+        "sampling.max_output_tokens: is missing",
+        "budget: is missing",
+        "examples.0.question: is missing",
+        "examples.0.answer: is missing",
+    ] {
+        assert!(told.contains(&format!("recipe test: recipe.toml: {key}")), "{key} in {told}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mar_descriptor::{Hash, TrustTier};
+use mar_runtime::config::{from_toml, toml_fault};
 use mar_runtime::violations::Violations;
 use serde::Deserialize;
 use time::macros::format_description;
@@ -60,7 +61,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Model>, Violations> {
         Ok(file) => file,
         Err(error) => {
             let error: toml::de::Error = error;
-            found.field("", format!("is not TOML: {}", error.message()));
+            found.field("", format!("is not TOML: {}", toml_fault(text, &error)));
             return Err(found);
         }
     };
@@ -238,12 +239,11 @@ impl Entry<'_> {
     }
 
     fn price(&mut self) -> Option<Price> {
-        let raw = self.entry.get("price")?.clone();
-        let raw: Result<RawPrice, toml::de::Error> = raw.try_into();
-        let raw = match raw {
+        let raw = self.entry.get("price")?;
+        let raw: RawPrice = match from_toml(raw) {
             Ok(raw) => raw,
-            Err(error) => {
-                self.found.field("price", error.message());
+            Err(misfits) => {
+                self.found.within("price", |found| found.extend(misfits));
                 return None;
             }
         };

@@ -63,6 +63,21 @@ fn the_spec_hash_is_pinned() {
 }
 
 #[test]
+fn all_that_a_price_lacks_is_told() {
+    let bad = ENTRY.replace(r#"price = { input = "1", output = "2" }"#, "price = { cached_input = 1, ouput = \"2\" }");
+    let all = fields(&bad);
+    for field in ["price.cached_input", "price.ouput", "price.input", "price.output"] {
+        assert!(all.contains(&format!("model[0].{field}")), "{field} in {all:?}");
+    }
+    assert!(
+        fields(&ENTRY.replace(r#"price = { input = "1", output = "2" }"#, "price = 3"))
+            .contains(&"model[0].price".into())
+    );
+    let wrong = Catalogue::parse("[[model]]\nname = = 1").unwrap_err().to_string();
+    assert!(wrong.contains("is not TOML: line 2, column 8: ") && !wrong.contains('\n'), "{wrong}");
+}
+
+#[test]
 fn every_violation_is_named_by_its_path() {
     let bad = ENTRY
         .replace("8192", "0")

@@ -82,6 +82,26 @@ async fn an_odd_question_is_refused() {
 }
 
 #[tokio::test]
+async fn a_selection_takes_sixty_four_names_of_each_kind() {
+    let mut router = bare().await;
+    let ask = |count: usize| SelectModelRequest {
+        requirement: Some(Requirement {
+            models: vec!["models/none".into(); count],
+            input_modalities: vec!["image".into(); count],
+            providers: vec!["nobody".into(); count],
+            residency: vec!["eu".into(); count],
+            ..Requirement::default()
+        }),
+        ..SelectModelRequest::default()
+    };
+    router.select_model(ask(64)).await.unwrap();
+    let refused = router.select_model(ask(65)).await.unwrap_err();
+    let told: Vec<_> = violations(&refused).into_iter().map(|one| (one.field, one.description)).collect();
+    let lists = ["input_modalities", "residency", "providers", "models"];
+    assert_eq!(told, lists.map(|list| (format!("requirement.{list}"), "must be at most 64".to_owned())));
+}
+
+#[tokio::test]
 async fn every_malformed_name_of_a_selection_is_told_at_once() {
     let mut router = bare().await;
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();

@@ -114,6 +114,45 @@ fn an_unknown_kind_hides_no_other_upstream() {
 }
 
 #[test]
+fn what_does_not_depend_on_the_kind_is_judged_without_it() {
+    let lines = read(
+        r#"
+        [tool_gateway.upstreams.a]
+        kind = "nope"
+        folder = "docs"
+        max_result_bytes = "1B"
+        max_concurrency = 0
+        restart = { min = "2s", max = "1s" }
+        tools.pay.doubt = { expires_after = "1s" }
+        [tool_gateway.upstreams.b]
+        timeout = "0s"
+        tools.pay.doubt = { probe = { settles_after = "2h" } }
+        "#,
+    )
+    .unwrap_err();
+    let known = "unknown variant: found `nope`, expected one of `mcp_stdio`, `mcp_http`, `search`";
+    let of = |upstream: &str, key: &str| format!("tool_gateway.upstreams.{upstream}.{key}");
+    let mut expected = vec![
+        format!("{}: {known}", of("a", "kind")),
+        format!("{}: must be 1KiB to 4MiB", of("a", "max_result_bytes")),
+        format!("{}: must be 1 to 1000", of("a", "max_concurrency")),
+        format!("{}: must be more than 0 and at most restart.max", of("a", "restart.min")),
+        format!("{}: is missing", of("b", "kind")),
+        format!("{}: must be more than 0 and at most 1h", of("b", "timeout")),
+        format!("{}: is missing", of("b", "tools.pay.doubt.probe.tool")),
+        format!("{}: is missing", of("b", "tools.pay.doubt.probe.key_argument")),
+    ];
+    for line in &expected {
+        assert!(lines.contains(line), "{line} in {lines:#?}");
+    }
+    // The rules about doubts, in their own words; none that holds for one kind only.
+    let more = ["a.tools.pay.doubt", "b.tools.pay.doubt.probe.settles_after"]
+        .map(|key| format!("tool_gateway.upstreams.{key}"));
+    expected.extend(lines.iter().filter(|line| more.iter().any(|key| line.starts_with(key))).cloned());
+    assert!(lines.iter().all(|line| expected.contains(line)), "{lines:#?}");
+}
+
+#[test]
 fn a_typo_is_refused() {
     let lines = read("[tool_gateway.upstreams.docs]\nkind = \"search\"\nfoldr = \"x\"").unwrap_err();
     assert!(lines.join("\n").contains("foldr"), "{lines:?}");

@@ -4,7 +4,8 @@ use figment::error::Kind;
 use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
-use crate::violations::Violations;
+use super::stand_in::{StandIn, put};
+use crate::violations::{Violation, Violations};
 
 /// Only so many problems of a table are looked for.
 const MAX_PROBLEMS: usize = 64;
@@ -18,46 +19,62 @@ pub(super) struct Draft {
     whole: Value,
     /// Paths in `whole`.
     taken: Vec<Vec<String>>,
+    /// Paths in `whole` of keys that it needs and does not have.
+    missing: Vec<Vec<String>>,
 }
 
 impl Draft {
-    /// Takes the table out of `tables` and reads what can be read of it. None where what is wrong leaves nothing.
+    /// Takes the table out of `tables` and reads what can be read of it. More than one reading where keys are missing: one for
+    /// each value that might stand in their place. None where what is wrong leaves nothing.
     pub(super) fn read<T: DeserializeOwned>(
         tables: &mut Dict,
         name: &'static str,
         found: &mut Violations,
-    ) -> (Option<T>, Self) {
+    ) -> (Vec<T>, Self) {
         let whole = tables.remove(name).unwrap_or_else(|| Value::from(Dict::new()));
         let mut rest = whole.clone();
-        let mut draft = Self { name, whole, taken: Vec::new() };
+        let mut draft = Self { name, whole, taken: Vec::new(), missing: Vec::new() };
+        let mut made = Vec::new();
         for _ in 0..MAX_PROBLEMS {
-            let error = match rest.deserialize::<T>() {
-                Ok(read) => return (Some(read), draft),
-                Err(error) => error,
-            };
+            let Err(error) = rest.deserialize::<T>() else { break };
             // The first error is enough: the next round finds the others.
             let mut path = error.path.clone();
             let (text, missing) = describe(&error.kind, &mut path);
             let place = draft.place(&path);
-            if !(missing && draft.taken.contains(&place)) {
+            let told = draft.taken.contains(&place) || draft.missing.iter().any(|one| place.starts_with(one));
+            if !(missing && told) {
                 found.within(name, |found| found.field(&place.join("."), text).is_empty());
             }
-            // Without a key that it needs, the table around it cannot be read.
-            let wrong = if missing { &path[..path.len() - 1] } else { &path[..] };
-            let depth = remove(&mut rest, wrong);
+            if missing {
+                if let Some(stand_in) = StandIn::find::<T>(&rest, &path) {
+                    put(&mut rest, &path, stand_in.values[0].clone());
+                    draft.missing.push(place);
+                    made.push(stand_in);
+                    continue;
+                }
+                // Without it, the table around it cannot be read.
+                path.pop();
+            }
+            let depth = remove(&mut rest, &path);
             if depth == 0 {
                 break;
             }
-            draft.taken.push(draft.place(&wrong[..depth]));
+            draft.taken.push(draft.place(&path[..depth]));
         }
-        (None, draft)
+        (readings(&rest, &made), draft)
     }
 
-    /// Records what `check` finds, except what follows only from what was taken out.
-    pub(super) fn judge(&self, found: &mut Violations, check: impl FnOnce(&mut Violations)) {
-        let mut judged = Violations::new();
-        check(&mut judged);
-        for one in judged.iter().filter(|one| !self.follows(&one.field)) {
+    /// Records what `check` finds in every reading, except what follows only from what was taken out or stands in.
+    pub(super) fn judge<T>(&self, readings: &[T], found: &mut Violations, check: impl Fn(&T, &mut Violations)) {
+        let judged = readings.iter().map(|reading| {
+            let mut judged = Violations::new();
+            check(reading, &mut judged);
+            judged
+        });
+        let mut judged: Vec<_> = judged.collect();
+        let Some(last) = judged.pop() else { return };
+        let always = |one: &Violation| judged.iter().all(|other| other.iter().any(|found| found == one));
+        for one in last.iter().filter(|one| always(one) && !self.follows(&one.field)) {
             found.field(&one.field, one.description.clone());
         }
     }
@@ -67,6 +84,10 @@ impl Draft {
     fn follows(&self, field: &str) -> bool {
         let field = field.strip_prefix(self.name).unwrap_or(field).trim_start_matches('.');
         let path: Vec<String> = field.replace('[', ".").replace(']', "").split('.').map(str::to_owned).collect();
+        // What a rule says of a table it may say for the key that is missing in it.
+        if self.missing.iter().any(|missing| missing.starts_with(&path) || path.starts_with(missing)) {
+            return true;
+        }
         let named = at(&self.whole, &path).and_then(Value::as_str);
         self.taken.iter().any(|taken| {
             let Some((last, around)) = taken.split_last() else { return false };
@@ -102,6 +123,19 @@ impl Draft {
     }
 }
 
+/// What is read with each of the values that stand in.
+fn readings<T: DeserializeOwned>(rest: &Value, made: &[StandIn]) -> Vec<T> {
+    let count = made.iter().map(|one| one.values.len()).max().unwrap_or(1);
+    let reading = |nth: usize| {
+        let mut tables = rest.clone();
+        for StandIn { path, values } in made {
+            put(&mut tables, path, values[nth % values.len()].clone());
+        }
+        tables.deserialize().ok()
+    };
+    (0..count).filter_map(reading).collect()
+}
+
 /// What is at `path`.
 fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     let [first, rest @ ..] = path else { return Some(value) };
@@ -113,7 +147,7 @@ fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
 }
 
 /// What is wrong, and whether it is that a key is missing. Completes the path where the kind knows its end.
-fn describe(kind: &Kind, path: &mut Vec<String>) -> (String, bool) {
+pub(super) fn describe(kind: &Kind, path: &mut Vec<String>) -> (String, bool) {
     let mut end = |name: &str| {
         if path.last().map(String::as_str) != Some(name) {
             path.push(name.to_owned());

@@ -11,6 +11,31 @@ struct Fake {
     store: Store,
     steps: u32,
     rules: Vec<Rule>,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    kind: Shape,
+    #[serde(default = "one")]
+    size: u8,
+    count: u8,
+    #[serde(default)]
+    min: u8,
+    max: Option<u8>,
+    nested: Rule,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Shape {
+    Round,
+    Flat,
+}
+
+fn one() -> u8 {
+    1
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -29,13 +54,28 @@ struct Rule {
 
 impl Default for Fake {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 0).into(), store: Store::default(), steps: 10, rules: Vec::new() }
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            store: Store::default(),
+            steps: 10,
+            rules: Vec::new(),
+            parts: Vec::new(),
+        }
     }
 }
 
 impl Validate for Fake {
     fn validate(&self, violations: &mut Violations) {
         violations.require(self.steps > 0, "steps", "must not be 0");
+        for (at, part) in self.parts.iter().enumerate() {
+            violations.item("parts", at, |found| {
+                found.require(part.size > 0, "size", "must not be 0");
+                found.require(part.count > 9, "count", "must be at least 10");
+                found.require(part.nested.name.len() > 9, "nested.name", "must be long");
+                found.require(part.kind == Shape::Flat || part.min == 0, "min", "belongs to flat ones");
+                found.require(part.kind == Shape::Round || part.max.is_none(), "max", "belongs to round ones");
+            });
+        }
     }
 }
 
@@ -134,11 +174,62 @@ fn a_key_that_cannot_be_read_is_told_once_and_hides_nothing() {
         "session.rules.2.name: is missing",
         "session.rules.3.wieght: is not a known key; did you mean weight?",
         "runtime.auth.api_keys.0.sha256: is missing",
+        "runtime.auth.api_keys.0.tenant: is missing",
+        "runtime.auth.api_keys.0.principal: is missing",
+        "runtime.auth.api_keys.0.environment: is missing",
         "runtime.auth.api_keys.1.id: invalid type: found signed int `2`, expected a string",
         "runtime.auth.mode: unknown variant: found `nope`, expected `dev` or `api_keys`",
         "session.steps: must not be 0",
+        "runtime.auth.api_keys[1].sha256: must be 64 hexadecimal digits: the SHA-256 of the whole key",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn all_that_a_table_lacks_is_told_and_the_rest_of_it_is_judged() {
+    let toml = r#"
+        [[session.parts]]
+        size = 0
+        max = 0
+        [[session.parts]]
+        kind = "round"
+        min = 2
+        size = 0
+        [[session.parts]]
+        kind = "rund"
+        count = "many"
+    "#;
+    let expected = [
+        "session.parts.0.kind: is missing",
+        "session.parts.0.count: is missing",
+        "session.parts.0.nested: is missing",
+        "session.parts.1.count: is missing",
+        "session.parts.1.nested: is missing",
+        "session.parts.2.count: invalid type: found string \"many\", expected u8",
+        "session.parts.2.kind: unknown variant: found `rund`, expected `round` or `flat`",
+        "session.parts.2.nested: is missing",
+        // Each kind needs a size; that a flat one has no maximum is for the flat one only.
+        "session.parts[0].size: must not be 0",
+        "session.parts[1].size: must not be 0",
+        "session.parts[1].min: belongs to flat ones",
+    ];
+    let mut found = problems(toml);
+    let mut expected = expected.map(str::to_owned).to_vec();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_table_of_its_own_is_told_whole() {
+    let told =
+        |text: &str| from_toml::<Part>(&text.parse::<toml::Table>().unwrap().into()).map_err(|found| found.to_string());
+    assert_eq!(told("kind = 'flat'\nsize = 3\ncount = 2\nnested = { name = 'a' }").unwrap().size, 3);
+    assert_eq!(
+        told("kind = 'flat'\nnested = {}\nsze = 1").unwrap_err(),
+        "nested.name: is missing; sze: is not a known key; did you mean size?; count: is missing"
+    );
+    assert!(from_toml::<Part>(&toml::Value::from(3)).unwrap_err().to_string().contains("invalid type"));
 }
 
 #[test]
@@ -170,7 +261,10 @@ fn validation_goes_on_after_a_typo() {
 
 #[test]
 fn what_cannot_be_read_is_said() {
-    assert!(problems("[session")[0].contains("mar.toml"));
+    let told = problems("[session]\nsteps = = 1");
+    assert!(told.len() == 1 && told[0].contains("mar.toml: line 2, column 9: ") && !told[0].contains('\n'), "{told:?}");
+    let twice = problems("[session]\nsteps = 1\nsteps = 1");
+    assert!(twice[0].contains(": line 3, column 1: duplicate key"), "{twice:?}");
     let missing = Sources { file: Some("/no/such/file.toml".into()), ..Sources::default() };
     assert!(load::<Fake>(&missing).unwrap_err().lines()[0].starts_with("/no/such/file.toml: "));
     for set in ["steps=1", "session.steps", "=1", ".=1"] {

@@ -1,5 +1,6 @@
 //! What a reply may not be, beyond what its types say.
 
+use regex::Regex;
 use serde_json::Value;
 
 use super::super::template;
@@ -28,6 +29,24 @@ pub(super) fn reply(reply: &Reply) -> Vec<(String, String)> {
     wrong.extend(broken.map(|(_, key, reason)| (key.to_owned(), reason.to_owned())));
     placeholders(reply, &mut wrong);
     wrong
+}
+
+/// A regex, or why it is none and where, on one line: the regex library draws.
+pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
+    let placed = |kind: &dyn std::fmt::Display, at: regex_syntax::ast::Position| {
+        format!("is no regex: line {}, column {}: {kind}", at.line, at.column)
+    };
+    Regex::new(pattern).map_err(|error| match regex_syntax::parse(pattern) {
+        Err(regex_syntax::Error::Parse(fault)) => placed(fault.kind(), fault.span().start),
+        Err(regex_syntax::Error::Translate(fault)) => placed(fault.kind(), fault.span().start),
+        _ => error.to_string(),
+    })
+}
+
+/// `tool_calls.0.name` as `tool_calls[0].name`.
+pub(super) fn indexed(path: &str) -> String {
+    let part = |part: &str| if part.parse::<usize>().is_ok() { format!("[{part}]") } else { format!(".{part}") };
+    path.split('.').map(part).collect::<String>().trim_start_matches('.').to_owned()
 }
 
 fn placeholders(reply: &Reply, wrong: &mut Vec<(String, String)>) {

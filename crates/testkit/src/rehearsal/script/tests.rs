@@ -25,9 +25,12 @@ fn an_unknown_key_is_refused_with_rule_and_path() {
     let said = refusal(
         "[[rule]]\nreply = { text = \"a\" }\n[[rule]]\nname = \"b\"\nmatch = { lst_role = \"tool\" }\nreply = { echo = true }",
     );
-    assert!(said.starts_with("rule 2 `b` (rule[1].match.lst_role): unknown field `lst_role`"), "{said}");
+    assert!(
+        said.starts_with("rule 2 `b` (rule[1].match.lst_role): is not a known key; did you mean last_role?"),
+        "{said}"
+    );
     let said = refusal("modles = []\n[[rule]]\nreply = { echo = true }");
-    assert!(said.starts_with("script (modles): unknown field"), "{said}");
+    assert!(said.starts_with("script (modles): is not a known key; did you mean models?"), "{said}");
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn wrong_values_are_refused_with_their_path() {
         ("reply = { json = { a = [\"{{nope}}\"] } }", "rule 1 (rule[0].reply.json.a[0])"),
         ("match = { last_role = \"robot\" }\nreply = { echo = true }", "rule 1 (rule[0].match.last_role)"),
         ("reply = \"hello\"", "rule 1 (rule[0].reply)"),
-        ("times = 1", "rule 1 (rule[0]): missing field `reply`"),
+        ("times = 1", "rule 1 (rule[0].reply): is missing"),
     ] {
         let said = refusal(&format!("[[rule]]\n{rule}"));
         assert!(said.contains(expected), "{rule}: {said}");
@@ -88,7 +91,41 @@ fn every_mistake_of_a_script_is_told_at_once() {
         "rule 2 `a` (rule[1].reply.tool_calls[0].arguments.y)",
         "rule 3 (rule[2].reply.text)",
         "rule 4 (rule[3].replly)",
+        "rule 4 (rule[3].reply)",
         "script (rule)",
     ];
     assert_eq!(places, expected);
+}
+
+#[test]
+fn all_that_a_rule_lacks_is_told() {
+    let said = refusal(
+        "[[rule]]\nreply = { tool_calls = [{ id = 1 }, { arguments = 3 }], error = { body = 1 }, txt = 1 }\ntimes = 'x'",
+    );
+    for key in [
+        "reply.tool_calls[0].id): invalid type",
+        "reply.tool_calls[0].name): is missing",
+        "reply.tool_calls[1].name): is missing",
+        "reply.error.status): is missing",
+        "reply.txt): is not a known key; did you mean text?",
+        "times): invalid type",
+    ] {
+        assert!(said.contains(&format!("rule 1 (rule[0].{key}")), "{key} in {said}");
+    }
+}
+
+#[test]
+fn a_fault_of_the_syntax_is_told_on_one_line_with_its_place() {
+    for (text, expected) in [
+        ("[[rule]]\nmatch = { regex = '(' }\nreply = { echo = true }", "is no regex: line 1, column 1: unclosed group"),
+        (
+            "[[rule]]\nmatch = { regex = 'a\\p{x}' }\nreply = { echo = true }",
+            "is no regex: line 1, column 2: Unicode property not found",
+        ),
+        ("[[rule]]\nmatch = { regex = 'a{1000}{1000}{1000}' }\nreply = { echo = true }", "size limit"),
+        ("models = []\n[[rule]]\nreply = { echo = = true }", "the script is not TOML: line 3, column 18: "),
+    ] {
+        let said = refusal(text);
+        assert!(said.contains(expected) && !said.contains('\n'), "{expected} in {said}");
+    }
 }
