@@ -1,12 +1,13 @@
 //! What must hold in a world that has run its course.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{Event, Run, ToolOutcome, event_leaf::Body};
 use mar_session::log;
 use mar_session::runs::{has_ended, stored_run};
-use mar_session::store::EventRow;
+use mar_session::store::{EventRow, RunRow};
 use mar_tests::caller::names;
 use mar_tests::oracle::{self, Scars};
 use prost::bytes::Bytes;
@@ -24,6 +25,9 @@ pub struct Judged {
     /// The heads of all chains: equal for equal histories.
     pub heads: Vec<Bytes>,
     pub scars: Scars,
+    /// Where the store went back in time: callers that were told, and runs that were stopped for it.
+    pub bereft: usize,
+    pub stopped: usize,
 }
 
 /// Every run that was told of has ended, its log is whole, its followers saw it, and the tools remember what it says.
@@ -51,6 +55,63 @@ pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
     let strangers: Vec<_> = world.truth.tables().runs.keys().filter(|run| !known.contains(run)).copied().collect();
     ensure!(strangers.is_empty(), "runs that nobody was told of: {strangers:?}");
     Ok(judged)
+}
+
+/// Of a world whose store went back in time: everything that is left ends, with a whole log; no follower was shown another
+/// log than the one it had seen without being told; and what was called without an intent was intended by what is gone.
+pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
+    let mut judged = Judged::default();
+    // Who had seen the end before asks no more.
+    for story in stories.iter().filter(|story| !(story.bereft || story.early && world.has_lost_of(story.run))) {
+        run(world, story).with_context(|| format!("{:?} {}", story.kind, story.seen.name))?;
+    }
+    let roots: Vec<(Uuid, RunRow)> = world.truth.tables().runs.iter().map(|(id, row)| (*id, row.clone())).collect();
+    for (id, row) in roots {
+        let ended = stored_run(&row).map_err(|error| anyhow::anyhow!("{error}"))?;
+        ensure!(has_ended(row.state), "{} is {:?} when all is over", ended.name, ended.state());
+        let events = stored(world, &ended.name, id)?;
+        let child = |event: &Event| {
+            let body = event.body.as_ref().and_then(|leaf| leaf.body.as_ref());
+            matches!(body, Some(Body::RunAdmitted(admitted)) if admitted.parent.is_some())
+        };
+        if events.first().is_some_and(child) {
+            continue;
+        }
+        // It was sealed when its end had just gone: followers are told, and whoever verifies it.
+        if names(&events).last() != Some(&"RunEnded") {
+            ensure!(world.has_lost_of(id), "{} has ended without its end", ended.name);
+            continue;
+        }
+        judged.scars += &oracle::check(&ended, &events)?;
+        let children = children(world, &events)?;
+        judged.scars += &oracle::check_family(&events, &children)?;
+        for events in std::iter::once(&events).chain(children.iter().map(|(_, events)| events)) {
+            judged.note(events);
+        }
+        let reason = ended.failure.as_ref().map(|failure| failure.reason.as_str()).unwrap_or_default();
+        judged.stopped += usize::from(reason == "LOG_TAIL_LOST");
+    }
+    judged.bereft = stories.iter().filter(|story| story.bereft).count();
+    effects(world, &judged.scars)?;
+    Ok(judged)
+}
+
+fn stored(world: &World, name: &str, run: Uuid) -> anyhow::Result<Vec<Event>> {
+    let tables = world.truth.tables();
+    let rows = tables.events.get(&run).context("the run is not stored")?;
+    Ok(rows.iter().map(|row| log::present(name, row, true)).collect::<Result<Vec<Event>, _>>()?)
+}
+
+/// What calls the lost events had intended: tool and key, and how often.
+fn intended_by_the_lost(world: &World) -> BTreeMap<(String, String), usize> {
+    let lost = world.lost.lock().unwrap_or_else(PoisonError::into_inner);
+    let bodies = lost.iter().filter_map(|(_, row)| log::decode(row).ok()).map(|(_, event)| event.body);
+    bodies.fold(BTreeMap::new(), |mut calls, body| {
+        if let Body::ToolIntent(intent) = body {
+            *calls.entry((intent.tool, intent.idempotency_key)).or_default() += 1;
+        }
+        calls
+    })
 }
 
 impl Judged {
@@ -122,14 +183,22 @@ fn effects(world: &World, scars: &Scars) -> anyhow::Result<()> {
     let journal = world.journal.entries();
     let intended: BTreeMap<(&str, &str), usize> =
         scars.keys.iter().map(|((tool, key), issued)| ((tool.as_str(), key.as_str()), *issued)).collect();
+    let lost = intended_by_the_lost(world);
     for ((tool, key), (calls, effects)) in &journal {
+        let gone = lost.get(&(tool.clone(), key.clone())).copied();
         let issued = intended.get(&(tool.as_str(), key.as_str())).copied();
-        let issued = issued.with_context(|| format!("{tool} was called without intent: {key}"))?;
+        let issued = issued.or(gone.map(|_| 0)).with_context(|| format!("{tool} was called without intent: {key}"))?;
+        let issued = issued + gone.unwrap_or(0);
         ensure!(*calls <= issued, "{tool} was called {calls} times with {key}, intended {issued}");
-        ensure!(*effects <= 1, "{tool} had {effects} effects with {key}");
+        // A run that nobody knew to have lost anything intends again what it had intended.
+        ensure!(*effects <= 1 || gone.is_some(), "{tool} had {effects} effects with {key}");
     }
     for (tool, key) in intended.keys().filter(|(tool, _)| [SURE, ONCE, MAIL].contains(tool)) {
-        let effects = journal.get(&((*tool).to_owned(), (*key).to_owned())).map_or(0, |(_, effects)| *effects);
+        let call = ((*tool).to_owned(), (*key).to_owned());
+        let effects = journal.get(&call).map_or(0, |(_, effects)| *effects);
+        if lost.contains_key(&call) {
+            continue;
+        }
         let outcome = scars.outcomes.get(*key).copied().with_context(|| format!("{key} has no outcome"))?;
         match outcome {
             ToolOutcome::Ok => ensure!(effects == 1, "{tool} said OK and had {effects} effects with {key}"),

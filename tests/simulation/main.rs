@@ -28,7 +28,7 @@ use mar_session::sabotage::Fault;
 
 use mar_tests::oracle::Scars;
 use transitions::TRANSITIONS;
-use world::{Outcome, simulate};
+use world::{Outcome, forget, simulate};
 
 /// Worlds that `make test` looks at.
 const SEEDS: u64 = 400;
@@ -172,6 +172,26 @@ fn worlds_hold() -> anyhow::Result<()> {
         None => Ok(()),
         Some(lack) => anyhow::bail!("in {} worlds {lack}", sum.worlds),
     }
+}
+
+/// Worlds whose store goes back in time.
+const FORGETFUL: u64 = 100;
+
+#[test]
+fn what_a_store_forgets_is_found_out_or_ends_all_the_same() -> anyhow::Result<()> {
+    let (mut told, mut stopped) = (0, 0);
+    let seeds = match number("MAR_SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..FORGETFUL + 1,
+    };
+    let worlds = seeds.end - seeds.start;
+    for seed in seeds {
+        let outcome = forget(seed)?;
+        (told, stopped) = (told + outcome.judged.bereft, stopped + outcome.judged.stopped);
+    }
+    say(&format!("{worlds} worlds forgot: {told} callers were told so, {stopped} runs were stopped for it"));
+    ensure!(worlds < FORGETFUL || told > 0 && stopped > 0, "nothing was lost, or nobody knew");
+    Ok(())
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::store::SimStore;
 type Windows = BTreeMap<(String, i64), (i64, [u8; 2])>;
 
 /// Budgets and their slices.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Purses {
     windows: Windows,
     /// With what of it was used, once it is closed.

@@ -39,7 +39,7 @@ struct Beat {
 }
 
 /// What is stored.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Tables {
     sessions: BTreeMap<Uuid, SessionRow>,
     logs: BTreeMap<Uuid, Vec<SessionLogRow>>,
@@ -185,6 +185,13 @@ impl Tables {
         true
     }
 
+    fn run_leave(&mut self, run: Uuid, hold: Hold<'_>, past: i64, wake: OffsetDateTime) -> bool {
+        let holds = |lease: &&mut Lease| lease.owner.as_deref() == Some(hold.owner) && lease.epoch == hold.epoch;
+        let Some(lease) = self.leases.get_mut(&run).filter(holds) else { return false };
+        *lease = Lease { owner: None, epoch: lease.epoch.max(past), wake: Some(wake) };
+        true
+    }
+
     fn command_put(
         &mut self,
         run: Uuid,
@@ -239,6 +246,20 @@ pub struct Truth(Arc<Mutex<Tables>>);
 impl Truth {
     pub fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes back to what was stored before, as a standby does that had not heard the last of its primary; answers the events
+    /// that are gone.
+    pub fn fall_back(&self, before: Tables) -> Vec<(Uuid, EventRow)> {
+        let mut tables = self.tables();
+        let kept = |run: &Uuid| before.events.get(run).map_or(0, Vec::len);
+        let gone = |(run, rows): (&Uuid, &Vec<EventRow>)| {
+            let run = *run;
+            rows.iter().skip(kept(&run)).map(move |row| (run, row.clone())).collect::<Vec<_>>()
+        };
+        let lost = tables.events.iter().flat_map(gone).collect();
+        *tables = before;
+        lost
     }
 }
 
@@ -344,6 +365,18 @@ impl Store for SimStore {
 
     async fn run_park(&self, _: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error> {
         self.ask(run, |tables, _| tables.run_park(run, hold, wake)).await
+    }
+
+    async fn run_leave(&self, run: Uuid, hold: Hold<'_>, past: i64, rest: Duration) -> Result<bool, Error> {
+        self.ask(run, |tables, now| tables.run_leave(run, hold, past, now + rest)).await
+    }
+
+    async fn run_held(&self, owner: &str) -> Result<Vec<(Uuid, i64)>, Error> {
+        self.ask(Uuid::nil(), |tables, _| {
+            let held = tables.leases.iter().filter(|(_, lease)| lease.owner.as_deref() == Some(owner));
+            held.map(|(run, lease)| (*run, lease.epoch)).collect()
+        })
+        .await
     }
 
     async fn request_seen(&self, _: &str, key: &RequestKey) -> Result<Option<bool>, Error> {

@@ -115,6 +115,10 @@ pub struct Story {
     pub seen: Seen,
     pub session: Uuid,
     pub run: Uuid,
+    /// It was told that what it has seen is gone.
+    pub bereft: bool,
+    /// It had seen the end before anything was gone.
+    pub early: bool,
     chance: Chance,
     limits: HaltingPolicy,
 }
@@ -140,16 +144,34 @@ fn comes_back(error: Error) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a refusal says that what a caller knows of is gone.
+fn is_loss(error: &Error) -> bool {
+    matches!(error, Error::LogTailLost { .. } | Error::NotFound { .. })
+}
+
 impl Story {
     pub fn new(number: u64, kind: Kind, chance: Chance) -> Self {
         let limits = kind.limits(&chance);
-        Self { kind, number, chance, limits, seen: Seen::default(), session: Uuid::nil(), run: Uuid::nil() }
+        Self {
+            kind,
+            number,
+            chance,
+            limits,
+            seen: Seen::default(),
+            session: Uuid::nil(),
+            run: Uuid::nil(),
+            bereft: false,
+            early: false,
+        }
     }
 
     /// From the first request to the end of the run.
     pub async fn tell(&mut self, world: &Arc<World>) -> anyhow::Result<()> {
         self.start_session(world).await?;
         self.admit(world).await?;
+        if self.bereft {
+            return Ok(());
+        }
         let (kind, session, run) = (self.kind, self.session, self.run);
         let meddling = meddle(world, self.chance.fork(), kind, session, run);
         tokio::select! {
@@ -190,11 +212,15 @@ impl Story {
             for answer in [one, other].into_iter().flatten() {
                 match answer {
                     Ok(run) => names.push(run.name),
+                    Err(error) if world.forgets && is_loss(&error) => {
+                        self.bereft = true;
+                        return Ok(());
+                    }
                     Err(error) => comes_back(error)?,
                 }
             }
             names.dedup();
-            ensure!(names.len() < 2, "one request admitted {names:?}");
+            ensure!(names.len() < 2 || world.forgets, "one request admitted {names:?}");
             if let Some(name) = names.pop() {
                 self.run = name.rsplit('/').next().unwrap_or_default().parse()?;
                 self.seen.name = name;
@@ -212,24 +238,31 @@ impl Story {
 
     /// Follows on one stream after another: some break, some are dropped.
     async fn follow(&mut self, world: &Arc<World>) -> anyhow::Result<()> {
-        while self.seen.ended.is_none() {
+        while self.seen.ended.is_none() && !self.bereft {
             let runs = world.replica(&self.chance).await;
             let from_seq = i64::try_from(self.seen.events.len())?;
             let after = self.seen.events.last().and_then(|last| <[u8; 32]>::try_from(&last.hash[..]).ok());
             let (tenant, session, run) = ("t".into(), self.session, self.run);
             let follow = Follow { tenant, session, run, from_seq, after, deltas: true };
             let span = if self.chance.once_in(3) { self.chance.span(10_000, 1_500_000) } else { ANSWER * 4 };
-            let seen = &mut self.seen;
+            let (seen, bereft) = (&mut self.seen, &mut self.bereft);
+            let mut refused = |error: Error| {
+                if world.forgets && is_loss(&error) {
+                    *bereft = true;
+                    return Ok(());
+                }
+                comes_back(error)
+            };
             let following = async {
                 let mut frames = match runs.follow(follow).await {
                     Ok(frames) => frames,
-                    Err(error) => return comes_back(error),
+                    Err(error) => return refused(error),
                 };
                 let mut replayed = from_seq;
                 while let Some(frame) = frames.next().await {
                     match frame {
                         Ok(frame) => seen.take(frame, &mut replayed)?,
-                        Err(error) => return comes_back(error),
+                        Err(error) => return refused(error),
                     }
                     if seen.ended.is_some() {
                         break;
@@ -238,6 +271,7 @@ impl Story {
                 Ok(())
             };
             world.time.within(span, following).await.unwrap_or(Ok(()))?;
+            self.early = self.seen.ended.is_some() && !world.has_lost_of(self.run);
             world.time.sleep(Duration::from_millis(20)).await;
         }
         Ok(())
@@ -287,6 +321,8 @@ async fn meddle(world: &Arc<World>, chance: Chance, kind: Kind, session: Uuid, r
             Some(Ok(())) => wanted = false,
             // It may have ended meanwhile.
             Some(Err(Error::RunState { .. })) => wanted = false,
+            // What was to be meddled with is gone.
+            Some(Err(_)) if world.forgets => {}
             Some(Err(error)) => comes_back(error)?,
             None => {}
         }

@@ -13,9 +13,11 @@ use mar_session::crash::{CrashPoints, Point};
 use mar_session::executor::Shared;
 use mar_session::runs::{Limits, Replicas, Runs, has_ended};
 use mar_session::sabotage::{Fault, Sabotage};
+use mar_session::store::EventRow;
 use mar_session::tenants::{Tenants, Terms};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::counters::SimCounters;
 use crate::judge::{self, Judged};
@@ -69,6 +71,10 @@ pub struct World {
     favourite: Point,
     /// Whether runs are paused and resumed all the time while the weather lasts.
     restless: bool,
+    /// Whether its store goes back in time.
+    pub forgets: bool,
+    /// Events that are gone with that.
+    pub lost: Mutex<Vec<(Uuid, EventRow)>>,
     /// What all runs of a day may cost, in worlds whose tenant has a budget.
     pub poor: Option<i64>,
 }
@@ -99,17 +105,29 @@ pub struct Outcome {
 /// # Errors
 /// What does not hold in it.
 pub fn simulate(seed: u64, fault: Option<Fault>) -> anyhow::Result<Outcome> {
+    run(seed, fault, false)
+}
+
+/// Lets a world run its course whose store goes back in time by up to a second and a half.
+///
+/// # Errors
+/// What does not hold in it.
+pub fn forget(seed: u64) -> anyhow::Result<Outcome> {
+    run(seed, None, true)
+}
+
+fn run(seed: u64, fault: Option<Fault>, forgets: bool) -> anyhow::Result<Outcome> {
     let time = Arc::new(Time::default());
     let jumping = Arc::clone(&time);
     // Nothing here waits for anything outside: a thread that would park has nothing left to do at this time.
     let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || jumping.jump()).build()?;
-    let outcome = runtime.block_on(World::unfold(seed, fault, time));
+    let outcome = runtime.block_on(World::unfold(seed, fault, forgets, time));
     runtime.shutdown_background();
     outcome.with_context(|| format!("MAR_SIMULATION_SEED={seed}"))
 }
 
 impl World {
-    async fn unfold(seed: u64, fault: Option<Fault>, time: Arc<Time>) -> anyhow::Result<Outcome> {
+    async fn unfold(seed: u64, fault: Option<Fault>, forgets: bool, time: Arc<Time>) -> anyhow::Result<Outcome> {
         let chance = Chance::new(seed);
         let (graves, mut dying) = mpsc::unbounded_channel();
         let sabotage = fault.map(Sabotage::of).unwrap_or_default();
@@ -117,6 +135,8 @@ impl World {
             favourite: points().nth(chance.index(points().count())).unwrap_or(Point::CommitDone),
             restless: chance.once_in(6),
             poor: chance.once_in(5).then(|| 10_000_000 + i64::try_from(chance.below(20_000_000)).unwrap_or(0)),
+            forgets,
+            lost: Mutex::default(),
             truth: Truth::default(),
             journal: Journal::default(),
             points: Points::default(),
@@ -141,6 +161,9 @@ impl World {
             }
         });
         tasks.spawn(Arc::clone(&world).rage());
+        if forgets {
+            tasks.spawn(Arc::clone(&world).fall_back());
+        }
         let mut telling = JoinSet::new();
         for number in 0..STORIES {
             let world = Arc::clone(&world);
@@ -164,7 +187,7 @@ impl World {
         while world.time.now() < END && world.truth.tables().runs.values().any(|run| !has_ended(run.state)) {
             world.time.sleep(Duration::from_secs(5)).await;
         }
-        let judged = judge::world(&world, &stories)?;
+        let judged = if forgets { judge::forgetful(&world, &stories)? } else { judge::world(&world, &stories)? };
         let mut endings = BTreeMap::new();
         for story in &stories {
             *endings.entry(format!("{:<8} {}", story.kind.word(), story::named(story.ending()))).or_default() += 1;
@@ -286,6 +309,20 @@ impl World {
             }
         }
         self.weather.calm();
+    }
+
+    /// A standby takes the store's place, and has not heard the last of it.
+    async fn fall_back(self: Arc<Self>) {
+        self.time.sleep(self.chance.span(2_000_000, 9_000_000)).await;
+        let before = self.truth.tables().clone();
+        self.time.sleep(self.chance.span(20_000, 1_500_000)).await;
+        let lost = self.truth.fall_back(before);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+    }
+
+    /// Whether something of a run is gone.
+    pub fn has_lost_of(&self, run: Uuid) -> bool {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(lost, _)| *lost == run)
     }
 
     fn away(&self, part: Part, span: Duration) {

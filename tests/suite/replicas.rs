@@ -1,8 +1,12 @@
 //! Several replicas of session on the same stores.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
-use mar_proto::session::{CancelRunRequest, EndSessionRequest, Run, RunState, SessionState, WaitReason};
+use mar_proto::session::{CancelRunRequest, EndSessionRequest, Run, RunState, SessionState, Task, WaitReason};
+use mar_proto::types::{HaltReason, HaltingPolicy};
 use mar_testkit::process::Signal;
+use mar_testkit::wait;
 use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
 use tokio::task::JoinSet;
 
@@ -13,6 +17,14 @@ chunk_size = 2
 chunk_delay = "60ms"
 [[rule]]
 reply = { text = "The lighthouse of Marel burns whale oil and is lit at dusk, as it always was." }
+"#;
+
+/// A run of many short steps, which goes on until its limit binds.
+const STEPS: &str = r#"
+[defaults]
+delay = "400ms"
+[[rule]]
+reply = { tool_calls = [{ name = "docs_search", arguments = { query = "harbour {{turn}}" } }] }
 "#;
 
 async fn system() -> anyhow::Result<Deployment> {
@@ -111,5 +123,38 @@ async fn a_replica_that_was_frozen_past_its_time_is_fenced() -> anyhow::Result<(
     let mut again = system.client().await?;
     assert_eq!(again.get(&run.name).await?, followed.run, "both tell the same");
     assert_eq!(again.events(&run.name).await?, there.events(&run.name).await?);
+    Ok(())
+}
+
+fn sql(system: &Deployment, text: &str) -> anyhow::Result<String> {
+    let postgres = system.postgres.as_ref().context("no postgres")?;
+    tokio::task::block_in_place(|| postgres.execute(text))
+}
+
+/// As when a standby that had not heard the last of its primary takes its place: the lease is the first owner's again, which
+/// lives, beats, and has let go of the run long since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_a_replicas_again_goes_on() -> anyhow::Result<()> {
+    let options = Options::new(Shape::Four, Stores::Servers).own_servers().script(STEPS);
+    let mut system = Deployment::start(options).await?;
+    let mut other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let session = here.session().await?;
+    let tools = task::selectors(&["docs.search"]);
+    let limits = HaltingPolicy { max_steps: Some(20), max_tool_calls: Some(40), ..HaltingPolicy::default() };
+    let run = here.start(&session, task::limited(Task { tools, ..task::question("Search on.") }, limits)).await?;
+    let first = sql(&system, "SELECT owner FROM session.leases")?;
+    here.until(&run.name, |run| run.totals.as_ref().is_some_and(|totals| totals.steps == 2)).await?;
+    system.signal(0, Signal::Stop).await?;
+    there.until(&run.name, |run| run.epoch == 2).await?;
+    system.signal(0, Signal::Cont).await?;
+    let fenced = || async { system.log_of(0).iter().any(|line| line.contains("run has another owner")) };
+    wait::until(Duration::from_secs(20), fenced).await.context("the first owner goes on")?;
+
+    other.process.kill().await?;
+    sql(&system, &format!("UPDATE session.leases SET owner = '{first}', epoch = 1, wake_time = NULL"))?;
+    let followed = system.client().await?.watch(&run.name, 0).await?;
+    assert_eq!(followed.run.halt_reason(), HaltReason::MaxSteps, "{:?}", followed.run);
+    assert_eq!(followed.run.epoch, 3, "the log knew of the second ownership");
     Ok(())
 }

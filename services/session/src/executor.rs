@@ -247,16 +247,19 @@ impl Executor {
         self.effects.close();
         self.effects.wait().await;
         match halt {
-            Halt::Fenced | Halt::TailLost => self.give_up(OffsetDateTime::UNIX_EPOCH).await,
+            Halt::Fenced | Halt::TailLost => self.give_up(Duration::ZERO).await,
             Halt::Broken => {
                 tracing::error!(run.id = %self.state.run, "run is let go of after a panic");
-                self.give_up(self.shared.clock.now() + BROKEN_PAUSE).await;
+                self.give_up(BROKEN_PAUSE).await;
             }
             Halt::Shutdown | Halt::Parked => {}
         }
     }
 
     async fn drive_on(&mut self) -> Halt {
+        if self.is_outrun() {
+            return Halt::Fenced;
+        }
         loop {
             let halt = match self.turn().await {
                 Ok(()) if self.state.ended() => match self.seal().await {
@@ -276,6 +279,12 @@ impl Executor {
             }
             return halt;
         }
+    }
+
+    /// Whether the log knows of this ownership, or of later ones: a store that has gone back in time gives them out again.
+    fn is_outrun(&self) -> bool {
+        let claims = |timed: &Timed| matches!(timed.input, Input::Claimed { epoch, .. } if epoch <= self.state.epoch);
+        self.pending.first().is_some_and(claims)
     }
 
     /// One transition, as soon as there is something worth one.
@@ -426,7 +435,7 @@ impl Executor {
                     return Ok(wait.over(self.shared.clock.now()));
                 }
                 Ok(Append::Fenced) => return self.fenced().map(|()| None),
-                Err(error) if self.tail_is_lost(rows, &error).await => return Err(self.stop_for_lost_tail().await),
+                Err(error) if self.tail_is_lost(&error).await => return Err(self.stop_for_lost_tail().await),
                 Err(error) => self.rest(&mut wait, &error).await?,
             }
         }

@@ -1,6 +1,6 @@
 //! Runs in execution: admitted here, or claimed after a restart.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ mod fork;
 mod history;
 mod pools;
 mod submit;
+mod sweep;
 
 pub use admit::Admit;
 pub use approvals::Decide;
@@ -86,6 +87,8 @@ struct Inner {
     limits: Limits,
     replicas: Replicas,
     live: Mutex<HashMap<Uuid, Live>>,
+    /// Runs that were claimed, each with its epoch, and whose logs are being read.
+    coming: Mutex<HashSet<(Uuid, i64)>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Runs may be there to be claimed.
@@ -146,6 +149,7 @@ impl Runs {
             moved: watch::Sender::new(()),
             activity: Activity::default(),
             live: Mutex::default(),
+            coming: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         }))
@@ -270,7 +274,14 @@ impl Runs {
         let (executor, inbox, feed) =
             Executor::new(Arc::clone(&self.0.shared), begin, self.0.shutdown.clone(), span.clone());
         let live = Live { tenant: session.tenant.clone(), session: session.id, epoch, inbox, feed };
-        self.0.live.lock().unwrap_or_else(PoisonError::into_inner).insert(run, live);
+        {
+            let mut lives = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+            // An ownership that came to light late has a successor here already.
+            if lives.get(&run).is_some_and(|live| live.epoch > epoch) {
+                return Ok(());
+            }
+            lives.insert(run, live);
+        }
         self.0.moved.send_replace(());
         let inner = Arc::clone(&self.0);
         let task = async move {

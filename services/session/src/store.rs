@@ -234,6 +234,16 @@ pub struct Claimed {
     pub unattended: Option<Duration>,
 }
 
+/// Another server that has taken the store's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promotion {
+    /// Number of its history.
+    pub timeline: i64,
+    /// Bytes of the former one's log that were seen written and are not in it: more may be gone that nobody has seen, and they
+    /// need not be commits. `None` where it does not say.
+    pub missing_bytes: Option<u64>,
+}
+
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Append {
@@ -419,6 +429,16 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
     /// Lets go of a run that waits, until `wake` or its next command. Answers whether it did: not when a command is on its way,
     /// and not when `owner` does not hold the run in this epoch.
     async fn run_park(&self, tenant: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error>;
+    /// Lets go of a run that `owner` holds in this epoch and does not execute: any replica may claim it when `rest` has passed,
+    /// in an epoch above `past`, and reads its commands. Answers whether it did.
+    async fn run_leave(&self, run: Uuid, hold: Hold<'_>, past: i64, rest: Duration) -> Result<bool, Error>;
+    /// Whether another server has taken the store's place since this was asked last. A store that has no such server, or does
+    /// not say, answers `None`.
+    async fn promotion(&self) -> Result<Option<Promotion>, Error> {
+        Ok(None)
+    }
+    /// The runs of all tenants that `owner` holds, each with its epoch.
+    async fn run_held(&self, owner: &str) -> Result<Vec<(Uuid, i64)>, Error>;
 
     /// Whether a request id was used: with this body (`true`) or with another one.
     async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error>;

@@ -88,7 +88,14 @@ impl Executor {
                     self.inbox.send(Input::ChildRefused { run: child.run });
                     return Ok(false);
                 }
-                Err(error) => self.rest(&mut wait, &of_store(error)).await?,
+                Err(error) => {
+                    let error = of_store(error);
+                    // The intent of its children is not there, and will not be.
+                    if self.tail_is_lost(&error).await {
+                        return Err(self.stop_for_lost_tail().await);
+                    }
+                    self.rest(&mut wait, &error).await?;
+                }
             }
         }
     }

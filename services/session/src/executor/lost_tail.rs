@@ -6,14 +6,17 @@
 
 use super::{Executor, Halt};
 use crate::run::{Command, LOG_TAIL_LOST};
-use crate::store::{Error, EventRow};
+use crate::store::Error;
 
 impl Executor {
-    /// Whether a store that takes these events for no continuation of its log has lost those that they follow.
-    pub(super) async fn tail_is_lost(&self, rows: &[EventRow], error: &Error) -> bool {
-        let (Error::Invalid(_), Some(first)) = (error, rows.first()) else { return false };
+    /// Whether a store that takes nothing for a continuation of its log, or does not find what the log is known to have, has
+    /// lost its end.
+    pub(super) async fn tail_is_lost(&self, error: &Error) -> bool {
+        if !matches!(error, Error::Invalid(_) | Error::Corrupt(_)) {
+            return false;
+        }
         let next = self.shared.store.event_next(&self.context.caller.tenant, self.state.run).await;
-        matches!(next, Ok(next) if next < first.seq)
+        matches!(next, Ok(next) if next < self.state.next_seq)
     }
 
     /// Has whoever goes on from what is left stop the run before anything else, and lets go of it. One whose admission is lost,

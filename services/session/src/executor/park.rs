@@ -1,6 +1,6 @@
 //! Letting go of a run that waits for somebody: no task, no lease, until a command or its time wakes it.
 
-use time::OffsetDateTime;
+use std::time::Duration;
 
 use super::{Executor, Halt};
 use crate::crash::Point;
@@ -40,39 +40,27 @@ impl Executor {
     }
 
     /// Lets go of a run that somebody else has written to, if this replica holds it all the same: its predecessor, taken for
-    /// dead, was quicker to write than its new owner to say that it is one. Kept, nobody would execute it while this
-    /// replica lives; let go of, it is claimed again, from `wake` on.
-    pub(super) async fn give_up(&self, wake: OffsetDateTime) {
-        let mut wait = self.store_wait();
-        let mut refused = 0;
-        while refused < REFUSALS {
-            match self.try_give_up(wake).await {
-                Ok(true) => return,
-                Ok(false) => refused += 1,
-                Err(error) if error.is_unavailable() => {
-                    if self.rest(&mut wait, &error).await.is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Whether the run is not this replica's any more.
-    async fn try_give_up(&self, wake: OffsetDateTime) -> Result<bool, crate::store::Error> {
-        let (store, tenant, run) = (&self.shared.store, &self.context.caller.tenant, self.state.run);
+    /// dead, was quicker to write than its new owner to say that it is one, or its store gave an ownership out again that
+    /// the log knows of. Kept, nobody would execute it while this replica lives; let go of, it is claimed again, when `rest`
+    /// has passed. Where the store does not let it go, `Runs::sweep` does.
+    pub(super) async fn give_up(&self, rest: Duration) {
         let hold = Hold { owner: &self.owner, epoch: self.held };
-        if store.run_park(tenant, run, hold, wake).await? {
-            tracing::info!(run.id = %run, run.epoch = self.held, "run is let go of");
-            return Ok(true);
+        let mut wait = self.store_wait();
+        loop {
+            match self.shared.store.run_leave(self.state.run, hold, self.state.epoch, rest).await {
+                Ok(true) => tracing::info!(run.id = %self.state.run, run.epoch = self.held, "run is let go of"),
+                Ok(false) => {}
+                Err(error) if error.is_unavailable() => match self.rest(&mut wait, &error).await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                Err(error) => {
+                    let error = mar_runtime::status::chain(&error);
+                    tracing::warn!(run.id = %self.state.run, error, "run is not let go of");
+                }
+            }
+            return;
         }
-        // A command on its way keeps it here, which its next owner reads again.
-        if store.command_runs(&self.owner).await?.contains(&run) {
-            store.command_read(tenant, run, hold).await?;
-            return Ok(false);
-        }
-        Ok(true)
     }
 
     async fn try_park(&mut self) -> Result<bool, crate::store::Error> {

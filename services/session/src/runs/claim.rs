@@ -57,6 +57,7 @@ impl Runs {
                 unwound(beating.beat()).await;
             }
         });
+        self.keep_sweeping();
         let claiming = self.clone();
         self.0.tasks.spawn(async move {
             loop {
@@ -103,7 +104,9 @@ impl Runs {
     /// Executes a claimed run from its log on, as soon as the store lets it be read.
     fn take_over(&self, row: RunRow, own: Ownership) {
         let runs = self.clone();
+        let coming = self.coming(row.id, own.epoch);
         let task = async move {
+            let _coming = coming;
             let mut broken = BROKEN_PAUSE.0;
             loop {
                 let pause = match unwound(runs.resume(&row, own)).await {

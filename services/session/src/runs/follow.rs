@@ -199,7 +199,10 @@ impl Runs {
         let wanted = rows.iter().filter(|row| row.seq < end);
         let events = wanted.map(|row| log::present(&name, row, false)).collect::<Result<Vec<_>, _>>()?;
         if events.is_empty() {
-            return Err(crate::store::Error::Corrupt("event log").into());
+            // They were committed, and its executor has not noticed yet.
+            let next = self.store().event_next(&follow.tenant, follow.run).await?;
+            let lost = next < end;
+            return Err(if lost { lost_tail(follow, next) } else { crate::store::Error::Corrupt("event log").into() });
         }
         Ok(events)
     }

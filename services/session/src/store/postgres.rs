@@ -25,8 +25,8 @@ use crate::counters::budget::Spend;
 
 use super::{
     Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, Claimed, CommandRow, Error,
-    EventRow, Hold, OpenError, Outcome, Page, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow,
-    Store,
+    EventRow, Hold, OpenError, Outcome, Page, Promotion, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow,
+    SliceRow, Store,
     append::{self, Scope},
     erasure::{Begun, Extent},
     hook::{self, DeadNotice, DeadPage, Due, Hooked},
@@ -51,6 +51,7 @@ mod rows;
 mod runs;
 mod schema;
 mod sessions;
+mod timeline;
 mod timers;
 
 use appends::Appends;
@@ -130,6 +131,7 @@ pub struct PostgresStore {
     appends: Appends,
     /// Claims whose commit got no answer: the next claim resolves them, else nobody would execute those runs.
     doubtful: Mutex<Vec<Claim>>,
+    timeline: Mutex<timeline::Seen>,
     /// Ends the upkeep with the store.
     _upkeep: DropGuard,
 }
@@ -154,7 +156,7 @@ impl PostgresStore {
         let stop = CancellationToken::new();
         TaskTracker::new().spawn(schema::keep_up(Arc::clone(&db), stop.clone()));
         let appends = Appends::new(Arc::clone(&db));
-        Ok(Self { db, appends, doubtful: Mutex::default(), _upkeep: stop.drop_guard() })
+        Ok(Self { db, appends, doubtful: Mutex::default(), timeline: Mutex::default(), _upkeep: stop.drop_guard() })
     }
 
     /// Closes every connection once its statement has ended.
@@ -240,6 +242,18 @@ impl Store for PostgresStore {
 
     async fn run_park(&self, tenant: &str, run: Uuid, hold: Hold<'_>, wake: OffsetDateTime) -> Result<bool, Error> {
         self.db.call(|_| replicas::park(&self.db, tenant, run, hold, wake)).await
+    }
+
+    async fn run_leave(&self, run: Uuid, hold: Hold<'_>, past: i64, rest: Duration) -> Result<bool, Error> {
+        self.db.call(|_| replicas::leave_run(&self.db, run, hold, past, rest)).await
+    }
+
+    async fn promotion(&self) -> Result<Option<Promotion>, Error> {
+        self.db.call(|_| timeline::look(&self.db, &self.timeline)).await
+    }
+
+    async fn run_held(&self, owner: &str) -> Result<Vec<(Uuid, i64)>, Error> {
+        self.db.call(|_| replicas::held(&self.db, owner)).await
     }
 
     async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error> {

@@ -256,6 +256,14 @@ impl Store for SqliteStore {
         answer(claims::park(&self.writer, tenant, run, hold, wake).await)
     }
 
+    async fn run_leave(&self, run: Uuid, hold: Hold<'_>, past: i64, rest: Duration) -> Result<bool, Error> {
+        answer(claims::leave_run(&self.writer, run, hold, past, rest).await)
+    }
+
+    async fn run_held(&self, owner: &str) -> Result<Vec<(Uuid, i64)>, Error> {
+        answer(claims::held(&self.readers, owner).await)
+    }
+
     async fn request_seen(&self, tenant: &str, key: &RequestKey) -> Result<Option<bool>, Error> {
         answer(requests::seen(&self.readers, tenant, key).await)
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::PATIENCE;
 use crate::rows::{OWNER, Subject, TENANT, change, id, key, now};
 
+const NO_REST: std::time::Duration = std::time::Duration::ZERO;
 const HELD: Hold<'static> = Hold { owner: OWNER, epoch: 1 };
 
 fn later() -> OffsetDateTime {
@@ -94,6 +95,34 @@ pub async fn who_has_lost_a_run_reads_its_commands_without_a_trace(subject: Subj
     assert_eq!(subject.store.command_read(TENANT, run.id, now).await.unwrap(), [wanted]);
     assert_eq!(subject.store.command_runs("replica-2").await.unwrap(), [] as [Uuid; 0]);
     assert!(subject.store.run_park(TENANT, run.id, now, later()).await.unwrap());
+}
+
+pub async fn only_its_holder_leaves_a_run(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let (other, _) = subject.admitted().await;
+    put(&subject, &run, &command()).await;
+    for hold in [Hold { owner: "replica-2", epoch: 1 }, Hold { owner: OWNER, epoch: 2 }] {
+        assert!(!subject.store.run_leave(run.id, hold, 1, NO_REST).await.unwrap());
+    }
+    let mut held = [(run.id, 1), (other.id, 1)];
+    held.sort();
+    assert_eq!(subject.store.run_held(OWNER).await.unwrap(), held);
+    assert_eq!(subject.store.run_held("replica-2").await.unwrap(), []);
+    // A command on its way is no reason to keep it.
+    assert!(subject.store.run_leave(run.id, HELD, 1, NO_REST).await.unwrap());
+    assert!(!subject.store.run_leave(run.id, HELD, 1, NO_REST).await.unwrap(), "it is held no more");
+    assert_eq!(subject.store.run_held(OWNER).await.unwrap(), [(other.id, 1)]);
+    assert_eq!(claimed(&subject, OWNER).await, [(run.id, 2)]);
+}
+
+/// A store that has gone back in time gives ownerships out again that the log knows of.
+pub async fn a_run_is_left_past_an_epoch_and_for_a_while(subject: Subject) {
+    let (run, _) = subject.admitted().await;
+    let (rests, _) = subject.admitted().await;
+    let hour = std::time::Duration::from_secs(3_600);
+    assert!(subject.store.run_leave(rests.id, HELD, 1, hour).await.unwrap());
+    assert!(subject.store.run_leave(run.id, HELD, 7, NO_REST).await.unwrap());
+    assert_eq!(claimed(&subject, "replica-2").await, [(run.id, 8)]);
 }
 
 pub async fn commands_are_read_until_they_are_dropped(subject: Subject) {

@@ -44,6 +44,7 @@ macro_rules! store_suite {
         suite!($open, holding_cases:
             a_parked_run_is_claimed_at_its_time only_its_holder_parks_a_run a_command_wakes_a_parked_run
             a_command_keeps_a_run_from_parking who_has_lost_a_run_reads_its_commands_without_a_trace
+            only_its_holder_leaves_a_run a_run_is_left_past_an_epoch_and_for_a_while
             commands_are_read_until_they_are_dropped commands_carry_request_ids commands_need_an_open_run
             commands_and_parking_at_a_time_lose_nothing what_a_replica_leaves_is_claimed
             who_has_just_come_back_takes_nothing_over a_claim_knows_for_how_long_nobody_was_there
@@ -133,6 +134,8 @@ mod pooled;
 mod postgres;
 #[cfg(test)]
 mod postgres_18;
+#[cfg(test)]
+mod promotion;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]

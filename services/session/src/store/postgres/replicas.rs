@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::Row as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -49,4 +50,30 @@ pub(super) async fn park(
     let parked = query.execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(parked.rows_affected() == 1)
+}
+
+pub(super) async fn leave_run(
+    db: &Database,
+    run: Uuid,
+    hold: Hold<'_>,
+    past: i64,
+    rest: Duration,
+) -> Result<bool, Fault> {
+    let mut tx = db.begin_as_scheduler().await?;
+    let query = tx.query(
+        "UPDATE session.leases SET owner = NULL, epoch = greatest(epoch, $4), \
+           wake_time = now() + $5 * interval '1 millisecond' WHERE run = $1 AND owner = $2 AND epoch = $3",
+    );
+    let left =
+        query.bind(run).bind(hold.owner).bind(hold.epoch).bind(past).bind(millis(rest)).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(left.rows_affected() == 1)
+}
+
+pub(super) async fn held(db: &Database, owner: &str) -> Result<Vec<(Uuid, i64)>, Fault> {
+    let mut tx = db.begin_as_scheduler().await?;
+    let query = tx.query("SELECT run, epoch FROM session.leases WHERE owner = $1 ORDER BY run");
+    let rows = query.bind(owner).fetch_all(&mut *tx).await?;
+    tx.done().await?;
+    rows.iter().map(|row| Ok((row.try_get("run")?, row.try_get("epoch")?))).collect()
 }

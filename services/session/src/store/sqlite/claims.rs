@@ -76,3 +76,26 @@ pub(super) async fn park(
     .await?;
     Ok(parked.rows_affected() == 1)
 }
+
+pub(super) async fn leave_run(
+    pool: &SqlitePool,
+    run: Uuid,
+    hold: Hold<'_>,
+    past: i64,
+    rest: Duration,
+) -> Result<bool, Fault> {
+    let query = concat!(
+        "UPDATE leases SET owner = NULL, epoch = max(epoch, $4), wake_time = ",
+        now!(),
+        " + $5 WHERE run = $1 AND owner = $2 AND epoch = $3"
+    );
+    let rest = i64::try_from(rest.as_micros()).unwrap_or(i64::MAX / 2);
+    let query = sqlx::query(query).bind(run).bind(hold.owner).bind(hold.epoch).bind(past).bind(rest);
+    Ok(query.execute(pool).await?.rows_affected() == 1)
+}
+
+pub(super) async fn held(pool: &SqlitePool, owner: &str) -> Result<Vec<(Uuid, i64)>, Fault> {
+    let query = sqlx::query("SELECT run, epoch FROM leases WHERE owner = $1 ORDER BY run");
+    let rows = query.bind(owner).fetch_all(pool).await?;
+    rows.iter().map(|row| Ok((row.try_get("run")?, row.try_get("epoch")?))).collect()
+}
