@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, SessionSeal, event_leaf};
+use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, SessionSeal, TurnCommitted, event_leaf};
 use mar_proto::types::{Citation, HaltingPolicy, Usage, part};
 use serde_json::{Value, json};
 
@@ -179,15 +179,7 @@ pub fn event_json(event: &Event) -> Value {
     });
     let Value::Object(fields) = &mut value else { return value };
     match leaf.body {
-        Some(event_leaf::Body::TurnCommitted(turn)) => {
-            fields.insert("step".into(), json!(turn.step));
-            fields.insert("model".into(), json!(turn.model));
-            fields.insert("selection".into(), json!(turn.selection));
-            fields.insert("usage".into(), turn.usage.as_ref().map_or(Value::Null, usage));
-            fields.insert("tool_calls".into(), json!(turn.tool_calls));
-            fields.insert("failed_attempts".into(), json!(turn.failed_attempts));
-            fields.insert("translation_warnings".into(), json!(turn.translation_warnings));
-        }
+        Some(event_leaf::Body::TurnCommitted(turn)) => fields.extend(turn_fields(&turn)),
         Some(event_leaf::Body::SummaryCommitted(summary)) => fields.extend(summaries::fields(&summary)),
         Some(event_leaf::Body::GenerationStarted(started)) if !started.elided.is_empty() => {
             fields.insert("step".into(), json!(started.step));
@@ -199,17 +191,7 @@ pub fn event_json(event: &Event) -> Value {
             fields.insert("arguments".into(), parsed(&content.arguments_json));
         }
         Some(event_leaf::Body::ToolReturned(returned)) => {
-            let outcome = returned.outcome().as_str_name().trim_start_matches("TOOL_OUTCOME_");
-            let result = content.tool_result.unwrap_or_default();
-            let passages: Vec<_> = result.passages.iter().map(|passage| &passage.passage_id).collect();
-            fields.insert("call_id".into(), json!(returned.call_id));
-            fields.insert("outcome".into(), json!(outcome));
-            fields.insert("reason".into(), json!(returned.reason));
-            fields.insert("passages".into(), json!(passages));
-            fields.insert("size_bytes".into(), json!(returned.size_bytes));
-            fields.insert("truncated".into(), json!(result.truncated));
-            fields.insert("kept_bytes".into(), json!(results::kept(&result)));
-            fields.insert("duration_ms".into(), json!(returned.duration_ms));
+            fields.extend(results::fields(&returned, &content.tool_result.unwrap_or_default()));
         }
         Some(event_leaf::Body::AgentSealed(sealed)) => {
             fields.insert("descriptor_hash".into(), json!(sealed.descriptor_hash));
@@ -227,6 +209,18 @@ pub fn event_json(event: &Event) -> Value {
         None => {}
     }
     value
+}
+
+fn turn_fields(turn: &TurnCommitted) -> [(String, Value); 7] {
+    [
+        ("step".into(), json!(turn.step)),
+        ("model".into(), json!(turn.model)),
+        ("selection".into(), json!(turn.selection)),
+        ("usage".into(), turn.usage.as_ref().map_or(Value::Null, usage)),
+        ("tool_calls".into(), json!(turn.tool_calls)),
+        ("failed_attempts".into(), json!(turn.failed_attempts)),
+        ("translation_warnings".into(), json!(turn.translation_warnings)),
+    ]
 }
 
 fn kind(body: Option<&event_leaf::Body>) -> &'static str {

@@ -2,6 +2,7 @@
 
 use mar_proto::session::ToolReturned;
 use mar_proto::types::{Origin, Part, ToolResult, media, part};
+use serde_json::{Value, json};
 
 use crate::table::bytes;
 
@@ -30,6 +31,21 @@ pub fn size(returned: &ToolReturned, result: Option<&ToolResult>) -> String {
     let kept = kept(result);
     let whole = if returned.size_bytes > kept { format!(" of {}", bytes(returned.size_bytes)) } else { String::new() };
     format!("truncated to {}{whole}", bytes(kept))
+}
+
+/// What an event of a result has beside those of all events.
+pub fn fields(returned: &ToolReturned, result: &ToolResult) -> [(String, Value); 8] {
+    let passages: Vec<_> = result.passages.iter().map(|passage| &passage.passage_id).collect();
+    [
+        ("call_id".into(), json!(returned.call_id)),
+        ("outcome".into(), json!(returned.outcome().as_str_name().trim_start_matches("TOOL_OUTCOME_"))),
+        ("reason".into(), json!(returned.reason)),
+        ("passages".into(), json!(passages)),
+        ("size_bytes".into(), json!(returned.size_bytes)),
+        ("truncated".into(), json!(result.truncated)),
+        ("kept_bytes".into(), json!(kept(result))),
+        ("duration_ms".into(), json!(returned.duration_ms)),
+    ]
 }
 
 #[cfg(test)]

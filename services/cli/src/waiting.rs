@@ -189,6 +189,28 @@ pub fn held_json(call: &HeldCall) -> Value {
     })
 }
 
+/// What the events of an approval have beside those of all events.
+fn approval_json(body: &Body, content: &EventContent, run: &str) -> Value {
+    match body {
+        Body::ApprovalRequested(asked) => json!({
+            "approval": format!("{run}/approvals/{}", asked.approval),
+            "call_id": asked.call_id,
+            "call_digest": content.approval.as_ref().map(|question| &question.call_digest),
+            "group": asked.group,
+            "needed": asked.needed,
+            "expire_time": asked.expire_time.as_ref().map(crate::report::timestamp),
+        }),
+        Body::ApprovalDecided(decided) => json!({
+            "approval": format!("{run}/approvals/{}", decided.approval),
+            "decision": approval_state(decided.decision()),
+            "approval_state": approval_state(decided.state()),
+            "principal": Some(&content.principal).filter(|name| !name.is_empty()),
+            "comment": content.comment,
+        }),
+        _ => Value::Null,
+    }
+}
+
 /// What the events of waiting have beside those of all events; nothing for others.
 pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<String, Value> {
     let fields = match body {
@@ -213,21 +235,7 @@ pub fn event_fields(body: &Body, content: &EventContent, run: &str) -> Map<Strin
             "failures": delayed.failures,
         }),
         Body::PauseRequested(_) => json!({ "principal": content.principal }),
-        Body::ApprovalRequested(asked) => json!({
-            "approval": format!("{run}/approvals/{}", asked.approval),
-            "call_id": asked.call_id,
-            "call_digest": content.approval.as_ref().map(|question| &question.call_digest),
-            "group": asked.group,
-            "needed": asked.needed,
-            "expire_time": asked.expire_time.as_ref().map(crate::report::timestamp),
-        }),
-        Body::ApprovalDecided(decided) => json!({
-            "approval": format!("{run}/approvals/{}", decided.approval),
-            "decision": approval_state(decided.decision()),
-            "approval_state": approval_state(decided.state()),
-            "principal": Some(&content.principal).filter(|name| !name.is_empty()),
-            "comment": content.comment,
-        }),
+        Body::ApprovalRequested(_) | Body::ApprovalDecided(_) => approval_json(body, content, run),
         Body::CallHandedOver(handed) => {
             json!({ "call_id": handed.call_id, "wait_reason": constant(handed.reason()) })
         }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{EndpointArgs, decide_long_help, examples};
+use super::{EndpointArgs, examples};
 
 /// `mar approvals`.
 #[derive(Debug, Subcommand)]
@@ -14,10 +14,10 @@ pub enum ApprovalsCommand {
     #[command(after_help = examples::APPROVALS)]
     Show(ApprovalArg),
     /// Shows the call, asks, and lets exactly this call happen once
-    #[command(after_help = examples::APPROVALS, after_long_help = decide_long_help())]
+    #[command(after_help = examples::APPROVALS, after_long_help = examples::decide_long_help())]
     Approve(DecideArgs),
     /// Shows the call, asks, and keeps it from happening; one refusal is enough
-    #[command(after_help = examples::APPROVALS, after_long_help = decide_long_help())]
+    #[command(after_help = examples::APPROVALS, after_long_help = examples::decide_long_help())]
     Deny(DecideArgs),
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{EndpointArgs, erase_long_help, examples};
+use super::{EndpointArgs, examples};
 
 /// `mar sessions`.
 #[derive(Debug, Subcommand)]
@@ -17,7 +17,7 @@ pub enum SessionsCommand {
     #[command(after_help = examples::SESSIONS)]
     End(SessionArg),
     /// Destroys what an ended session holds; its chains and seals stay
-    #[command(after_help = examples::SESSIONS, after_long_help = erase_long_help())]
+    #[command(after_help = examples::SESSIONS, after_long_help = examples::erase_long_help())]
     Erase(EraseArgs),
 }
 
