@@ -253,8 +253,10 @@ impl Audit {
                 .events
                 .iter()
                 .any(|event| matches!(&event.body, Body::CallDoubted(doubted) if doubted.call_id == call.call_id));
-            let stops = decision.events.iter().any(|event| matches!(event.body, Body::StopRequested(_)));
-            // Time may be up in the same moment: then the question is closed as it was asked, and the repetition is not sent.
+            let ends = |event: &Event| matches!(event.body, Body::StopRequested(_) | Body::RunEnded(_));
+            let stops = decision.events.iter().any(ends);
+            // Time or a limit may be up in the same moment: then the question is closed as it was asked, and the repetition is
+            // not sent.
             let ways = [unknown && !((asked || again) && stops), again, asked].into_iter().filter(|way| *way).count();
             assert_eq!(ways, 1, "a doubtful call is repeated, asked about or told to be unknown");
             assert!(!again || repeatable, "a call that may not be repeated was");
