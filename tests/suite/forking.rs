@@ -80,7 +80,7 @@ async fn a_fork_replays_what_was_recorded(options: Options) -> anyhow::Result<()
         assert_eq!(genesis, events[usize::try_from(through)?].hash, "its chain names its origin");
         let pair = DiffRunsRequest { name: fork.name.clone(), base: String::new() };
         let diff = client.grpc.diff_runs(pair).await?.into_inner();
-        assert_eq!((diff.base.as_str(), diff.comparisons.len()), (&*first.name, 13));
+        assert_eq!((diff.base.as_str(), diff.comparisons.len()), (&*first.name, 14));
         for found in diff.comparisons {
             assert!(found.differences.is_empty(), "{found:?}");
         }

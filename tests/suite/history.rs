@@ -6,6 +6,7 @@ use mar_tests::{Client, Deployment, Options, task};
 use serde_json::Value;
 
 mod long;
+mod rolling;
 
 both_ways! {
     a_run_sees_the_turns_before_it

@@ -181,9 +181,13 @@ pub fn event_json(event: &Event) -> Value {
     match leaf.body {
         Some(event_leaf::Body::TurnCommitted(turn)) => fields.extend(turn_fields(&turn)),
         Some(event_leaf::Body::SummaryCommitted(summary)) => fields.extend(summaries::fields(&summary)),
-        Some(event_leaf::Body::GenerationStarted(started)) if !started.elided.is_empty() => {
+        Some(event_leaf::Body::GenerationStarted(started))
+            if !started.elided.is_empty() || started.history_left_out > 0 =>
+        {
             fields.insert("step".into(), json!(started.step));
             fields.insert("elided".into(), json!(started.elided));
+            fields.insert("history_left_out".into(), json!(started.history_left_out));
+            fields.insert("history_left_out_reason".into(), json!(started.history_left_out_reason));
         }
         Some(event_leaf::Body::ToolIntent(intent)) => {
             fields.insert("call_id".into(), json!(intent.call_id));

@@ -9,15 +9,26 @@ use crate::table::{bytes, count, usd};
 
 /// A generation that is about to begin, where its prompt had to be made shorter.
 pub fn started(started: &GenerationStarted, ink: Ink) -> Option<String> {
+    if started.history {
+        return Some(format!("step {:<5} sums up earlier runs of the session: they do not fit", started.step));
+    }
     if !started.role.is_empty() {
         return Some(format!("step {:<5} sums up the steps before it: they do not fit any more", started.step));
     }
-    let left_out = match started.elided.len() {
-        0 => return None,
-        1 => "a large result".to_owned(),
-        many => format!("{many} large results"),
+    let results = match started.elided.len() {
+        0 => None,
+        1 => Some("a large result of earlier steps".to_owned()),
+        many => Some(format!("{many} large results of earlier steps")),
     };
-    Some(format!("step {:<5} {}", started.step, ink.dim(&format!("leaves out {left_out} of earlier steps"))))
+    let reason = &started.history_left_out_reason;
+    let messages = match started.history_left_out {
+        0 => None,
+        1 => Some(format!("a message of earlier runs ({reason})")),
+        many => Some(format!("{many} messages of earlier runs ({reason})")),
+    };
+    let left_out: Vec<String> = results.into_iter().chain(messages).collect();
+    let told = || format!("step {:<5} {}", started.step, ink.dim(&format!("leaves out {}", left_out.join(" and "))));
+    (!left_out.is_empty()).then(told)
 }
 
 /// A summary of earlier steps.
@@ -26,7 +37,8 @@ pub fn committed(summary: &SummaryCommitted, ink: Ink) -> String {
     let (input, output) = (super::progress::describe::input(&spent), super::progress::describe::output(&spent));
     let spent = format!("{} in, {} out, {}", count(input), count(output), usd(spent.cost_nano_usd));
     let model = summary.model.strip_prefix("models/").unwrap_or(&summary.model);
-    let what = format!("sums up {} in {}", bytes(summary.replaced_bytes), bytes(summary.summary_bytes));
+    let of = if summary.history { " of earlier runs" } else { "" };
+    let what = format!("sums up {}{of} in {}", bytes(summary.replaced_bytes), bytes(summary.summary_bytes));
     format!("step {:<5} {} {what}  {}", summary.step, ink.name(&one_line(model, 60)), ink.dim(&spent))
 }
 
@@ -40,6 +52,8 @@ pub fn fields(summary: &SummaryCommitted) -> Map<String, Value> {
         "replaces": summary.replaces,
         "replaced_bytes": summary.replaced_bytes,
         "summary_bytes": summary.summary_bytes,
+        "history": summary.history,
+        "history_through": summary.history_through,
         "failed_attempts": summary.failed_attempts,
     });
     match fields {

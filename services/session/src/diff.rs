@@ -123,7 +123,12 @@ fn comparison(aspect: RunAspect, base: &BTreeMap<String, Thing>, run: &BTreeMap<
         left_out: count(differing.len().saturating_sub(MAX_TOLD)),
         may_vary: matches!(
             aspect,
-            RunAspect::Selection | RunAspect::Turns | RunAspect::Calls | RunAspect::Answer | RunAspect::Outcome
+            RunAspect::Selection
+                | RunAspect::Turns
+                | RunAspect::Calls
+                | RunAspect::Answer
+                | RunAspect::Outcome
+                | RunAspect::Shortened
         ),
     }
 }

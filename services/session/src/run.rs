@@ -24,6 +24,7 @@ mod doubt;
 mod event;
 mod fork;
 mod gathering;
+mod history;
 mod input;
 pub mod loop_detector;
 mod next;
@@ -39,6 +40,7 @@ pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
 pub use fork::{CallDigest, Fork, Recalled, Recollection, Shared, call_digest};
+pub use history::History;
 pub use input::{
     ApprovalWanted, CallReturn, Command, Delay, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission,
     Timed,

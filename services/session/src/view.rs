@@ -65,6 +65,7 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
             own_task: fork.own_task,
         });
     }
+    run.history_summary = state.history.origin.as_deref().cloned();
     run.children = state.children.iter().map(|child| run_name(state.session, *child)).collect();
     if let Phase::Waiting(reason) | Phase::Pending(Some(reason)) = state.phase {
         run.wait_reason = reason.into();

@@ -86,7 +86,7 @@ fn search() -> Task {
 }
 
 /// The bodies of a run's events.
-async fn told(client: &mut Client, run: &str) -> anyhow::Result<Vec<(Body, EventContent)>> {
+pub(super) async fn told(client: &mut Client, run: &str) -> anyhow::Result<Vec<(Body, EventContent)>> {
     let events = client.events(run).await?;
     let body = |event: Event| Some((event.body?.body?, event.content.unwrap_or_default()));
     Ok(events.into_iter().filter_map(body).collect())
@@ -101,11 +101,11 @@ fn summaries(story: &[(Body, EventContent)]) -> Vec<(SummaryCommitted, Message)>
 }
 
 /// What the model was sent last, as text.
-fn sent(system: &Deployment) -> String {
+pub(super) fn sent(system: &Deployment) -> String {
     system.rehearsal.requests().pop().map(|request| request.body["messages"].to_string()).unwrap_or_default()
 }
 
-async fn verified(client: &mut Client, run: &str) -> anyhow::Result<()> {
+pub(super) async fn verified(client: &mut Client, run: &str) -> anyhow::Result<()> {
     let verified = client.grpc.verify_run(VerifyRunRequest { name: run.to_owned() }).await?.into_inner();
     ensure!(verified.valid && verified.sealed, "{verified:?}");
     Ok(())
@@ -140,7 +140,8 @@ async fn a_run_goes_on_past_the_window_with_a_summary(options: Options) -> anyho
 async fn large_results_are_elided_by_reference(options: Options) -> anyhow::Result<()> {
     let system = start(options, 7_500, 1_500, &script(NOTES)).await?;
     let mut client = system.client().await?;
-    let run = client.run(search()).await?.run;
+    let session = client.session().await?;
+    let run = client.run_in(&session, search()).await?.run;
     assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
     let story = told(&mut client, &run.name).await?;
     assert!(summaries(&story).is_empty(), "references suffice");
@@ -157,6 +158,12 @@ async fn large_results_are_elided_by_reference(options: Options) -> anyhow::Resu
     let last = sent(&system);
     assert!(last.contains("left out to save room") && last.contains(&elided[0]), "{last}");
     assert!(last.contains("it brought the passages"), "what was received can be named: {last}");
+    let plain = Task { tools: Vec::new(), ..search() };
+    let other = client.run_in(&session, plain).await?.run;
+    let places = super::rolling::shortened(&mut client, &other.name, &run.name).await?;
+    let expected: Vec<String> =
+        elided.iter().map(|id| format!("result {}", &id[id.find('/').unwrap_or(0) + 1..])).collect();
+    assert_eq!(places, expected, "what one was told by reference the other was not told");
     verified(&mut client, &run.name).await
 }
 

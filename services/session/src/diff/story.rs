@@ -41,6 +41,8 @@ pub struct Story {
     pub things: BTreeMap<i32, BTreeMap<String, Thing>>,
     /// Every call, in order.
     pub calls: Vec<CallStory>,
+    /// Messages of earlier runs that prompts do without.
+    left_out: i64,
 }
 
 impl Story {
@@ -50,14 +52,18 @@ impl Story {
         match &event.body {
             Body::RunAdmitted(admitted) => self.admitted(admitted, content),
             Body::AgentSealed(_) => self.agent(content.agent.as_ref()),
+            Body::GenerationStarted(started) => self.shortens(&started.elided, started.history_left_out),
             Body::TurnCommitted(turn) => self.turn(turn, content.turn.as_ref()),
             Body::SummaryCommitted(summary) => self.summary(summary, content.summary.as_ref()),
-            Body::EventShared(shared) => match &shared.body {
-                Some(event_shared::Body::Turn(turn)) => self.turn(turn, content.turn.as_ref()),
-                Some(event_shared::Body::Summary(summary)) => self.summary(summary, content.summary.as_ref()),
-                Some(event_shared::Body::Result(back)) => self.result(back, content),
-                _ => {}
-            },
+            Body::EventShared(shared) => {
+                self.shortens(&shared.elided, shared.history_left_out);
+                match &shared.body {
+                    Some(event_shared::Body::Turn(turn)) => self.turn(turn, content.turn.as_ref()),
+                    Some(event_shared::Body::Summary(summary)) => self.summary(summary, content.summary.as_ref()),
+                    Some(event_shared::Body::Result(back)) => self.result(back, content),
+                    _ => {}
+                }
+            }
             Body::ToolReturned(back) => {
                 self.decided(&back.call_id, content);
                 self.result(back, content);
@@ -85,8 +91,15 @@ impl Story {
             "everything else",
             Thing::of(&rest.encode_to_vec(), "parameters, tools, constraints"),
         );
-        for (index, message) in content.history.iter().flat_map(|history| &history.messages).enumerate() {
+        let history = content.history.clone().unwrap_or_default();
+        for (index, message) in history.messages.iter().enumerate() {
             self.put(RunAspect::Task, format!("history {index}"), message_thing(message));
+        }
+        for (index, message) in history.older.iter().enumerate() {
+            self.put(RunAspect::Task, format!("older history {index}"), message_thing(message));
+        }
+        if let Some(summary) = &history.summary {
+            self.put(RunAspect::Task, "history summary", message_thing(summary));
         }
         for (field, value) in limits(&admitted.limits.unwrap_or_default()) {
             self.put(RunAspect::Limits, field, Thing::text(value));
@@ -155,13 +168,29 @@ impl Story {
         }
     }
 
-    /// A summary is what a model said in a step.
+    /// Results that a reference stands for from now on, and messages of earlier runs that are left out.
+    fn shortens(&mut self, elided: &[String], left_out: i64) {
+        for call_id in elided {
+            let place = format!("result {}", call_id.split_once('/').map_or(call_id.as_str(), |(_, place)| place));
+            self.put(RunAspect::Shortened, place, Thing::text("a reference stands in its place"));
+        }
+        self.left_out += left_out;
+        if left_out > 0 {
+            let text = format!("{} messages are left out", self.left_out);
+            self.put(RunAspect::Shortened, "earlier runs", Thing::text(text));
+        }
+    }
+
+    /// A summary, by the step that it is.
     fn summary(&mut self, summary: &SummaryCommitted, message: Option<&Message>) {
         let step = summary.step.to_string();
         self.put(RunAspect::Selection, &step, Thing::text(&summary.model));
-        if let Some(message) = message {
-            self.put(RunAspect::Turns, &step, message_thing(message));
-        }
+        let (what, count) = (if summary.history { "of earlier runs" } else { "of steps" }, summary.replaces);
+        let said = message.map(|message| words(&message.parts)).unwrap_or_default();
+        let text = format!("in the place of {count} messages: {said}");
+        let mut bytes = message.map(prost::Message::encode_to_vec).unwrap_or_default();
+        bytes.extend_from_slice(&count.to_be_bytes());
+        self.put(RunAspect::Shortened, format!("summary {what} {step}"), Thing::of(&bytes, text));
     }
 
     fn call(&mut self, call_id: &str) -> Option<&mut CallStory> {

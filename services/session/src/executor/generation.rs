@@ -86,8 +86,8 @@ impl Executor {
 
     fn generation_request(&self, step: i64, attempt: i64, reservation: Amounts) -> StreamGenerateRequest {
         let (model_role, prompt) = match self.state.generation.as_ref().map(|open| open.aim).unwrap_or_default() {
-            Aim::Summary { replaces } => {
-                let messages = self.state.summary_prompt(replaces);
+            aim @ (Aim::Summary { .. } | Aim::History { .. }) => {
+                let messages = self.state.summary_prompt(aim);
                 (SUMMARISE.to_owned(), Prompt { messages, ..Prompt::default() })
             }
             Aim::Turn => {

@@ -225,8 +225,9 @@ impl Plan {
         if !self.is_open(turn.step, turn.attempt) {
             return;
         }
-        if let Some(Aim::Summary { replaces }) = self.state.generation.as_ref().map(|open| open.aim) {
-            return self.summary(turn, replaces, at);
+        let aim = self.state.generation.as_ref().map(|open| open.aim).unwrap_or_default();
+        if aim != Aim::Turn {
+            return self.summary(turn, aim, at);
         }
         self.settle(&turn.usage);
         let draft = turn_committed(&self.state, turn);
@@ -255,7 +256,9 @@ impl Plan {
         };
         let retried = again && self.state.stop.is_none();
         self.emit(at, generation_failed(&generation, reason, models, usage, retried));
-        if !retried && self.state.stop.is_none() {
+        // Without a summary of what came before it the run goes on.
+        let needed = !matches!(generation.aim, Aim::History { .. });
+        if !retried && self.state.stop.is_none() && needed {
             if too_long {
                 return self.halt(HaltReason::ContextWindow);
             }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::amounts::{add_usage, input_tokens};
 use super::event::repair_request;
+use super::history::History;
 use super::loop_detector::{LoopDetector, Observed, Rule};
 use super::slices::Purse;
 use super::state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, RetryDue, State, Stop};
@@ -40,8 +41,8 @@ impl State {
     pub fn admitted(run: Uuid, session: Uuid, event: &Event) -> Option<Self> {
         let Body::RunAdmitted(admitted) = &event.body else { return None };
         let expires_at = admitted.expire_time.as_ref().and_then(timestamp)?;
-        let history = event.content.history.clone().unwrap_or_default().messages;
-        let tainted = history.iter().flat_map(|message| &message.parts).any(|part| part.tainted);
+        let history = History::new(event.content.history.clone().unwrap_or_default());
+        let tainted = history.is_tainted();
         Some(Self {
             run,
             session,
@@ -59,7 +60,7 @@ impl State {
             agent: None,
             max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
             output_schema: Arc::from(""),
-            history: history.into_iter().map(Arc::new).collect(),
+            history,
             transcript: Vec::new(),
             head: 0,
             summarised: false,
@@ -125,7 +126,12 @@ impl State {
             Body::GenerationStarted(started) => {
                 let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap_or_default();
                 let replaces = usize::try_from(started.replaces).unwrap_or(0);
-                let aim = if started.role == SUMMARISE { Aim::Summary { replaces } } else { Aim::Turn };
+                let aim = match started.role.as_str() {
+                    SUMMARISE if started.history => Aim::History { replaces },
+                    SUMMARISE => Aim::Summary { replaces },
+                    _ => Aim::Turn,
+                };
+                self.leave_history_out(started.history_left_out);
                 for call_id in &started.elided {
                     self.elide(call_id);
                 }
@@ -225,7 +231,7 @@ impl State {
         let mut prompt: Vec<Arc<Message>> = agent.prompt.iter().cloned().map(Arc::new).collect();
         // The task's own message comes last.
         let task = prompt.len().saturating_sub(1);
-        prompt.splice(task..task, self.history.iter().cloned());
+        prompt.splice(task..task, self.history.shown().cloned());
         // What a fork shares comes after it.
         self.head = prompt.len();
         self.measured += self.head;
@@ -315,11 +321,13 @@ impl State {
 
     fn fail_generation(&mut self, failed: &GenerationFailed, at: OffsetDateTime, counted_seq: Option<i64>) {
         let usage = failed.usage.unwrap_or_default();
+        let aim = self.generation.as_ref().map(|open| open.aim).unwrap_or_default();
         if failed.reason == CONTEXT_EXCEEDED {
             self.narrow();
         }
         self.settle(&usage, counted_seq);
         if !failed.retried {
+            self.history.given_up |= matches!(aim, Aim::History { .. });
             self.retry = None;
             return;
         }

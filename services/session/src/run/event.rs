@@ -75,7 +75,7 @@ pub(super) fn generation_failed(
 pub(super) fn generation_started(due: &Due, left: Amounts) -> Draft {
     let (role, replaces) = match due.aim {
         Aim::Turn => ("", 0),
-        Aim::Summary { replaces } => (SUMMARISE, replaces),
+        Aim::Summary { replaces } | Aim::History { replaces } => (SUMMARISE, replaces),
     };
     bare(Body::GenerationStarted(GenerationStarted {
         step: due.step,
@@ -86,6 +86,9 @@ pub(super) fn generation_started(due: &Due, left: Amounts) -> Draft {
         role: role.to_owned(),
         replaces: i64::try_from(replaces).unwrap_or(i64::MAX),
         elided: due.elided.clone(),
+        history: matches!(due.aim, Aim::History { .. }),
+        history_left_out: i64::try_from(due.left_out.messages).unwrap_or(i64::MAX),
+        history_left_out_reason: due.left_out.reason.to_owned(),
     }))
 }
 

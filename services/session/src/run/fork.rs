@@ -100,6 +100,8 @@ pub struct Recollection {
     begun: BTreeSet<String>,
     /// Calls whose results were left out since the last turn.
     elided: Vec<String>,
+    /// Messages of earlier runs that were left out since the last turn or summary.
+    left_out: i64,
     /// The bound of the last prompt.
     input_bound: i64,
 }
@@ -119,6 +121,7 @@ impl Recollection {
             }
             Body::GenerationStarted(started) => {
                 self.elided.extend(started.elided.iter().cloned());
+                self.left_out += started.history_left_out;
                 self.input_bound = started.reservation.as_ref().map_or(0, |reservation| reservation.input_tokens);
             }
             Body::TurnCommitted(turn) => self.part(seq, Part::Turn(turn.clone()), &event.content, true),
@@ -135,6 +138,7 @@ impl Recollection {
             Body::EventShared(shared) => {
                 if let Some(body) = &shared.body {
                     self.elided.extend(shared.elided.iter().cloned());
+                    self.left_out += shared.history_left_out;
                     self.input_bound = shared.input_bound;
                     self.part(seq, body.clone(), &event.content, shared.counted);
                 }
@@ -154,6 +158,10 @@ impl Recollection {
         let (elided, input_bound) = match &body {
             Part::Turn(_) => (std::mem::take(&mut self.elided), self.input_bound),
             _ => Default::default(),
+        };
+        let history_left_out = match &body {
+            Part::Turn(_) | Part::Summary(_) => std::mem::take(&mut self.left_out),
+            _ => 0,
         };
         let (is_turn, is_result) = (matches!(body, Part::Turn(_)), matches!(body, Part::Result(_)));
         if is_turn {
@@ -178,7 +186,7 @@ impl Recollection {
             summary: content.summary.clone(),
             ..EventContent::default()
         };
-        let event = EventShared { seq, counted, elided, input_bound, body: Some(body) };
+        let event = EventShared { seq, counted, elided, input_bound, history_left_out, body: Some(body) };
         self.open.push(Shared { event, content });
         if is_result {
             self.owed = self.owed.saturating_sub(1);

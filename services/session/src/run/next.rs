@@ -7,6 +7,7 @@ use super::absorb::Plan;
 use super::answer;
 use super::delegation::Carving;
 use super::event::{answer_rejected, failed, halted};
+use super::history::LeftOut;
 use super::state::{Call, CallState};
 use super::summary::{Aim, Upcoming};
 use crate::counters::Amounts;
@@ -39,6 +40,8 @@ pub(super) struct Due {
     pub aim: Aim,
     /// Calls whose results are left out of its prompt.
     pub elided: Vec<String>,
+    /// Messages of earlier runs that are left out of its prompt.
+    pub left_out: LeftOut,
 }
 
 impl Next {
@@ -111,8 +114,8 @@ impl Plan {
         let upcoming = self.state.upcoming();
         let reservation = self.state.reservation_of(&upcoming, steps);
         let repair = self.state.repairing && upcoming.aim == Aim::Turn;
-        let Upcoming { aim, elided, .. } = upcoming;
-        Next::Generate(Box::new(Due { step, attempt, reservation, repair, aim, elided }))
+        let Upcoming { aim, elided, left_out, .. } = upcoming;
+        Next::Generate(Box::new(Due { step, attempt, reservation, repair, aim, elided, left_out }))
     }
 
     fn reject(&mut self, problems: &[String]) -> Next {

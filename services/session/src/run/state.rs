@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::answer::Summariser;
 use super::delegation::{Delegated, Parent};
 use super::fork::Fork;
+use super::history::History;
 use super::loop_detector::LoopDetector;
 use super::slices::Purse;
 use super::summary::{Aim, Density};
@@ -61,7 +62,7 @@ pub struct State {
     /// JSON Schema of the answer as JSON text, from the descriptor; empty for free text.
     pub output_schema: Arc<str>,
     /// What the agent sees of the session's earlier runs.
-    pub history: Vec<Arc<Message>>,
+    pub history: History,
     /// The conversation: prompt with history, turns, tool results, repair requests.
     pub transcript: Vec<Arc<Message>>,
     /// How many of its messages come before what the run did itself: the prompt with history, the task last; 0 before an

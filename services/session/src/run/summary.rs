@@ -14,6 +14,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::answer::Summariser;
+use super::history::LeftOut;
 use super::state::{MESSAGE_OVERHEAD, PROMPT_OVERHEAD, State, message_bytes};
 use crate::counters::Amounts;
 
@@ -32,7 +33,7 @@ const NAMED_PASSAGES: usize = 16;
 /// Bytes of a summary's request beyond its texts.
 const REQUEST_OVERHEAD: i64 = 256;
 /// What stands before a summary.
-const INTRODUCTION: &str = "Notes on the earlier steps of this task, which are left out here:\n\n";
+pub(super) const INTRODUCTION: &str = "Notes on the earlier steps of this task, which are left out here:\n\n";
 
 /// What a generation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +44,11 @@ pub enum Aim {
     /// A summary of earlier steps.
     Summary {
         /// How many messages behind the task it will take the place of.
+        replaces: usize,
+    },
+    /// A summary of the session's earlier runs.
+    History {
+        /// How many of their messages it will take the place of, an earlier summary included.
         replaces: usize,
     },
 }
@@ -71,12 +77,14 @@ impl Density {
 }
 
 /// The next generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Upcoming {
     /// What it is for.
     pub aim: Aim,
     /// Calls whose results are left out of its prompt from now on.
     pub elided: Vec<String>,
+    /// Messages of earlier runs that are left out of its prompt from now on.
+    pub left_out: LeftOut,
     /// An upper bound of its prompt, in tokens.
     pub input_tokens: i64,
     /// The most that it may write, in tokens.
@@ -86,34 +94,46 @@ pub(super) struct Upcoming {
 impl Upcoming {
     /// Whether it makes the prompt shorter.
     pub fn shortens(&self) -> bool {
-        self.aim != Aim::Turn || !self.elided.is_empty()
+        self.aim != Aim::Turn || !self.elided.is_empty() || self.left_out.messages > 0
     }
 }
 
 impl State {
     /// What the next generation is.
     pub(super) fn upcoming(&self) -> Upcoming {
+        if let Some(due) = self.due_history(false) {
+            return due;
+        }
         let mut sizes = self.sizes();
-        let turn = |elided, sizes: &[i64]| Upcoming {
+        let turn = |elided, left_out, sizes: &[i64]| Upcoming {
             aim: Aim::Turn,
             elided,
+            left_out,
             input_tokens: self.bound_of(sizes),
             output_tokens: self.max_output_tokens,
         };
-        if self.estimate(&sizes) <= self.room() {
-            return turn(Vec::new(), &sizes);
+        let too_long = |sizes: &[i64]| self.estimate(sizes) > self.room();
+        if !too_long(&sizes) {
+            let left_out = self.left_out(&mut sizes, |_| false);
+            return turn(Vec::new(), left_out, &sizes);
         }
         let whole = sizes.clone();
         let elided = self.elision(&mut sizes);
-        if self.estimate(&sizes) <= self.room() {
-            return turn(elided, &sizes);
+        if !too_long(&sizes) {
+            let left_out = self.left_out(&mut sizes, |_| false);
+            return turn(elided, left_out, &sizes);
         }
         if let Some((replaces, input_tokens, summariser)) = self.due_summary(&whole) {
             let output_tokens = summariser.max_output_tokens;
-            return Upcoming { aim: Aim::Summary { replaces }, elided: Vec::new(), input_tokens, output_tokens };
+            return Upcoming { aim: Aim::Summary { replaces }, input_tokens, output_tokens, ..Upcoming::default() };
         }
-        // Who counts may find that it fits.
-        turn(elided, &sizes)
+        // Who counts may find that it fits: nothing that was said is taken away before a prompt was counted.
+        let counted = self.density.is_some() || self.history.refused;
+        if let Some(due) = self.due_history(true).filter(|_| counted) {
+            return due;
+        }
+        let left_out = self.left_out(&mut sizes, |sizes| counted && too_long(sizes));
+        turn(elided, left_out, &sizes)
     }
 
     /// What the next generation may use.
@@ -141,6 +161,12 @@ impl State {
 
     pub(super) fn narrow(&mut self) {
         let aim = self.generation.as_ref().map(|open| open.aim).unwrap_or_default();
+        if let Aim::History { .. } = aim {
+            // That says nothing of the window of those who answer.
+            self.history.given_up = true;
+            return;
+        }
+        self.history.refused = true;
         let (input, output) = match (aim, self.summariser.as_deref()) {
             (Aim::Summary { replaces }, Some(summariser)) => {
                 let bound = self.summary_bound(summariser, replaces);
@@ -226,18 +252,22 @@ impl State {
 
     /// An upper bound of the tokens of a summary's prompt.
     fn summary_bound(&self, summariser: &Summariser, replaces: usize) -> i64 {
-        let bytes = summariser.prompt.len() + self.material(replaces).len();
-        i64::try_from(bytes).unwrap_or(i64::MAX / 4) + 2 * MESSAGE_OVERHEAD + REQUEST_OVERHEAD
+        request_bound(summariser, &self.material(replaces))
     }
 
-    /// What is asked of who summarises.
-    pub fn summary_prompt(&self, replaces: usize) -> Vec<Message> {
+    /// What is asked of who summarises; empty for a turn.
+    pub fn summary_prompt(&self, aim: Aim) -> Vec<Message> {
+        let (material, tainted) = match aim {
+            Aim::Turn => return Vec::new(),
+            Aim::Summary { replaces } => (self.material(replaces), self.tainted),
+            Aim::History { replaces } => (self.history.material(replaces), self.history.taints(replaces)),
+        };
         let prompt = self.summariser.as_ref().map(|summariser| summariser.prompt.clone()).unwrap_or_default();
         let said = |role: Role, text: String, tainted: bool| {
             let part = Part { content: Some(Content::Text(text)), origin: Origin::Platform.into(), tainted };
             Message { role: role.into(), parts: vec![part] }
         };
-        vec![said(Role::System, prompt, false), said(Role::User, self.material(replaces), self.tainted)]
+        vec![said(Role::System, prompt, false), said(Role::User, material, tainted)]
     }
 
     /// The task, and the messages behind it that are to be summarised, as text.
@@ -262,7 +292,13 @@ impl State {
     }
 }
 
-fn sum(sizes: &[i64]) -> i64 {
+/// An upper bound of the tokens of a request to sum this up.
+pub(super) fn request_bound(summariser: &Summariser, material: &str) -> i64 {
+    let bytes = summariser.prompt.len() + material.len();
+    i64::try_from(bytes).unwrap_or(i64::MAX / 4) + 2 * MESSAGE_OVERHEAD + REQUEST_OVERHEAD
+}
+
+pub(super) fn sum(sizes: &[i64]) -> i64 {
     sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
 }
 
@@ -301,14 +337,14 @@ pub(super) fn reference(result: &ToolResult) -> ToolResult {
     ToolResult { content: vec![part], ..result.clone() }
 }
 
-/// A summary as later prompts have it.
-pub(super) fn summary_message(text: &str, tainted: bool) -> Message {
+/// A summary as later prompts have it, behind what introduces it.
+pub(super) fn summary_message(introduction: &str, text: &str, tainted: bool) -> Message {
     let part = |text: &str, origin: Origin, tainted: bool| Part {
         content: Some(Content::Text(text.to_owned())),
         origin: origin.into(),
         tainted,
     };
-    let parts = vec![part(INTRODUCTION, Origin::Platform, false), part(text, Origin::Model, tainted)];
+    let parts = vec![part(introduction, Origin::Platform, false), part(text, Origin::Model, tainted)];
     Message { role: Role::User.into(), parts }
 }
 
@@ -322,7 +358,7 @@ pub(super) fn words(message: &Message) -> String {
 }
 
 /// A message as who summarises reads it.
-fn write_message(out: &mut String, message: &Message) {
+pub(super) fn write_message(out: &mut String, message: &Message) {
     let speaker = match message.role() {
         Role::Assistant => "Agent: ",
         _ => "",

@@ -4,17 +4,28 @@ use mar_proto::session::{EventContent, SummaryCommitted, event_leaf::Body};
 use time::OffsetDateTime;
 
 use super::super::absorb::Plan;
+use super::super::history;
 use super::super::input::{FinishedTurn, Retry};
 use super::super::state::{MESSAGE_OVERHEAD, message_bytes};
-use super::super::summary::{SUMMARY_EMPTY, SUMMARY_TOO_LONG, summary_message, words};
+use super::super::summary::{Aim, INTRODUCTION, SUMMARY_EMPTY, SUMMARY_TOO_LONG, summary_message, words};
 
 impl Plan {
     /// Takes a summary in. One that says nothing, or is no shorter than what it would stand for, is a failed try, and paid for.
-    pub(super) fn summary(&mut self, turn: &FinishedTurn, replaces: usize, at: OffsetDateTime) {
-        let message = summary_message(&words(&turn.message), self.state.tainted);
-        let (summary_bytes, replaced_bytes) =
-            (message_bytes(&message) + MESSAGE_OVERHEAD, self.state.replaced_bytes(replaces));
-        let fault = if words(&turn.message).is_empty() {
+    pub(super) fn summary(&mut self, turn: &FinishedTurn, aim: Aim, at: OffsetDateTime) {
+        let (text, earlier) = (words(&turn.message), &self.state.history);
+        let (message, replaces, replaced_bytes, history_through) = match aim {
+            Aim::Turn => return,
+            Aim::Summary { replaces } => {
+                let message = summary_message(INTRODUCTION, &text, self.state.tainted);
+                (message, replaces, self.state.replaced_bytes(replaces), String::new())
+            }
+            Aim::History { replaces } => {
+                let message = summary_message(history::INTRODUCTION, &text, earlier.taints(replaces));
+                (message, replaces, earlier.replaced_bytes(replaces), earlier.through(replaces))
+            }
+        };
+        let summary_bytes = message_bytes(&message) + MESSAGE_OVERHEAD;
+        let fault = if text.is_empty() {
             Some((SUMMARY_EMPTY, "the model that was to summarise it said nothing"))
         } else {
             (summary_bytes >= replaced_bytes)
@@ -37,6 +48,8 @@ impl Plan {
             summary_bytes,
             translation_warnings: turn.translation_warnings.clone(),
             failed_attempts: turn.failed_attempts.clone(),
+            history: matches!(aim, Aim::History { .. }),
+            history_through,
         };
         let content = EventContent { summary: Some(message), ..EventContent::default() };
         self.emit(at, (Body::SummaryCommitted(body), content));

@@ -42,6 +42,7 @@ impl State {
         }
         match &shared.body {
             Some(event_shared::Body::Turn(turn)) => {
+                self.leave_history_out(shared.history_left_out);
                 self.step = turn.step;
                 self.used.steps += 1;
                 self.candidate = None;
@@ -58,6 +59,7 @@ impl State {
                 self.commit_turn(turn, &content, None, shared.input_bound);
             }
             Some(event_shared::Body::Summary(summary)) => {
+                self.leave_history_out(shared.history_left_out);
                 self.step = summary.step;
                 self.used.steps += 1;
                 self.commit_summary(summary, content, None);

@@ -19,10 +19,14 @@ impl State {
         self.settle(&summary.usage.unwrap_or_default(), counted_seq);
         self.retry = None;
         self.failed_models.clear();
+        let message = content.summary.clone().unwrap_or_default();
+        if summary.history {
+            return self.sum_up_history(summary, message, self.next_seq - 1);
+        }
         let replaces = usize::try_from(summary.replaces).unwrap_or(0);
         let end = self.head.saturating_add(replaces).min(self.transcript.len());
         let gone = end - self.head;
-        self.transcript.splice(self.head..end, [Arc::new(content.summary.clone().unwrap_or_default())]);
+        self.transcript.splice(self.head..end, [Arc::new(message)]);
         self.measured = (self.measured + 1).saturating_sub(gone).max(self.head + 1);
         self.summarised = true;
     }

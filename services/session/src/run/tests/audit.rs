@@ -84,6 +84,8 @@ pub struct Audit {
     pub commands: BTreeSet<uuid::Uuid>,
     /// What is left out of prompts.
     pub shortened: super::audit_summary::Shortened,
+    /// What is seen of earlier runs.
+    pub seen: super::audit_history::Seen,
     /// Slices of each budget, and what they grant.
     pub purses: BTreeMap<i32, (usize, i64)>,
 }
@@ -111,7 +113,8 @@ pub fn spent(usage: &Usage) -> Amounts {
 impl Audit {
     pub fn new(state: &State) -> Self {
         let purses = state.budgets.iter().map(|purse| (purse.scope.into(), (0, 0))).collect();
-        Self { limits: state.limit_amounts(), purses, ..Self::default() }
+        let seen = super::audit_history::Seen::new(&state.history);
+        Self { seen, limits: state.limit_amounts(), purses, ..Self::default() }
     }
 
     /// A decision before its commit: effects against intents, and both against the counters.
@@ -287,6 +290,7 @@ impl Audit {
             Body::GenerationStarted(started) => {
                 self.starts(started, state);
                 well_formed(&state.transcript);
+                self.seen.starts(started, state);
                 self.shortened.starts(started, state);
             }
             Body::TurnCommitted(turn) => {
@@ -302,10 +306,17 @@ impl Audit {
             Body::SummaryCommitted(summary) => {
                 assert!(self.turns.insert(summary.step), "step {} has two ends", summary.step);
                 self.settles(summary.step, summary.attempt, &summary.usage.unwrap());
-                self.shortened.sums_up(summary, event, state);
+                self.seen.sums_up(summary, event, state);
+                if !summary.history {
+                    self.shortened.sums_up(summary, event, state);
+                }
             }
             Body::GenerationFailed(failed) => {
                 self.settles(failed.step, failed.attempt, &failed.usage.unwrap());
+                match failed.reason.as_str() {
+                    "CONTEXT_EXCEEDED" => self.seen.refused(),
+                    _ => self.seen.fails(failed.retried),
+                }
                 let (reached, dead) = self.reached.entry(failed.step).or_default();
                 for model in &failed.models {
                     if dead.insert(model.clone()) {
@@ -447,7 +458,11 @@ impl Audit {
         let reservation = started.reservation.as_ref().map(Amounts::of_reservation).unwrap();
         assert_eq!(reservation.steps, i64::from(started.attempt == 1));
         let sums_up = started.role == "summarise";
-        let output = if sums_up { super::fixture::SUMMARY_OUTPUT } else { state.max_output_tokens };
+        let output = match () {
+            () if started.history => super::fixture::SUMMARY_OUTPUT.min(state.history.summary_tokens),
+            () if sums_up => super::fixture::SUMMARY_OUTPUT,
+            () => state.max_output_tokens,
+        };
         assert_eq!(reservation.output_tokens, output);
         self.used = self.used + reservation;
         let covered = self.purses.values().all(|(_, cost)| self.used.cost_nano_usd <= *cost);

@@ -73,6 +73,7 @@ impl Audit {
         if let Some(event_shared::Body::Summary(summary)) = &shared.body {
             assert!(self.turns.insert(summary.step), "step {} is shared twice", summary.step);
         }
+        self.seen.shares(shared, event);
         self.shortened.shares(shared, event, state);
         let passages = event.content.tool_result.iter().flat_map(|result| &result.passages);
         self.passages.extend(passages.map(|passage| passage.passage_id.clone()));

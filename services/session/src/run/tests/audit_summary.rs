@@ -58,7 +58,7 @@ impl Shortened {
         let shown = state.transcript.get(state.head).filter(|_| self.summary.is_some());
         assert_eq!(shown, self.summary.as_ref(), "a summary stays until the next one");
         assert_eq!(started.role.is_empty(), started.replaces == 0);
-        self.due = (!started.role.is_empty()).then_some(started.replaces);
+        self.due = (!started.role.is_empty() && !started.history).then_some(started.replaces);
         self.sent.clone_from(&state.transcript);
     }
 
@@ -70,7 +70,7 @@ impl Shortened {
             Some(event_shared::Body::Result(back)) => {
                 self.results.insert(own(&back.call_id), event.content.tool_result.clone().unwrap());
             }
-            Some(event_shared::Body::Summary(_)) => {
+            Some(event_shared::Body::Summary(summary)) if !summary.history => {
                 let there: BTreeSet<&String> = results(&state.transcript).map(|result| &result.call_id).collect();
                 self.covered.extend(self.results.keys().filter(|call_id| !there.contains(call_id)).cloned());
                 self.summary = event.content.summary.clone().map(Arc::new);

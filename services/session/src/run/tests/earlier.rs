@@ -12,7 +12,7 @@ fn earlier_runs_are_seen_before_the_task_and_what_tainted_them_taints() {
     let seen = |tainted| {
         let mut first = admitted(roomy());
         let messages = vec![said(Role::User, "who?", false), said(Role::Assistant, "Ada", tainted)];
-        first.content.history = Some(History { messages });
+        first.content.history = Some(History { messages, ..History::default() });
         let mut state = State::admitted(RUN, SESSION, &first).expect("a first event");
         let alone = State::admitted(RUN, SESSION, &admitted(roomy())).expect("a first event");
         let content = EventContent { agent: Some(agent(Form::Prose)), ..EventContent::default() };

@@ -368,11 +368,17 @@ pub fn word(event: &Event) -> String {
         Body::RunAdmitted(_) => "Admitted".to_owned(),
         Body::RunClaimed(claimed) => format!("Claimed({})", claimed.epoch),
         Body::AgentSealed(_) => "Sealed".to_owned(),
+        Body::GenerationStarted(started) if started.history => {
+            format!("Looking back({}.{})", started.step, started.attempt)
+        }
         Body::GenerationStarted(started) if started.role == "summarise" => {
             format!("Summing({}.{})", started.step, started.attempt)
         }
         Body::GenerationStarted(started) => format!("Started({}.{})", started.step, started.attempt),
         Body::TurnCommitted(turn) => format!("Turn({}.{})", turn.step, turn.attempt),
+        Body::SummaryCommitted(summary) if summary.history => {
+            format!("Looked back({}.{})", summary.step, summary.attempt)
+        }
         Body::SummaryCommitted(summary) => format!("Summary({}.{})", summary.step, summary.attempt),
         Body::GenerationFailed(failed) => format!("Failed({}.{} {})", failed.step, failed.attempt, failed.reason),
         Body::ToolIntent(intent) => format!("Intent({}.{})", place(&intent.call_id), intent.attempt),
