@@ -75,6 +75,10 @@ impl Seen {
 
     /// A fork begins with an event of its origin's.
     pub fn shares(&mut self, shared: &EventShared, event: &Event) {
+        // A task of its own that sees nothing of earlier runs shares the steps all the same.
+        if self.summary.is_none() && self.turns.is_empty() {
+            return;
+        }
         self.leave_out(shared.history_left_out);
         match &shared.body {
             Some(event_shared::Body::Summary(summary)) if summary.history => self.takes_the_place(summary, event),
@@ -83,9 +87,6 @@ impl Seen {
     }
 
     fn takes_the_place(&mut self, summary: &SummaryCommitted, event: &Event) {
-        if self.summary.is_none() && self.turns.is_empty() {
-            return;
-        }
         let message = event.content.summary.clone().unwrap();
         let replaced = usize::try_from(summary.replaces).unwrap() - usize::from(self.summary.is_some());
         let covered = self.summary.iter().chain(&self.turns[..replaced]);

@@ -53,15 +53,24 @@ fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
         Body::ToolReturned(back) if back.recorded_seq.is_some() => corners.push("replayed"),
         Body::ToolReturned(back) if back.reason == "EFFECTS_NOT_ALLOWED" => corners.push("not allowed"),
         Body::EventShared(shared) => corners.push(match &shared.body {
+            Some(event_shared::Body::Turn(_)) if shared.history_left_out > 0 => "shared without earlier runs",
             Some(event_shared::Body::Turn(_)) if !shared.elided.is_empty() => "shared elision",
             Some(event_shared::Body::Turn(_)) => "shared turn",
             Some(event_shared::Body::Result(_)) => "shared result",
+            Some(event_shared::Body::Summary(summary)) if summary.history => "shared summary of earlier runs",
             Some(event_shared::Body::Summary(_)) => "shared summary",
             _ => "shared rejection",
         }),
         _ => {}
     }
     corners
+}
+
+fn left_out(event: &Event) -> Option<&str> {
+    match &event.body {
+        Body::GenerationStarted(started) if started.history_left_out > 0 => Some(&started.history_left_out_reason),
+        _ => None,
+    }
 }
 
 fn elides(event: &Event) -> bool {
@@ -73,6 +82,7 @@ fn of_scholars(event: &Event) -> String {
     let word = super::fixture::word(event);
     match word.split_once('(').map_or(word.as_str(), |(kind, _)| kind) {
         "Failed" => format!("Failed({}", word.split_once(' ').unwrap().1),
+        "Started" if left_out(event).is_some() => format!("left out: {}", left_out(event).unwrap_or_default()),
         "Started" if elides(event) => "Elided".to_owned(),
         "Ended" => word,
         kind => kind.to_owned(),
@@ -98,6 +108,12 @@ fn long_histories_reach_every_corner() {
     let corners = [
         "Summing",
         "Summary",
+        "Looking back",
+        "Looked back",
+        "left out: SUMMARY_FAILED",
+        "left out: CONTEXT_WINDOW",
+        "shared summary of earlier runs",
+        "shared without earlier runs",
         "Elided",
         "Failed(SUMMARY_EMPTY)",
         "Failed(SUMMARY_TOO_LONG)",

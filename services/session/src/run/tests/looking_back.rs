@@ -36,6 +36,11 @@ pub fn with_a_summary() -> History {
     History { summary: Some(summary), summary_origin: Some(origin), ..three_turns() }
 }
 
+/// All of them shown.
+pub fn all_shown() -> History {
+    History { older: Vec::new(), messages: turns(1, 3, 60), ..three_turns() }
+}
+
 pub fn of(history: History, limits: HaltingPolicy) -> Driver {
     let mut first = admitted(limits);
     first.content.history = Some(history);
@@ -183,7 +188,7 @@ fn a_summary_leaves_the_task_most_of_what_the_run_may_use() {
 fn a_takeover_asks_for_the_same_summary() {
     let mut story = begun(three_turns(), roomy(), 0);
     let sent = story.driver.state.generation.clone().unwrap();
-    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned() }]);
+    let words = story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned(), unattended_since: None }]);
     assert_eq!(words, ["Claimed(2)", "Failed(1.1 LOST)", "Looking back(1.2)"]);
     let again = story.driver.state.generation.clone().unwrap();
     assert_eq!((again.aim, again.reservation.input_tokens), (sent.aim, sent.reservation.input_tokens));
@@ -194,8 +199,7 @@ fn a_takeover_asks_for_the_same_summary() {
 
 #[test]
 fn what_the_window_has_no_room_for_is_summed_up_then_left_out() {
-    let all_shown = History { older: Vec::new(), messages: turns(1, 3, 60), ..three_turns() };
-    let mut story = begun(all_shown.clone(), roomy(), 0);
+    let mut story = begun(all_shown(), roomy(), 0);
     assert_eq!(story.words().last().unwrap(), "Started(1.1)");
     let words = story.tell(vec![refused(1, 1, "CONTEXT_EXCEEDED", Retry::Never)]);
     assert_eq!(words, ["Failed(1.1 CONTEXT_EXCEEDED)", "Looking back(1.2)"]);
@@ -211,7 +215,7 @@ fn what_the_window_has_no_room_for_is_summed_up_then_left_out() {
     story.driver.replayed();
 
     // Who sums up fails: turns go one by one, oldest first.
-    let mut story = begun(all_shown, roomy(), 0);
+    let mut story = begun(all_shown(), roomy(), 0);
     story.tell(vec![refused(1, 1, "CONTEXT_EXCEEDED", Retry::Never)]);
     story.tell(vec![refused(1, 2, "PERMISSION_DENIED", Retry::Never)]);
     assert_eq!(left_out(&story), (2, "CONTEXT_WINDOW".to_owned()));

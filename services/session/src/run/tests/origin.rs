@@ -34,6 +34,9 @@ impl Origin {
             let (through_seq, own_task) = (self.through_seq, self.own_task);
             let allow_effects = dice.once_in(2);
             body.fork = Some(ForkOrigin { run: ORIGIN.to_string(), through_seq, allow_effects, own_task });
+            // A task of its own may want to see nothing of earlier runs.
+            let seen = self.driver.events[0].content.history.clone();
+            first.content.history = seen.filter(|_| !own_task || !dice.once_in(3));
         }
         first
     }

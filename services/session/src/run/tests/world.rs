@@ -1,7 +1,7 @@
 //! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
 //! happens next is rolled.
 
-use mar_proto::session::{ApprovalState, BudgetScope, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::session::{ApprovalState, BudgetScope, History, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltingPolicy, OnBudget, Part, Usage};
 use time::{Duration, OffsetDateTime};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::dice::Dice;
 use super::driver::{Driver, Mishap};
 use super::fixture::{self, BOOK, DELEGATE, Form, MAX_OUTPUT, PAY, PICK, SEARCH, SEND, START, WIRE, ask, text};
+use super::looking_back;
 use super::nursery::Nursery;
 use super::origin::Origin;
 use crate::counters::Amounts;
@@ -71,7 +72,11 @@ impl World {
         let origin = (!child && dice.once_in(5)).then(|| Origin::new(&mut dice, scholar));
         let driver = match &origin {
             None if child => small(limits, &mut dice),
-            None => Driver::of(fixture::admitted_on(limits, budgets)),
+            None => {
+                let mut first = fixture::admitted_on(limits, budgets);
+                first.content.history = seen(scholar, &mut dice);
+                Driver::of(first)
+            }
             Some(origin) => {
                 let mut driver = Driver::of(origin.fork(fixture::admitted_on(limits, budgets), &mut dice));
                 driver.audit.forks(&origin.driver.events);
@@ -546,6 +551,12 @@ impl World {
         let passage = self.dice.of(&["a#1", "b#2", ""]);
         fixture::returned(call_id, attempt, outcome, passage)
     }
+}
+
+/// What a run sees of earlier ones: those that read much see much of it.
+fn seen(scholar: bool, dice: &mut Dice) -> Option<History> {
+    let all = [looking_back::three_turns(), looking_back::with_a_summary(), looking_back::all_shown()];
+    (scholar && dice.once_in(2)).then(|| dice.of(&all))
 }
 
 /// A child run that will have to draw.
