@@ -95,7 +95,7 @@ fn long_histories_reach_every_corner() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let scripts = proptest::collection::vec(any::<u8>(), 80..240);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..800 {
+    for _ in 0..3_000 {
         let mut world = World::of_scholar(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
         for event in &world.driver.events {

@@ -556,7 +556,7 @@ impl World {
 /// What a run sees of earlier ones: those that read much see much of it.
 fn seen(scholar: bool, dice: &mut Dice) -> Option<History> {
     let all = [looking_back::three_turns(), looking_back::with_a_summary(), looking_back::all_shown()];
-    (scholar && dice.once_in(2)).then(|| dice.of(&all))
+    (scholar && dice.once_in(3)).then(|| dice.of(&all))
 }
 
 /// A child run that will have to draw.
