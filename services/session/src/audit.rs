@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use mar_descriptor::Hash;
-use mar_proto::session::{EventLeaf, RunAdmitted, SessionState, VerifyRunResponse, event_leaf};
+use mar_proto::session::{RunAdmitted, SessionState, VerifyRunResponse, event_leaf};
 use mar_runtime::status::Resource;
-use prost::Message as _;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::log;
 use crate::runs::Runs;
 use crate::sessions::name as session_name;
 use crate::store::{self, EventRow, Page, RunRow, SessionLogRow, SessionRow, Store};
@@ -96,7 +96,7 @@ async fn intent(store: &dyn Store, run: &RunRow) -> Result<Option<EventRow>, sto
         }
     };
     let Some(first) = read(run.id, 0).await? else { return Ok(None) };
-    let Ok(leaf) = EventLeaf::decode(first.leaf) else { return Ok(None) };
+    let Ok(leaf) = log::leaf(run.id, first.leaf) else { return Ok(None) };
     let (from, seq) = match leaf.body {
         Some(event_leaf::Body::RunAdmitted(RunAdmitted { fork: Some(fork), .. })) => (fork.run, fork.through_seq),
         Some(event_leaf::Body::RunAdmitted(RunAdmitted { parent: Some(parent), .. })) => {

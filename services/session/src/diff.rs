@@ -80,7 +80,7 @@ async fn read(runs: &Runs, row: &RunRow) -> Result<Story, Error> {
         let Some(last) = rows.last() else { return Ok(story) };
         next = last.seq + 1;
         for stored in &rows {
-            let (leaf, event) = log::decode(stored)?;
+            let (leaf, event) = log::decode(row.id, stored)?;
             if stored.content.is_none() && !leaf.commitments.is_empty() {
                 return Err(Error::PayloadsGone(view::run_name(row.session, row.id)));
             }

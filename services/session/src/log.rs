@@ -11,6 +11,11 @@ use uuid::Uuid;
 
 use crate::run::{Event, State, timestamp};
 use crate::store::{self, EventRow};
+use crate::view::run_name;
+
+mod leaf;
+
+pub use leaf::leaf;
 
 /// Version of the event format that this build writes and applies.
 pub const VERSION: i32 = 1;
@@ -57,7 +62,9 @@ impl Log {
                 epoch = claimed.epoch;
             }
             let seq = head.seq + 1;
-            let leaf = Bytes::from(self.leaf(seq, epoch, event).encode_to_vec());
+            let mut leaf = self.leaf(seq, epoch, event);
+            leaf::condense(&mut leaf);
+            let leaf = Bytes::from(leaf.encode_to_vec());
             let next = head.next(&leaf);
             let content = event.content.encode_to_vec();
             rows.push(EventRow {
@@ -124,10 +131,10 @@ pub fn commitment(leaf: &EventLeaf, field: &str) -> Bytes {
     found.map(|commitment| commitment.hmac.clone()).unwrap_or_default()
 }
 
-/// A stored event as the machine knows it, with its leaf.
-pub fn decode(row: &EventRow) -> Result<(EventLeaf, Event), store::Error> {
-    let leaf = EventLeaf::decode(row.leaf.clone()).map_err(|_| store::Error::Corrupt("leaf"))?;
+/// A stored event of a run as the machine knows it, with its leaf.
+pub fn decode(run: Uuid, row: &EventRow) -> Result<(EventLeaf, Event), store::Error> {
     let content = content(row)?;
+    let leaf = whole(run, row, &content)?;
     let body = leaf.body.clone().ok_or(store::Error::Corrupt("leaf"))?;
     let time = leaf.time.as_ref().and_then(timestamp).ok_or(store::Error::Corrupt("leaf time"))?;
     let command = Some(leaf.command_id.as_str()).filter(|id| !id.is_empty());
@@ -136,18 +143,29 @@ pub fn decode(row: &EventRow) -> Result<(EventLeaf, Event), store::Error> {
     Ok((leaf, event))
 }
 
-/// A stored event as callers see it.
-pub fn present(name: &str, row: &EventRow, include_leaf: bool) -> Result<WireEvent, store::Error> {
-    let body = EventLeaf::decode(row.leaf.clone()).map_err(|_| store::Error::Corrupt("leaf"))?;
+/// A stored event of a run as callers see it.
+pub fn present(session: Uuid, run: Uuid, row: &EventRow, include_leaf: bool) -> Result<WireEvent, store::Error> {
+    let content = content(row)?;
+    let body = whole(run, row, &content)?;
     Ok(WireEvent {
-        run: name.to_owned(),
+        run: run_name(session, run),
         seq: row.seq,
         prev_hash: Bytes::copy_from_slice(&row.prev_hash),
         hash: Bytes::copy_from_slice(&row.hash),
         leaf: if include_leaf { row.leaf.clone() } else { Bytes::new() },
         body: Some(body),
-        content: row.content.is_some().then(|| content(row)).transpose()?,
+        content: row.content.is_some().then_some(content),
     })
+}
+
+/// The leaf with everything that its place and its payloads say.
+fn whole(run: Uuid, row: &EventRow, content: &EventContent) -> Result<EventLeaf, store::Error> {
+    let mut leaf = leaf(run, row.leaf.clone()).map_err(|_| store::Error::Corrupt("leaf"))?;
+    // Of payloads that are gone nothing is told.
+    if row.content.is_some() || leaf.commitments.is_empty() {
+        leaf::tell_key(run, &mut leaf, &content.arguments_json);
+    }
+    Ok(leaf)
 }
 
 fn content(row: &EventRow) -> Result<EventContent, store::Error> {
@@ -165,7 +183,7 @@ pub fn replay(run: Uuid, session: Uuid, salt_key: SaltKey, rows: &[EventRow]) ->
         if next.seq != row.seq || next.hash.as_bytes() != &row.hash {
             return Err(store::Error::Corrupt("event chain"));
         }
-        let (leaf, event) = decode(row)?;
+        let (leaf, event) = decode(run, row)?;
         match &mut state {
             None => state = State::admitted(run, session, &event),
             Some(state) => state.apply(&event),

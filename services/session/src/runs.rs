@@ -325,7 +325,7 @@ impl Runs {
         let mut found = stored_run(row)?;
         let first = self.store().event_read(&row.tenant, row.id, 0, 1, READ_BYTES).await?;
         if let Some(first) = first.first() {
-            found.task = log::decode(first)?.1.content.task.or(found.task);
+            found.task = log::decode(row.id, first)?.1.content.task.or(found.task);
         }
         Ok(found)
     }

@@ -470,7 +470,8 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
 
     /// Appends events in one statement. All or nothing. They continue the run's log: positions without gaps, each
     /// `prev_hash` the hash of the event before (the first one's: of the last stored event). A gap is [`Error::Invalid`],
-    /// another event in a position, or before the first, is [`Append::Fenced`]. Repeating an append is safe.
+    /// another event in a position, or before the first, is [`Append::Fenced`]. Large contents go to `session`, which has to be
+    /// the run's. Repeating an append is safe.
     async fn event_append(&self, tenant: &str, session: Uuid, run: Uuid, events: &[EventRow]) -> Result<Append, Error>;
     /// The position of a run's next event.
     async fn event_next(&self, tenant: &str, run: Uuid) -> Result<i64, Error>;

@@ -217,34 +217,36 @@ impl<'a> Verifier<'a> {
         false
     }
 
-    /// Checks an event's hash and link, and answers what its hash has to be. What is told of the event before is not
-    /// told again of this one: its link may lead to the stored or to the recomputed hash.
+    /// Checks an event's hash, and answers what it has to be. What is told of the event before is not told again of this one:
+    /// its hash may be over the stored or the recomputed one. Only the first event says what it follows.
     fn link(&mut self, row: &EventRow, follows: bool) -> Hash {
+        let stored = Hash::from_bytes(row.hash);
+        let said = Hash::from_bytes(row.prev_hash);
         let candidates = match self.before {
-            _ if !follows => Vec::new(),
-            None => vec![parent::genesis(&self.rows)],
-            Some(before) => vec![before.recomputed, before.stored],
+            Some(before) if follows => vec![before.recomputed, before.stored],
+            None if follows => vec![parent::genesis(&self.rows)],
+            _ if row.seq == 0 => vec![said],
+            // What its hash is over is not there.
+            _ => return stored,
         };
-        let prev = Hash::from_bytes(row.prev_hash);
-        let linked = candidates.is_empty() || candidates.contains(&prev);
-        if !linked {
-            let text = "its prev_hash is not the hash of the event before it";
+        if row.seq == 0 && !candidates.contains(&said) {
+            let text = "its prev_hash is not what the run's chain begins with";
             self.faults.event(row.seq, Kind::Link, text);
         }
-        let over = |prev: &Hash| chain::event_hash(prev, &row.leaf);
-        let stored = Hash::from_bytes(row.hash);
-        let explained = stored == over(&prev) || (!linked && candidates.iter().any(|prev| over(prev) == stored));
-        if !explained {
-            let text = "its stored hash is not the hash of its stored bytes and what came before";
-            self.faults.event(row.seq, Kind::Hash, text);
+        let mut explained = candidates.iter().map(|prev| chain::event_hash(prev, &row.leaf));
+        let first = explained.next().unwrap_or(stored);
+        if first == stored || explained.any(|hash| hash == stored) {
+            return stored;
         }
-        if linked { over(&prev) } else { candidates.first().map_or_else(|| over(&prev), over) }
+        let text = "its stored hash is not the hash of its stored bytes and what came before";
+        self.faults.event(row.seq, Kind::Hash, text);
+        first
     }
 
     /// Reads the leaf, and judges what it says and what it commits to.
     fn leaf(&mut self, row: &EventRow) {
         let seq = row.seq;
-        let Ok(leaf) = EventLeaf::decode(row.leaf.clone()) else {
+        let Ok(leaf) = log::leaf(self.rows.run.id, row.leaf.clone()) else {
             self.faults.event(seq, Kind::Unreadable, "its leaf cannot be read");
             return;
         };

@@ -159,19 +159,20 @@ CREATE TABLE session.events (
     run_id      uuid   NOT NULL,
     seq         bigint NOT NULL CHECK (seq >= 0),
     tenant      text   NOT NULL CHECK (tenant <> ''),
-    session     uuid   NOT NULL,
-    prev_hash   bytea  NOT NULL CHECK (octet_length(prev_hash) = 32),
+    -- What the chain begins with: of every other event it is the hash of the row before.
+    prev_hash   bytea  CHECK (octet_length(prev_hash) = 32),
     hash        bytea  NOT NULL CHECK (octet_length(hash) = 32),
     leaf        bytea  NOT NULL,
     content     bytea,
     blob_sha256 bytea  CHECK (octet_length(blob_sha256) = 32),
+    CHECK ((prev_hash IS NOT NULL) = (seq = 0)),
     CHECK (content IS NULL OR blob_sha256 IS NULL),
     PRIMARY KEY (run_id, seq)
 ) PARTITION BY RANGE (run_id);
 SELECT session.isolate('session.events');
 GRANT SELECT, INSERT ON session.events TO mar_session;
 -- Payloads may go, leaves and hashes stay.
-GRANT SELECT (run_id, seq, tenant, session, blob_sha256), UPDATE (content, blob_sha256) ON session.events TO mar_retention;
+GRANT SELECT (run_id, seq, tenant, blob_sha256), UPDATE (content, blob_sha256) ON session.events TO mar_retention;
 
 -- Catches what no partition takes, so that nothing is refused; it has to stay empty. No partition is granted to anybody:
 -- the way to the rows is the parent table.

@@ -102,12 +102,13 @@ CREATE TABLE events (
     run_id      BLOB    NOT NULL,
     seq         INTEGER NOT NULL CHECK (seq >= 0),
     tenant      TEXT    NOT NULL,
-    session     BLOB    NOT NULL,
-    prev_hash   BLOB    NOT NULL CHECK (length(prev_hash) = 32),
+    -- What the chain begins with: of every other event it is the hash of the row before.
+    prev_hash   BLOB    CHECK (length(prev_hash) = 32),
     hash        BLOB    NOT NULL CHECK (length(hash) = 32),
     leaf        BLOB    NOT NULL,
     content     BLOB,
     blob_sha256 BLOB    CHECK (length(blob_sha256) = 32),
+    CHECK ((prev_hash IS NOT NULL) = (seq = 0)),
     CHECK (content IS NULL OR blob_sha256 IS NULL),
     PRIMARY KEY (run_id, seq)
 ) STRICT;

@@ -12,7 +12,7 @@ use super::Executor;
 use super::recall::lets_through;
 use crate::clients::Refusal;
 use crate::crash::Point;
-use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result, idempotency_key};
+use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result};
 
 /// The tool with which an agent asks its caller: what it waits for is input, not a result.
 const ASK: &str = "tools/caller.ask";
@@ -47,7 +47,7 @@ impl Executor {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
             arguments_json: call.arguments_json.clone(),
-            idempotency_key: idempotency_key(&self.state, call),
+            idempotency_key: call.idempotency_key(self.state.run),
             facts: Some(CallFacts {
                 step: self.state.step,
                 tool_calls: self.state.used.tool_calls - 1,

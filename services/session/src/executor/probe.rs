@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::call::MAX_TIME;
 use super::{Executor, Shared};
 use crate::clients::{Refusal, RunContext};
-use crate::run::{Call, CallState, Input, Probed, idempotency_key};
+use crate::run::{Call, CallState, Input, Probed};
 
 /// How often a probe that cannot be asked is tried.
 const TRIES: u32 = 3;
@@ -49,7 +49,7 @@ impl Executor {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
             arguments_json: call.arguments_json.clone(),
-            idempotency_key: idempotency_key(&self.state, call),
+            idempotency_key: call.idempotency_key(self.state.run),
             facts: Some(CallFacts {
                 step: self.state.step,
                 tool_calls: self.state.used.tool_calls - 1,

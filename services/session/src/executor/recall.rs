@@ -79,7 +79,7 @@ impl Reader {
             let Some(last) = rows.last() else { return Ok(recollection.finish()) };
             next = last.seq + 1;
             for row in &rows {
-                recollection.take(row.seq, &told(row)?);
+                recollection.take(row.seq, &told(self.origin, row)?);
             }
         }
     }
@@ -105,8 +105,8 @@ impl Reader {
     }
 }
 
-fn told(row: &EventRow) -> Result<Event, Untold> {
-    let (leaf, event) = log::decode(row).map_err(|_: store::Error| Untold::Broken)?;
+fn told(run: Uuid, row: &EventRow) -> Result<Event, Untold> {
+    let (leaf, event) = log::decode(run, row).map_err(|_: store::Error| Untold::Broken)?;
     let gone = row.content.is_none() && !leaf.commitments.is_empty();
     if gone { Err(Untold::Gone) } else { Ok(event) }
 }
@@ -130,7 +130,8 @@ impl Recording {
 
     async fn read(&self) -> Result<CallReturn, Untold> {
         let rows = self.reader.rows(self.seq, 1).await?;
-        let event = told(rows.first().filter(|row| row.seq == self.seq).ok_or(Untold::Broken)?)?;
+        let row = rows.first().filter(|row| row.seq == self.seq).ok_or(Untold::Broken)?;
+        let event = told(self.reader.origin, row)?;
         let back = match event.body {
             Body::ToolReturned(back) => back,
             Body::EventShared(shared) => match shared.body {

@@ -90,7 +90,7 @@ impl Cursor {
             }
             for (seq, leaf) in leaves {
                 self.runs.insert(run, seq.saturating_add(1));
-                if let Some(notice) = notice::of_event(tenant, session, run, seq, &leaf) {
+                if let Some(notice) = notice::of_event(tenant, session, run, seq, leaf) {
                     return Ok(Some(notice));
                 }
             }

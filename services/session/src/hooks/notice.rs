@@ -1,11 +1,12 @@
 //! What a hook tells: one thing that happened, by ids, kinds, states and reasons. Never a payload.
 
-use mar_proto::session::{EventLeaf, RunState, SliceGranted, ToolOutcome, WaitReason, event_leaf::Body};
+use bytes::Bytes;
+use mar_proto::session::{RunState, SliceGranted, ToolOutcome, WaitReason, event_leaf::Body};
 use mar_proto::types::HaltReason;
-use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::log;
 use crate::sessions::name as session_name;
 use crate::store::SessionLogRow;
 use crate::store::session_log::kind;
@@ -99,8 +100,8 @@ pub fn of_entry(tenant: &str, session: Uuid, entry: &SessionLogRow, before: &[Se
 }
 
 /// What an event of a run tells; `None` for one that tells nothing, and for one that this version cannot read.
-pub fn of_event(tenant: &str, session: Uuid, run: Uuid, seq: i64, leaf: &[u8]) -> Option<Notice> {
-    let leaf = EventLeaf::decode(leaf).ok()?;
+pub fn of_event(tenant: &str, session: Uuid, run: Uuid, seq: i64, leaf: Bytes) -> Option<Notice> {
+    let leaf = log::leaf(run, leaf).ok()?;
     let told = told(session, run, leaf.body?)?;
     let time = leaf.time.and_then(|time| {
         let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
@@ -202,20 +203,21 @@ fn halt_name(reason: HaltReason) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use mar_proto::session::{BudgetScope, BudgetThreshold, BudgetUnit};
+    use mar_proto::session::{BudgetScope, BudgetThreshold, BudgetUnit, EventLeaf};
+    use prost::Message as _;
 
     use super::*;
 
-    fn granted(percents: &[i32]) -> Vec<u8> {
+    fn granted(percents: &[i32]) -> Bytes {
         let at = |percent: &i32| BudgetThreshold { unit: BudgetUnit::Cost.into(), percent: *percent };
         let crossed = percents.iter().map(at).collect();
         let slice = SliceGranted { scope: BudgetScope::Tenant.into(), crossed, ..SliceGranted::default() };
-        EventLeaf { body: Some(Body::SliceGranted(slice)), ..EventLeaf::default() }.encode_to_vec()
+        EventLeaf { body: Some(Body::SliceGranted(slice)), ..EventLeaf::default() }.encode_to_vec().into()
     }
 
     #[test]
     fn a_slice_tells_the_thresholds_that_it_reached() {
-        let told = |percents: &[i32]| of_event("acme", Uuid::nil(), Uuid::nil(), 3, &granted(percents));
+        let told = |percents: &[i32]| of_event("acme", Uuid::nil(), Uuid::nil(), 3, granted(percents));
         assert_eq!(told(&[]), None);
         let notice = told(&[50, 80]).unwrap();
         assert_eq!(notice.kind, NoticeKind::BudgetThreshold);

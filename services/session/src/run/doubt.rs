@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use super::absorb::{Plan, UNKNOWN_TEXT};
-use super::event::{Draft, bare, idempotency_key, tool_intent, tool_returned, tool_unanswered};
+use super::event::{Draft, bare, tool_intent, tool_returned, tool_unanswered};
 use super::input::{CallReturn, Probed};
 use super::state::{Approval, Call, CallState, State};
 use super::{Effect, MAX_CALL_ATTEMPTS};
@@ -150,7 +150,7 @@ fn digest(state: &State, call: &Call, attempt: i64) -> String {
     let definition = call.definition.as_ref().map(|tool| tool.definition_hash.as_str()).unwrap_or_default();
     let mut hash = Sha256::new();
     hash.update(b"mcp-agent-runtime/tool-call-doubt/v1\n");
-    let key = idempotency_key(state, call);
+    let key = call.idempotency_key(state.run);
     for part in [&*call.call_id, &*call.tool, definition, &*call.arguments_json, &*key] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());

@@ -127,8 +127,7 @@ pub(super) fn tool_intent(state: &State, call: &Call, attempt: i64) -> Draft {
     let body = ToolIntent {
         call_id: call.call_id.clone(),
         tool: call.tool.clone(),
-        idempotency_key: idempotency_key(state, call),
-        definition_hash: definition.map(|tool| tool.definition_hash.clone()).unwrap_or_default(),
+        idempotency_key: call.idempotency_key(state.run),
         idempotent: definition.is_some_and(|tool| tool.idempotent),
         attempt,
         recorded_seq: state.recorded_result(call),
@@ -137,13 +136,13 @@ pub(super) fn tool_intent(state: &State, call: &Call, attempt: i64) -> Draft {
 }
 
 /// H(run, call id, arguments): stable over retries of a call, new in a fork.
-pub fn idempotency_key(state: &State, call: &Call) -> String {
+pub fn idempotency_key(run: Uuid, call_id: &str, arguments_json: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(b"mcp-agent-runtime/idempotency-key/v1\n");
-    hash.update(state.run.as_bytes());
-    hash.update((call.call_id.len() as u64).to_be_bytes());
-    hash.update(call.call_id.as_bytes());
-    hash.update(Sha256::digest(call.arguments_json.as_bytes()));
+    hash.update(run.as_bytes());
+    hash.update((call_id.len() as u64).to_be_bytes());
+    hash.update(call_id.as_bytes());
+    hash.update(Sha256::digest(arguments_json.as_bytes()));
     hex::encode(hash.finalize())
 }
 

@@ -210,6 +210,11 @@ impl Call {
         self.definition.as_ref()?.doubt.as_ref()
     }
 
+    /// The key under which its tool knows it.
+    pub fn idempotency_key(&self, run: Uuid) -> String {
+        super::idempotency_key(run, &self.call_id, &self.arguments_json)
+    }
+
     /// What can be asked whether it took effect.
     pub fn probe(&self) -> Option<&Probe> {
         self.doubt()?.probe.as_ref()

@@ -184,7 +184,7 @@ impl Runs {
             return Ok(next);
         }
         let last = self.store().event_read(&follow.tenant, follow.run, next - 1, 1, READ_BYTES).await?;
-        let ends = last.first().map(log::decode).transpose()?;
+        let ends = last.first().map(|last| log::decode(follow.run, last)).transpose()?;
         let ends = ends.is_some_and(|(_, event)| matches!(event.body, Body::RunEnded(_)));
         Ok(if ends { next - 1 } else { next })
     }
@@ -195,9 +195,8 @@ impl Runs {
             Some(rows) => rows,
             None => self.store().event_read(&follow.tenant, follow.run, cursor, READ_EVENTS, READ_BYTES).await?,
         };
-        let name = view::run_name(follow.session, follow.run);
         let wanted = rows.iter().filter(|row| row.seq < end);
-        let events = wanted.map(|row| log::present(&name, row, false)).collect::<Result<Vec<_>, _>>()?;
+        let events = wanted.map(|row| log::present(follow.session, follow.run, row, false)).collect::<Result<Vec<_>, _>>()?;
         if events.is_empty() {
             // They were committed, and its executor has not noticed yet.
             let next = self.store().event_next(&follow.tenant, follow.run).await?;

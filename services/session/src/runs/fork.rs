@@ -126,7 +126,7 @@ impl Runs {
     /// An event with its payload, which has to be there.
     async fn payload(&self, row: &RunRow, seq: i64) -> Result<Event, Error> {
         let stored = self.event_row(row, seq).await?;
-        let (leaf, event) = log::decode(&stored)?;
+        let (leaf, event) = log::decode(row.id, &stored)?;
         if stored.content.is_none() && !leaf.commitments.is_empty() {
             return Err(Error::PayloadsGone(view::run_name(row.session, row.id)));
         }

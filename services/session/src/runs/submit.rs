@@ -127,7 +127,7 @@ impl Runs {
             let Some(last) = rows.last() else { return Ok(None) };
             from = last.seq + 1;
             for row in &rows {
-                let (leaf, event) = log::decode(row)?;
+                let (leaf, event) = log::decode(run, row)?;
                 if matches!(&event.body, Body::ToolReturned(back) if back.call_id == call_id) {
                     return Ok(Some(leaf.command_id));
                 }

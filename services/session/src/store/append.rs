@@ -51,6 +51,18 @@ pub(super) fn place(events: &[EventRow]) -> (Vec<Placed<'_>>, Blobs<'_>) {
     (placed, blobs)
 }
 
+/// Gives each event that was read the hash of the one before it. Rows hold only the first event's own; the read brings that of
+/// its first row.
+pub(super) fn link(mut events: Vec<EventRow>) -> Vec<EventRow> {
+    for at in 1..events.len() {
+        let (before, hash) = (events[at - 1].seq, events[at - 1].hash);
+        if before.checked_add(1) == Some(events[at].seq) {
+            events[at].prev_hash = hash;
+        }
+    }
+    events
+}
+
 /// Refuses events that do not follow one another; answers the first and the last, `None` for no events.
 pub(super) fn check(events: &[EventRow]) -> Result<Option<(&EventRow, &EventRow)>, Error> {
     let (Some(first), Some(last)) = (events.first(), events.last()) else {
@@ -115,6 +127,17 @@ mod tests {
         let mut unlinked = chain(3..6);
         unlinked[2].prev_hash = [9; 32];
         assert!(matches!(check(&unlinked), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn what_is_read_is_linked_as_far_as_nothing_is_missing_between() {
+        let whole = chain(3..7);
+        let mut bare = whole.clone();
+        bare.iter_mut().skip(1).for_each(|event| event.prev_hash = [0; 32]);
+        assert_eq!(link(bare.clone()), whole);
+        bare.remove(1);
+        let linked: Vec<_> = link(bare).iter().map(|event| event.prev_hash[0]).collect();
+        assert_eq!(linked, [3, 0, 6], "of the hash of another event nothing is made");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) fn faults(rows: &Rows<'_>, admitted: &RunAdmitted) -> Option<(Kind, &
     let Ok(leaf) = EventLeaf::decode(intent.leaf.clone()) else {
         return Some((Kind::Unreadable, "the event of its parent that started it cannot be read"));
     };
-    if leaf.run != parent.run || leaf.seq != parent.intent_seq {
+    if is_foreign(&leaf, &parent.run) || leaf.seq != parent.intent_seq {
         return Some((Kind::Foreign, "the event that started it belongs to another run or position"));
     }
     let means = means(&leaf, parent, &rows.run.id.to_string(), admitted);
@@ -46,8 +46,13 @@ fn shares(rows: &Rows<'_>, fork: &ForkOrigin) -> Option<(Kind, &'static str)> {
             "the last event that it shares with the run that it was forked from cannot be read",
         ));
     };
-    let same = leaf.run == fork.run && leaf.seq == fork.through_seq;
+    let same = !is_foreign(&leaf, &fork.run) && leaf.seq == fork.through_seq;
     (!same).then_some((Kind::Foreign, "the last event that it shares belongs to another run or position"))
+}
+
+/// Whether a leaf says that it is of another run; behind a run's first event it says none.
+fn is_foreign(leaf: &EventLeaf, run: &str) -> bool {
+    leaf.run != run && (leaf.seq == 0 || !leaf.run.is_empty())
 }
 
 fn means(leaf: &EventLeaf, parent: &ParentRun, run: &str, admitted: &RunAdmitted) -> bool {

@@ -343,7 +343,8 @@ fn flip(row: &mut EventRow, column: usize, at: usize, bits: u8) -> bool {
             row.seq = i64::from_be_bytes(bytes);
             changed
         }
-        1 => change(&mut row.prev_hash),
+        // Only the first event has one of its own.
+        1 => row.seq == 0 && change(&mut row.prev_hash),
         2 => change(&mut row.hash),
         3 => {
             let mut bytes = row.leaf.to_vec();
@@ -370,7 +371,8 @@ fn no_stored_byte_can_change_unseen() {
     for event in 0..whole.events.len() {
         for column in 0..COLUMNS {
             let row = &whole.events[event];
-            let length = [8, 32, 32, row.leaf.len(), row.content.as_ref().map_or(0, Bytes::len)][column];
+            let link = if event == 0 { 32 } else { 0 };
+            let length = [8, link, 32, row.leaf.len(), row.content.as_ref().map_or(0, Bytes::len)][column];
             // Large contents are sampled; the property below reaches the rest.
             let step = (length / 32).max(1);
             for at in (0..length).step_by(step) {
@@ -384,7 +386,7 @@ fn no_stored_byte_can_change_unseen() {
             }
         }
     }
-    assert!(flips > 1_000, "{flips}");
+    assert!(flips > 800, "{flips}");
 }
 
 proptest! {

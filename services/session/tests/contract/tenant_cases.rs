@@ -1,8 +1,8 @@
 //! Isolation: nothing of a tenant is seen or changed by another.
 
-use mar_session::store::{Admission, Append, Error, Page, SessionRow};
+use mar_session::store::{Admission, Append, Error, EventRow, Page, SessionRow};
 
-use crate::rows::{Concurrency, Log, OWNER, Subject, TENANT, change, key, run};
+use crate::rows::{Concurrency, Log, OWNER, Subject, TENANT, change, key, noise, run};
 
 const OTHER: &str = "globex";
 
@@ -42,7 +42,9 @@ pub async fn another_tenant_changes_nothing(subject: Subject) {
         let answer = store.event_append(OTHER, admitted.session, admitted.id, &events).await;
         assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
     }
-    let answer = store.event_append(TENANT, intruder.id, admitted.id, std::slice::from_ref(&next)).await;
+    // Large contents go to the session that is named.
+    let large = EventRow { content: Some(noise(1, 30_000)), ..next.clone() };
+    let answer = store.event_append(TENANT, intruder.id, admitted.id, &[large]).await;
     assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
 
     assert_eq!(store.session_get(TENANT, session.id).await.unwrap(), Some(session.clone()));

@@ -5,7 +5,7 @@ use mar_proto::tool::ProbeAnswer::{DidNotHappen, Happened, Unknown};
 
 use super::fixture::*;
 use super::scenarios::Story;
-use crate::run::{Command, Effect, Input, Phase, Resolution, idempotency_key};
+use crate::run::{Command, Effect, Input, Phase, Resolution};
 
 fn claimed(epoch: i64) -> Input {
     Input::Claimed { epoch, owner: format!("replica-{epoch}"), unattended_since: None }
@@ -57,11 +57,11 @@ fn a_call_that_took_effect_is_closed_with_the_evidence() {
 #[test]
 fn a_call_that_did_not_happen_is_issued_again_with_its_key() {
     let (mut story, _) = lost(BOOK);
-    let key = idempotency_key(&story.driver.state, &story.driver.state.calls[0]);
+    let key = story.driver.state.calls[0].idempotency_key(story.driver.state.run);
     let words = story.tell(vec![probed(&call_id(1, 0), 1, DidNotHappen)]);
     assert_eq!(words, ["Probed(1/0 DID_NOT_HAPPEN)", "Intent(1/0.2)"]);
     assert_eq!(story.effects, [Effect::Invoke { call_id: call_id(1, 0), attempt: 2 }]);
-    assert_eq!(idempotency_key(&story.driver.state, &story.driver.state.calls[0]), key);
+    assert_eq!(story.driver.state.calls[0].idempotency_key(story.driver.state.run), key);
     assert_eq!(story.driver.state.used.tool_calls, 1);
     assert!(story.tell(vec![probed(&call_id(1, 0), 1, Happened)]).is_empty(), "it is asked no more");
     assert!(story.tell(vec![returned(&call_id(1, 0), 1, ToolOutcome::Ok, "")]).is_empty(), "a try that was given up");

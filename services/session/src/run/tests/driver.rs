@@ -174,7 +174,7 @@ impl Driver {
         let mut rows: Vec<EventRow> = Vec::new();
         for event in &self.events {
             let row = log.encode(std::slice::from_ref(event)).remove(0);
-            let epoch = crate::log::decode(&row).unwrap().0.epoch;
+            let epoch = crate::log::decode(self.state.run, &row).unwrap().0.epoch;
             log.advance(&row, epoch);
             rows.push(row);
         }

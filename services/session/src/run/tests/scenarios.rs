@@ -6,7 +6,7 @@ use time::Duration;
 
 use super::driver::{Driver, Mishap};
 use super::fixture::*;
-use crate::run::{Effect, Ending, Input, Phase, Timed, idempotency_key, ripe};
+use crate::run::{Effect, Ending, Input, Phase, Timed, ripe};
 
 /// A run whose inputs come one second apart unless said otherwise.
 pub struct Story {
@@ -157,14 +157,14 @@ fn keys_differ_between_calls_and_stay_over_tries() {
     let mut story = Story::running(roomy(), Form::Prose);
     story.tell(vec![turn(1, 1, vec![ask(SEARCH, "same"), ask(SEARCH, "same")])]);
     let state = &story.driver.state;
-    let (first, second) = (idempotency_key(state, &state.calls[0]), idempotency_key(state, &state.calls[1]));
+    let (first, second) = (state.calls[0].idempotency_key(state.run), state.calls[1].idempotency_key(state.run));
     assert_ne!(first, second);
     story.tell(vec![Input::Claimed { epoch: 2, owner: "b".to_owned(), unattended_since: None }]);
     let state = &story.driver.state;
-    assert_eq!(idempotency_key(state, &state.calls[0]), first);
+    assert_eq!(state.calls[0].idempotency_key(state.run), first);
     let mut fork = state.clone();
     fork.run = uuid::Uuid::from_u128(1);
-    assert_ne!(idempotency_key(&fork, &fork.calls[0]), first);
+    assert_ne!(fork.calls[0].idempotency_key(fork.run), first);
 }
 
 /// A run that asks for one tool call more than fits.

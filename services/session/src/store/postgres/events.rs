@@ -26,53 +26,55 @@ const APPEND: &str = "\
     WITH scope AS MATERIALIZED (SELECT set_config('mar.tenant', $1, true) AS tenant), \
     batch AS MATERIALIZED ( \
       SELECT scope.tenant, b.* FROM scope, \
-        unnest($4::uuid[], $5::uuid[], $6::bigint[], $7::boolean[], $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[]) \
-          AS b (run_id, session, seq, first, prev_hash, hash, leaf, content)) \
-    INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content) \
+        unnest($4::uuid[], $5::bigint[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[]) \
+          AS b (run_id, seq, before, hash, leaf, content)) \
+    INSERT INTO session.events (run_id, seq, tenant, hash, leaf, content) \
     SELECT b.run_id, \
-      CASE WHEN NOT b.first OR ( \
+      CASE WHEN b.before IS NULL OR ( \
         SELECT e.hash FROM session.events e \
-        WHERE e.run_id = b.run_id AND e.seq = b.seq - 1 AND e.tenant = b.tenant AND e.session = b.session \
-          AND e.run_id >= $2 AND e.run_id <= $3) = b.prev_hash THEN b.seq END, \
-      b.tenant, b.session, b.prev_hash, b.hash, b.leaf, b.content FROM batch b";
+        WHERE e.run_id = b.run_id AND e.seq = b.seq - 1 AND e.tenant = b.tenant \
+          AND e.run_id >= $2 AND e.run_id <= $3) = b.before THEN b.seq END, \
+      b.tenant, b.hash, b.leaf, b.content FROM batch b";
 
 /// An append of one run with large contents, which become blobs in the same statement.
 const APPEND_WITH_BLOBS: &str = "\
     WITH scope AS MATERIALIZED (SELECT set_config('mar.tenant', $1, true) AS tenant), \
     before AS MATERIALIZED ( \
       SELECT scope.tenant FROM scope WHERE ( \
-        SELECT e.hash FROM session.events e \
-        WHERE e.run_id = $3 AND e.seq = $4 AND e.tenant = scope.tenant AND e.session = $2) = $5), \
+        SELECT e.hash FROM session.events e WHERE e.run_id = $3 AND e.seq = $4 AND e.tenant = scope.tenant) = $5 \
+        AND EXISTS (SELECT FROM session.runs r WHERE r.id = $3 AND r.tenant = scope.tenant AND r.session = $2)), \
     stored AS ( \
       INSERT INTO session.blobs (tenant, session, sha256, content) \
       SELECT before.tenant, $2, b.sha256, b.content FROM before, unnest($6::bytea[], $7::bytea[]) AS b (sha256, content) \
       ON CONFLICT (tenant, session, sha256) DO NOTHING) \
-    INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content, blob_sha256) \
-    SELECT $3, e.seq, before.tenant, $2, e.prev_hash, e.hash, e.leaf, e.content, e.blob \
-    FROM before, unnest($8::bigint[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[]) \
-      AS e (seq, prev_hash, hash, leaf, content, blob)";
+    INSERT INTO session.events (run_id, seq, tenant, hash, leaf, content, blob_sha256) \
+    SELECT $3, e.seq, before.tenant, e.hash, e.leaf, e.content, e.blob \
+    FROM before, unnest($8::bigint[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[]) \
+      AS e (seq, hash, leaf, content, blob)";
 
 /// The payload's lengths are read from the rows' headers, so that nothing beyond `max_bytes` is fetched.
 const READ: &str = "\
     SELECT seq, prev_hash, hash, leaf, content FROM ( \
       SELECT seq, prev_hash, hash, leaf, content, bytes, sum(bytes) OVER (ORDER BY seq) AS upto FROM ( \
-        SELECT e.seq, e.prev_hash, e.hash, e.leaf, coalesce(e.content, b.content) AS content, \
+        SELECT e.seq, e.hash, e.leaf, coalesce(e.content, b.content) AS content, \
+          CASE WHEN e.seq > 0 AND e.seq = $3 \
+            THEN (SELECT p.hash FROM session.events p WHERE p.run_id = $1 AND p.tenant = $2 AND p.seq = $3 - 1) \
+            ELSE e.prev_hash END AS prev_hash, \
           octet_length(e.leaf) + coalesce(octet_length(e.content), octet_length(b.content), 0) AS bytes \
         FROM session.events e \
-        LEFT JOIN session.blobs b ON b.tenant = e.tenant AND b.session = e.session AND b.sha256 = e.blob_sha256 \
+        LEFT JOIN session.blobs b ON b.tenant = e.tenant AND b.sha256 = e.blob_sha256 \
+          AND b.session = (SELECT r.session FROM session.runs r WHERE r.id = $1 AND r.tenant = $2) \
         WHERE e.run_id = $1 AND e.tenant = $2 AND e.seq >= $3 ORDER BY e.seq LIMIT $4) AS page) AS summed \
     WHERE upto - bytes < $5 OR upto = bytes ORDER BY seq";
 
 /// Stores appends of different runs, all or nothing; `false` when one of them has a gap or meets a stored row.
 pub(super) async fn insert(db: &Database, tenant: &str, batch: &[Entry]) -> Result<bool, Fault> {
     let rows: usize = batch.iter().map(|entry| entry.events.len()).sum();
-    let (mut runs, mut sessions, mut firsts) =
-        (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
+    let (mut runs, mut befores) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
     for entry in batch {
-        for at in 0..entry.events.len() {
+        for (at, event) in entry.events.iter().enumerate() {
             runs.push(entry.run);
-            sessions.push(entry.session);
-            firsts.push(at == 0);
+            befores.push((at == 0).then_some(&event.prev_hash[..]));
         }
     }
     let events = || batch.iter().flat_map(|entry| &entry.events);
@@ -84,10 +86,8 @@ pub(super) async fn insert(db: &Database, tenant: &str, batch: &[Entry]) -> Resu
             .bind(lowest)
             .bind(highest)
             .bind(&runs)
-            .bind(&sessions)
             .bind(events().map(|event| event.seq).collect::<Vec<_>>())
-            .bind(&firsts)
-            .bind(column(|event| &event.prev_hash))
+            .bind(&befores)
             .bind(column(|event| &event.hash))
             .bind(column(|event| &event.leaf))
             .bind(events().map(|event| event.content.as_deref()).collect::<Vec<_>>())
@@ -133,7 +133,6 @@ fn with_blobs<'q>(
         .bind(blobs.keys().map(|sha256| &sha256[..]).collect::<Vec<_>>())
         .bind(blobs.values().copied().collect::<Vec<_>>())
         .bind(placed.iter().map(|row| row.event.seq).collect::<Vec<_>>())
-        .bind(column(|event| &event.prev_hash))
         .bind(column(|event| &event.hash))
         .bind(column(|event| &event.leaf))
         .bind(placed.iter().map(|row| row.inline).collect::<Vec<_>>())
@@ -168,13 +167,12 @@ pub(super) async fn insert_first_in_tx(tx: &mut Tx, scope: Scope<'_>, first: &Ev
     }
     for row in &placed {
         tx.query(
-            "INSERT INTO session.events (run_id, seq, tenant, session, prev_hash, hash, leaf, content, blob_sha256) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO session.events (run_id, seq, tenant, prev_hash, hash, leaf, content, blob_sha256) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(scope.run)
         .bind(row.event.seq)
         .bind(scope.tenant)
-        .bind(scope.session)
         .bind(&row.event.prev_hash[..])
         .bind(&row.event.hash[..])
         .bind(&row.event.leaf[..])
@@ -197,10 +195,9 @@ pub(super) async fn hashes(
     let mut tx = db.begin(scope.tenant).await?;
     let query = tx.query(
         "SELECT seq, hash FROM session.events \
-         WHERE run_id = $1 AND tenant = $2 AND session = $3 AND seq BETWEEN $4 AND $5 ORDER BY seq",
+         WHERE run_id = $1 AND tenant = $2 AND seq BETWEEN $3 AND $4 ORDER BY seq",
     );
-    let rows =
-        query.bind(scope.run).bind(scope.tenant).bind(scope.session).bind(from).bind(to).fetch_all(&mut *tx).await?;
+    let rows = query.bind(scope.run).bind(scope.tenant).bind(from).bind(to).fetch_all(&mut *tx).await?;
     tx.done().await?;
     rows.iter().map(|row| Ok((row.try_get("seq")?, rows::hash(row, "hash")?))).collect()
 }
@@ -224,7 +221,7 @@ pub(super) async fn read(
         .fetch_all(&mut *tx)
         .await?;
     tx.done().await?;
-    rows.iter().map(rows::event).collect()
+    Ok(append::link(rows.iter().map(rows::event).collect::<Result<_, _>>()?))
 }
 
 pub(super) async fn next(db: &Database, tenant: &str, run: Uuid) -> Result<i64, Fault> {

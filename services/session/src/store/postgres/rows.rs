@@ -72,11 +72,17 @@ pub(super) fn run(row: &PgRow) -> Result<RunRow, Fault> {
 pub(super) fn event(row: &PgRow) -> Result<EventRow, Fault> {
     Ok(EventRow {
         seq: row.try_get("seq")?,
-        prev_hash: hash(row, "prev_hash")?,
+        prev_hash: linked(row)?,
         hash: hash(row, "hash")?,
         leaf: bytes(row, "leaf")?,
         content: row.try_get::<Option<Vec<u8>>, _>("content")?.map(Bytes::from),
     })
+}
+
+/// Zeros where another row says it.
+fn linked(row: &PgRow) -> Result<[u8; 32], Fault> {
+    let before = row.try_get::<Option<&[u8]>, _>("prev_hash")?;
+    Ok(before.map(|hash| fault::hash(hash, "prev_hash")).transpose()?.unwrap_or_default())
 }
 
 pub(super) fn hash(row: &PgRow, column: &'static str) -> Result<[u8; 32], Fault> {

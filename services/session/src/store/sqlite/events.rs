@@ -15,10 +15,14 @@ use super::{failure, rows};
 const READ: &str = "\
     SELECT seq, prev_hash, hash, leaf, content FROM ( \
       SELECT seq, prev_hash, hash, leaf, content, bytes, sum(bytes) OVER (ORDER BY seq) AS upto FROM ( \
-        SELECT e.seq, e.prev_hash, e.hash, e.leaf, coalesce(e.content, b.content) AS content, \
+        SELECT e.seq, e.hash, e.leaf, coalesce(e.content, b.content) AS content, \
+          CASE WHEN e.seq > 0 AND e.seq = $3 \
+            THEN (SELECT p.hash FROM events p WHERE p.run_id = $1 AND p.tenant = $2 AND p.seq = $3 - 1) \
+            ELSE e.prev_hash END AS prev_hash, \
           length(e.leaf) + coalesce(length(e.content), length(b.content), 0) AS bytes \
         FROM events e \
-        LEFT JOIN blobs b ON b.tenant = e.tenant AND b.session = e.session AND b.sha256 = e.blob_sha256 \
+        LEFT JOIN blobs b ON b.tenant = e.tenant AND b.sha256 = e.blob_sha256 \
+          AND b.session = (SELECT r.session FROM runs r WHERE r.id = $1 AND r.tenant = $2) \
         WHERE e.run_id = $1 AND e.tenant = $2 AND e.seq >= $3 ORDER BY e.seq LIMIT $4) AS page) AS summed \
     WHERE upto - bytes < $5 OR upto = bytes ORDER BY seq";
 
@@ -47,16 +51,18 @@ pub(super) async fn append(
 
 /// Whether the event before the first is stored: a log has no gaps.
 async fn follows_in_tx(tx: &mut SqliteConnection, scope: Scope<'_>, first: &EventRow) -> Result<bool, Fault> {
-    let before: Option<i64> = sqlx::query_scalar(
-        "SELECT seq FROM events WHERE run_id = $1 AND seq = $2 AND hash = $3 AND tenant = $4 AND session = $5",
-    )
-    .bind(scope.run)
-    .bind(first.seq.saturating_sub(1))
-    .bind(&first.prev_hash[..])
-    .bind(scope.tenant)
-    .bind(scope.session)
-    .fetch_optional(tx)
-    .await?;
+    let before: Option<i64> =
+        sqlx::query_scalar(
+            "SELECT seq FROM events WHERE run_id = $1 AND seq = $2 AND hash = $3 AND tenant = $4 \
+             AND EXISTS (SELECT 1 FROM runs WHERE id = $1 AND session = $5)",
+        )
+        .bind(scope.run)
+        .bind(first.seq.saturating_sub(1))
+        .bind(&first.prev_hash[..])
+        .bind(scope.tenant)
+        .bind(scope.session)
+        .fetch_optional(tx)
+        .await?;
     Ok(before.is_some())
 }
 
@@ -81,14 +87,13 @@ pub(super) async fn insert_in_tx(
     }
     for row in &placed {
         sqlx::query(
-            "INSERT INTO events (run_id, seq, tenant, session, prev_hash, hash, leaf, content, blob_sha256) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO events (run_id, seq, tenant, prev_hash, hash, leaf, content, blob_sha256) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(scope.run)
         .bind(row.event.seq)
         .bind(scope.tenant)
-        .bind(scope.session)
-        .bind(&row.event.prev_hash[..])
+        .bind((row.event.seq == 0).then_some(&row.event.prev_hash[..]))
         .bind(&row.event.hash[..])
         .bind(&row.event.leaf[..])
         .bind(row.inline)
@@ -102,11 +107,10 @@ pub(super) async fn insert_in_tx(
 async fn hashes(pool: &SqlitePool, scope: Scope<'_>, from: i64, to: i64) -> Result<Vec<(i64, [u8; 32])>, Fault> {
     let rows = sqlx::query(
         "SELECT seq, hash FROM events \
-         WHERE run_id = $1 AND tenant = $2 AND session = $3 AND seq BETWEEN $4 AND $5 ORDER BY seq",
+         WHERE run_id = $1 AND tenant = $2 AND seq BETWEEN $3 AND $4 ORDER BY seq",
     )
     .bind(scope.run)
     .bind(scope.tenant)
-    .bind(scope.session)
     .bind(from)
     .bind(to)
     .fetch_all(pool)
@@ -130,7 +134,7 @@ pub(super) async fn read(
         .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX))
         .fetch_all(pool)
         .await?;
-    rows.iter().map(rows::event).collect()
+    Ok(append::link(rows.iter().map(rows::event).collect::<Result<_, _>>()?))
 }
 
 pub(super) async fn next(pool: &SqlitePool, tenant: &str, run: Uuid) -> Result<i64, Fault> {
