@@ -132,14 +132,16 @@ fn children(world: &World, events: &[Event]) -> anyhow::Result<Vec<(Run, Vec<Eve
         let (Some(row), Some(rows)) = (tables.runs.get(&id), tables.events.get(&id)) else { continue };
         let run = stored_run(row).map_err(|error| anyhow::anyhow!("{error}"))?;
         ensure!(has_ended(row.state), "a child is {:?} when all is over", run.state());
-        let events = rows.iter().map(|row| log::present(&run.name, row, true)).collect::<Result<Vec<Event>, _>>()?;
+        let present = |event| log::present(row.session, id, event, true);
+        let events = rows.iter().map(present).collect::<Result<Vec<Event>, _>>()?;
         children.push((run, events));
     }
     Ok(children)
 }
 
 fn is_claim(row: &EventRow) -> bool {
-    log::decode(row).is_ok_and(|(_, event)| matches!(event.body, Body::RunClaimed(_)))
+    // Whose it is makes no difference here.
+    log::decode(Uuid::nil(), row).is_ok_and(|(_, event)| matches!(event.body, Body::RunClaimed(_)))
 }
 
 /// No budget has given more than it has, and nothing of it is kept by runs that have ended.
@@ -165,7 +167,8 @@ fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
 fn run(world: &World, story: &Story) -> anyhow::Result<Vec<Event>> {
     let tables = world.truth.tables();
     let rows = tables.events.get(&story.run).context("the run is not stored")?;
-    let present = |row| log::present(&story.seen.name, row, true);
+    let session = tables.runs.get(&story.run).context("the run has no row")?.session;
+    let present = |row| log::present(session, story.run, row, true);
     let events = rows.iter().map(present).collect::<Result<Vec<Event>, _>>()?;
     let shown: Vec<Event> = events.iter().map(|event| Event { leaf: Bytes::new(), ..event.clone() }).collect();
     ensure!(shown == story.seen.events, "followers saw other events than are stored: {:?}", names(&shown));

@@ -6,20 +6,20 @@ use anyhow::{Context as _, ensure};
 use mar_descriptor::chain::{Head, Link, verify};
 use mar_descriptor::{Commitment, Hash, Outcome, RunSeal};
 use mar_proto::session::{
-    CommitDelayed, Event, EventLeaf, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome,
-    event_leaf::Body,
+    CommitDelayed, Event, GenerationStarted, Reservation, Run, RunState, ToolIntent, ToolOutcome, event_leaf::Body,
 };
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::Usage;
-use prost::Message as _;
 
 use crate::caller::names;
 
 use family::Family;
 pub use family::{check_family, children};
+pub use leaf::shown;
 pub use lineage::check_fork;
 
 mod family;
+mod leaf;
 mod lineage;
 
 /// What deaths left behind in a run's log.
@@ -108,7 +108,7 @@ fn chain_holds(run: &Run, events: &[Event], genesis: Hash) -> anyhow::Result<()>
     let mut prev = genesis;
     for event in events {
         ensure!(event.prev_hash == prev.as_bytes()[..], "event {} follows another hash", event.seq);
-        let leaf = EventLeaf::decode(event.leaf.clone())?;
+        let leaf = shown(event)?;
         ensure!(Some(&leaf) == event.body.as_ref(), "event {} is shown other than it is stored", event.seq);
         ensure!(leaf.seq == event.seq && run.name.ends_with(&leaf.run), "leaf {} of {}", leaf.seq, leaf.run);
         prev = hash(&event.hash)?;

@@ -7,8 +7,7 @@ use mar_descriptor::{Commitment, Hash, Head, Outcome, RunSeal, Statement, Verify
 use mar_proto::session::{Event, EventLeaf, ModelConstraints, Run, RunState, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_testkit::rehearsal::{Rehearsal, Script};
-use mar_tests::{Deployment, Options, Shape, Stores, task};
-use prost::Message as _;
+use mar_tests::{Deployment, Options, Shape, Stores, oracle, task};
 
 use crate::reading::body;
 
@@ -44,8 +43,7 @@ async fn a_finished_run_is_sealed_over_its_events(options: Options) -> anyhow::R
 /// Recomputes everything that a run is bound to.
 fn verify(system: &Deployment, run: &Run, events: &[Event]) -> anyhow::Result<()> {
     let head = verify_chain(events)?;
-    let leaves: Vec<EventLeaf> =
-        events.iter().map(|event| EventLeaf::decode(event.leaf.clone())).collect::<Result<_, _>>()?;
+    let leaves: Vec<EventLeaf> = events.iter().map(oracle::shown).collect::<Result<_, _>>()?;
     for (event, leaf) in events.iter().zip(&leaves) {
         ensure!(event.body.as_ref() == Some(leaf), "event {} shows something else than its leaf", event.seq);
         verify_commitments(event, leaf)?;

@@ -33,7 +33,8 @@ pub async fn page(
     let limit = i64::try_from(listing.size).unwrap_or(i64::MAX);
     let rows = runs.store().event_read(tenant, run, listing.from_seq, limit, PAGE_BYTES).await?;
     let rows = rows.iter().filter(|row| row.seq < end);
-    let events = rows.map(|row| log::present(session, run, row, listing.include_leaf)).collect::<Result<Vec<_>, _>>()?;
+    let events =
+        rows.map(|row| log::present(session, run, row, listing.include_leaf)).collect::<Result<Vec<_>, _>>()?;
     let next = events.last().map(|event| event.seq + 1).filter(|next| *next < end);
     Ok(EventPage { events, next })
 }

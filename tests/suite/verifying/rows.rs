@@ -130,15 +130,15 @@ impl Rows {
     pub async fn holds(&self, text: &str, session: Uuid) -> anyhow::Result<bool> {
         let mut columns = Vec::new();
         for (table, column, key) in [
-            ("events", "content", "session"),
-            ("events", "leaf", "session"),
-            ("blobs", "content", "session"),
-            ("runs", "summary", "session"),
-            ("runs", "caller", "session"),
-            ("approvals", "body", "session"),
-            ("sessions", "body", "id"),
+            ("events", "content", "run_id IN (SELECT id FROM {}runs WHERE session = $1)"),
+            ("events", "leaf", "run_id IN (SELECT id FROM {}runs WHERE session = $1)"),
+            ("blobs", "content", "session = $1"),
+            ("runs", "summary", "session = $1"),
+            ("runs", "caller", "session = $1"),
+            ("approvals", "body", "session = $1"),
+            ("sessions", "body", "id = $1"),
         ] {
-            let sql = format!("SELECT {column} FROM {{}}{table} WHERE {key} = $1 AND {column} IS NOT NULL");
+            let sql = format!("SELECT {column} FROM {{}}{table} WHERE {key} AND {column} IS NOT NULL");
             let found: Vec<Vec<u8>> =
                 on_both!(self, sql, |query, pool| sqlx::query_scalar(query).bind(session).fetch_all(pool).await?);
             columns.extend(found);

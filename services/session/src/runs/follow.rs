@@ -196,7 +196,8 @@ impl Runs {
             None => self.store().event_read(&follow.tenant, follow.run, cursor, READ_EVENTS, READ_BYTES).await?,
         };
         let wanted = rows.iter().filter(|row| row.seq < end);
-        let events = wanted.map(|row| log::present(follow.session, follow.run, row, false)).collect::<Result<Vec<_>, _>>()?;
+        let events =
+            wanted.map(|row| log::present(follow.session, follow.run, row, false)).collect::<Result<Vec<_>, _>>()?;
         if events.is_empty() {
             // They were committed, and its executor has not noticed yet.
             let next = self.store().event_next(&follow.tenant, follow.run).await?;

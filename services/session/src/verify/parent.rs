@@ -3,9 +3,10 @@
 
 use mar_descriptor::{Hash, chain};
 use mar_proto::session::{EventLeaf, ForkOrigin, ParentRun, RunAdmitted, VerifyFaultKind as Kind, event_leaf::Body};
-use prost::Message as _;
 
 use super::Rows;
+use crate::log;
+use crate::store::EventRow;
 
 /// What the run's chain begins with: zeros, or the hash of its parent's intent, or of the last event that a fork shares,
 /// recomputed from the stored bytes.
@@ -22,14 +23,19 @@ pub(super) fn faults(rows: &Rows<'_>, admitted: &RunAdmitted) -> Option<(Kind, &
     let Some(intent) = rows.intent else {
         return Some((Kind::Missing, "the event of its parent that started it is not there"));
     };
-    let Ok(leaf) = EventLeaf::decode(intent.leaf.clone()) else {
+    let Some(leaf) = read(&parent.run, intent) else {
         return Some((Kind::Unreadable, "the event of its parent that started it cannot be read"));
     };
-    if is_foreign(&leaf, &parent.run) || leaf.seq != parent.intent_seq {
+    if leaf.run != parent.run || leaf.seq != parent.intent_seq {
         return Some((Kind::Foreign, "the event that started it belongs to another run or position"));
     }
     let means = means(&leaf, parent, &rows.run.id.to_string(), admitted);
     (!means).then_some((Kind::Mismatch, "its parent did not start it as it was admitted"))
+}
+
+/// The leaf of an event that the run of this id is said to have.
+fn read(run: &str, row: &EventRow) -> Option<EventLeaf> {
+    log::leaf(run.parse().ok()?, row.leaf.clone()).ok()
 }
 
 /// Whether the event that a fork's chain begins with is the one that it says that it shares.
@@ -40,19 +46,14 @@ fn shares(rows: &Rows<'_>, fork: &ForkOrigin) -> Option<(Kind, &'static str)> {
             "the last event that it shares with the run that it was forked from is not there",
         ));
     };
-    let Ok(leaf) = EventLeaf::decode(last.leaf.clone()) else {
+    let Some(leaf) = read(&fork.run, last) else {
         return Some((
             Kind::Unreadable,
             "the last event that it shares with the run that it was forked from cannot be read",
         ));
     };
-    let same = !is_foreign(&leaf, &fork.run) && leaf.seq == fork.through_seq;
+    let same = leaf.run == fork.run && leaf.seq == fork.through_seq;
     (!same).then_some((Kind::Foreign, "the last event that it shares belongs to another run or position"))
-}
-
-/// Whether a leaf says that it is of another run; behind a run's first event it says none.
-fn is_foreign(leaf: &EventLeaf, run: &str) -> bool {
-    leaf.run != run && (leaf.seq == 0 || !leaf.run.is_empty())
 }
 
 fn means(leaf: &EventLeaf, parent: &ParentRun, run: &str, admitted: &RunAdmitted) -> bool {

@@ -51,18 +51,17 @@ pub(super) async fn append(
 
 /// Whether the event before the first is stored: a log has no gaps.
 async fn follows_in_tx(tx: &mut SqliteConnection, scope: Scope<'_>, first: &EventRow) -> Result<bool, Fault> {
-    let before: Option<i64> =
-        sqlx::query_scalar(
-            "SELECT seq FROM events WHERE run_id = $1 AND seq = $2 AND hash = $3 AND tenant = $4 \
+    let before: Option<i64> = sqlx::query_scalar(
+        "SELECT seq FROM events WHERE run_id = $1 AND seq = $2 AND hash = $3 AND tenant = $4 \
              AND EXISTS (SELECT 1 FROM runs WHERE id = $1 AND session = $5)",
-        )
-        .bind(scope.run)
-        .bind(first.seq.saturating_sub(1))
-        .bind(&first.prev_hash[..])
-        .bind(scope.tenant)
-        .bind(scope.session)
-        .fetch_optional(tx)
-        .await?;
+    )
+    .bind(scope.run)
+    .bind(first.seq.saturating_sub(1))
+    .bind(&first.prev_hash[..])
+    .bind(scope.tenant)
+    .bind(scope.session)
+    .fetch_optional(tx)
+    .await?;
     Ok(before.is_some())
 }
 

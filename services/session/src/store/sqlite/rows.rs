@@ -79,17 +79,20 @@ pub(super) fn run(row: &SqliteRow) -> Result<RunRow, Fault> {
 pub(super) fn event(row: &SqliteRow) -> Result<EventRow, Fault> {
     Ok(EventRow {
         seq: row.try_get("seq")?,
-        prev_hash: linked(row)?,
+        prev_hash: link(row)?,
         hash: hash(row, "hash")?,
         leaf: bytes(row, "leaf")?,
         content: row.try_get::<Option<Vec<u8>>, _>("content")?.map(Bytes::from),
     })
 }
 
-/// Zeros where another row says it.
-fn linked(row: &SqliteRow) -> Result<[u8; 32], Fault> {
-    let before = row.try_get::<Option<&[u8]>, _>("prev_hash")?;
-    Ok(before.map(|hash| fault::hash(hash, "prev_hash")).transpose()?.unwrap_or_default())
+/// Of the first event its own; of another the hash of the row before, zeros where that was not read or cannot be.
+fn link(row: &SqliteRow) -> Result<[u8; 32], Fault> {
+    let before = row.try_get::<Option<&[u8]>, _>("prev_hash")?.unwrap_or_default();
+    match fault::hash(before, "prev_hash") {
+        Err(_) if row.try_get::<i64, _>("seq")? > 0 => Ok([0; 32]),
+        link => Ok(link?),
+    }
 }
 
 pub(super) fn hash(row: &SqliteRow, column: &'static str) -> Result<[u8; 32], Fault> {

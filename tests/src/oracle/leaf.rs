@@ -1,0 +1,17 @@
+//! A stored leaf, read by the rule of its proto.
+
+use mar_proto::session::{Event, EventLeaf, event_leaf::Body};
+use mar_session::log;
+use mar_session::run::idempotency_key;
+
+/// What the stored bytes of an event say, with what their place and the payloads beside them say.
+pub fn shown(event: &Event) -> anyhow::Result<EventLeaf> {
+    let run = event.run.rsplit('/').next().unwrap_or_default().parse()?;
+    let mut leaf = log::leaf(run, event.leaf.clone())?;
+    if let Some(Body::ToolIntent(intent)) = &mut leaf.body {
+        anyhow::ensure!(intent.idempotency_key.is_empty(), "the leaf {} holds a hash of arguments", event.seq);
+        let arguments = event.content.as_ref().map_or("", |content| content.arguments_json.as_str());
+        intent.idempotency_key = idempotency_key(run, &intent.call_id, arguments);
+    }
+    Ok(leaf)
+}
