@@ -69,7 +69,7 @@ pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
     for (id, row) in roots {
         let ended = stored_run(&row).map_err(|error| anyhow::anyhow!("{error}"))?;
         ensure!(has_ended(row.state), "{} is {:?} when all is over", ended.name, ended.state());
-        let events = stored(world, &ended.name, id)?;
+        let events = stored(world, id)?;
         let child = |event: &Event| {
             let body = event.body.as_ref().and_then(|leaf| leaf.body.as_ref());
             matches!(body, Some(Body::RunAdmitted(admitted)) if admitted.parent.is_some())
@@ -96,16 +96,18 @@ pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
     Ok(judged)
 }
 
-fn stored(world: &World, name: &str, run: Uuid) -> anyhow::Result<Vec<Event>> {
+fn stored(world: &World, run: Uuid) -> anyhow::Result<Vec<Event>> {
     let tables = world.truth.tables();
     let rows = tables.events.get(&run).context("the run is not stored")?;
-    Ok(rows.iter().map(|row| log::present(name, row, true)).collect::<Result<Vec<Event>, _>>()?)
+    let session = tables.runs.get(&run).context("the run has no row")?.session;
+    let present = |row| log::present(session, run, row, true);
+    Ok(rows.iter().map(present).collect::<Result<Vec<Event>, _>>()?)
 }
 
 /// What calls the lost events had intended: tool and key, and how often.
 fn intended_by_the_lost(world: &World) -> BTreeMap<(String, String), usize> {
     let lost = world.lost.lock().unwrap_or_else(PoisonError::into_inner);
-    let bodies = lost.iter().filter_map(|(_, row)| log::decode(row).ok()).map(|(_, event)| event.body);
+    let bodies = lost.iter().filter_map(|(run, row)| log::decode(*run, row).ok()).map(|(_, event)| event.body);
     bodies.fold(BTreeMap::new(), |mut calls, body| {
         if let Body::ToolIntent(intent) = body {
             *calls.entry((intent.tool, intent.idempotency_key)).or_default() += 1;
@@ -166,10 +168,7 @@ fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
 
 fn run(world: &World, story: &Story) -> anyhow::Result<Vec<Event>> {
     let tables = world.truth.tables();
-    let rows = tables.events.get(&story.run).context("the run is not stored")?;
-    let session = tables.runs.get(&story.run).context("the run has no row")?.session;
-    let present = |row| log::present(session, story.run, row, true);
-    let events = rows.iter().map(present).collect::<Result<Vec<Event>, _>>()?;
+    let events = stored(world, story.run)?;
     let shown: Vec<Event> = events.iter().map(|event| Event { leaf: Bytes::new(), ..event.clone() }).collect();
     ensure!(shown == story.seen.events, "followers saw other events than are stored: {:?}", names(&shown));
     let row = tables.runs.get(&story.run).context("the run has no row")?;

@@ -120,7 +120,7 @@ impl Runs {
         let Some(run) = run_id(&origin.run) else { return Ok(None) };
         let rows = self.store().event_read(&session.tenant, run, origin.seq, 1, READ_BYTES).await?;
         let Some(row) = rows.first().filter(|row| row.seq == origin.seq) else { return Ok(None) };
-        let (_, event) = log::decode(row)?;
+        let (_, event) = log::decode(run, row)?;
         Ok(event.content.summary.map(|message| Found { message, origin }))
     }
 }
