@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use mar_descriptor::{Descriptor, ModelRole, Sampling};
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::stream_generate_response::Frame;
-use mar_proto::router::{ProviderAttempt, StreamGenerateRequest, StreamGenerateResponse, Turn, TurnDelta};
+use mar_proto::router::{ProviderAttempt, StreamGenerateResponse, Turn, TurnDelta};
 use mar_proto::session::{Agent, ReservationPrice};
 use mar_proto::tool::{
     ApprovalRequired, HandedOver, InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse,
@@ -19,7 +19,7 @@ use mar_proto::types::{
     Executor, Message, Part as Piece, Role, SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage,
     part::Content,
 };
-use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
+use mar_session::clients::{Peers, Refusal, RunContext, TurnRequest, TurnStream};
 
 use crate::link::{Link, Lost, Part};
 use crate::story::Kind;
@@ -199,11 +199,10 @@ impl Peers for SimPeers {
     async fn stream_generate(
         &self,
         context: &RunContext,
-        request: StreamGenerateRequest,
+        request: TurnRequest,
         deadline: Duration,
     ) -> Result<TurnStream, Refusal> {
-        let messages = request.prompt.as_ref().map(|prompt| prompt.messages.clone()).unwrap_or_default();
-        let said = messages.get(1).and_then(|message| message.parts.first()?.content.clone());
+        let said = request.messages.get(1).and_then(|message| message.parts.first()?.content.clone());
         let kind = Kind::named(match &said {
             Some(Content::Text(word)) => word,
             _ => "",

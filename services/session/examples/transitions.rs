@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use mar_descriptor::SigningKey;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
-use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse, Turn, stream_generate_response::Frame};
+use mar_proto::router::{StreamGenerateResponse, Turn, stream_generate_response::Frame};
 use mar_proto::session::{Agent, RunState, Session, Task};
 use mar_proto::tool::{
     InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse, invoke_tool_response::Outcome,
@@ -26,7 +26,7 @@ use mar_proto::types::{
 };
 use mar_runtime::auth::Caller;
 use mar_runtime::clock::{Clock, SystemClock, SystemIds};
-use mar_session::clients::{Peers, Refusal, RunContext, TurnStream};
+use mar_session::clients::{Peers, Refusal, RunContext, TurnRequest, TurnStream};
 use mar_session::counters::redis::{RedisConfig, RedisCounters};
 use mar_session::crash::CrashPoints;
 use mar_session::executor::Shared;
@@ -74,12 +74,7 @@ impl Peers for Instant {
         Ok(GenerateAgentResponse { name: String::new(), agent: Some(agent) })
     }
 
-    async fn stream_generate(
-        &self,
-        _: &RunContext,
-        request: StreamGenerateRequest,
-        _: Duration,
-    ) -> Result<TurnStream, Refusal> {
+    async fn stream_generate(&self, _: &RunContext, request: TurnRequest, _: Duration) -> Result<TurnStream, Refusal> {
         let step: i64 = request.generation_id.split('/').nth(1).and_then(|step| step.parse().ok()).unwrap_or(0);
         let part = if step < STEPS {
             let call = ToolCall {

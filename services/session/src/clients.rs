@@ -8,13 +8,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
-use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
+use mar_proto::router::StreamGenerateResponse;
+use mar_proto::session::Agent;
 use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse};
 use mar_proto::types::{SealedDescriptor, Usage};
 use mar_runtime::auth::Caller;
 use uuid::Uuid;
 
 pub mod grpc;
+mod turn;
+
+pub use turn::TurnRequest;
 
 /// For which run a peer is called.
 #[derive(Debug, Clone)]
@@ -28,9 +32,16 @@ pub struct RunContext {
     /// The ownership that calls.
     pub epoch: i64,
     /// The sealed agent; `None` while it is being synthesised.
-    pub descriptor: Option<SealedDescriptor>,
+    pub agent: Option<Arc<Agent>>,
     /// To which peers the descriptor has been sent in this epoch.
     pub introduced: Arc<Introduced>,
+}
+
+impl RunContext {
+    /// The sealed descriptor; `None` while the agent is being synthesised.
+    pub fn descriptor(&self) -> Option<&SealedDescriptor> {
+        self.agent.as_ref()?.descriptor.as_ref()
+    }
 }
 
 /// Peers that have been sent the descriptor in this epoch. The first call to each carries it unasked.
@@ -82,7 +93,7 @@ pub trait Peers: Send + Sync + 'static {
     async fn stream_generate(
         &self,
         context: &RunContext,
-        request: StreamGenerateRequest,
+        request: TurnRequest,
         deadline: Duration,
     ) -> Result<TurnStream, Refusal>;
 

@@ -28,7 +28,7 @@ use crate::crash::{CrashPoints, Point};
 use crate::feed::{Feed, View};
 use crate::guard::unwound;
 use crate::log::{Log, commitment};
-use crate::run::{self, Counted, Effect, Event, Input, State, Timed};
+use crate::run::{self, Charge, Counted, Effect, Event, Input, State, Timed};
 use crate::runs::Runs;
 use crate::sabotage::Sabotage;
 use crate::store::{Append, EventRow, RunChange, Store};
@@ -295,8 +295,9 @@ impl Executor {
 
     /// Inputs, counters, commit, effects.
     async fn transition(&mut self) -> Result<(), Halt> {
-        let counted = self.count().await?;
-        let decision = run::decide(&self.state, &self.pending, counted);
+        let charged = run::charge(&self.state, &self.pending);
+        let counted = self.count(charged.charge).await?;
+        let decision = run::decide(&self.state, &self.pending, charged, counted);
         let mut delayed = None;
         if !decision.events.is_empty() {
             let (events, unwritten) = self.written(decision.events);
@@ -382,8 +383,7 @@ impl Executor {
     }
 
     /// Asks the counters, where the inputs settle something or what follows reserves something.
-    async fn count(&mut self) -> Result<Counted, Halt> {
-        let charge = run::charge(&self.state, &self.pending);
+    async fn count(&mut self, charge: Charge) -> Result<Counted, Halt> {
         if charge.is_zero() {
             return Ok(Counted::Nothing);
         }

@@ -36,7 +36,7 @@ mod tests;
 
 pub use absorb::LOG_TAIL_LOST;
 pub use apply::timestamp;
-pub use decide::{Charge, Decision, charge, decide, halt_reason, ripe};
+pub use decide::{Charge, Charged, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};
 pub use fork::{CallDigest, Fork, Recalled, Recollection, Shared, call_digest};

@@ -246,7 +246,7 @@ impl Runs {
             session: session.id,
             run,
             epoch: state.epoch,
-            descriptor: None,
+            agent: None,
             introduced: Arc::new(Introduced::default()),
         };
         let epoch = match &input {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use mar_proto::agent::agent_generator_service_client::AgentGeneratorServiceClient;
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
+use mar_proto::router::StreamGenerateResponse;
 use mar_proto::router::router_service_client::RouterServiceClient;
-use mar_proto::router::{StreamGenerateRequest, StreamGenerateResponse};
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_proto::tool::{InvokeToolRequest, InvokeToolResponse, ReceiveResultRequest, ReceiveResultResponse};
 use mar_proto::types::{ErrorReason, SealedDescriptor, Usage};
@@ -18,7 +18,7 @@ use mar_runtime::peer::Peer;
 use mar_runtime::status::{self, Reason};
 use tonic::{Code, Request, Status};
 
-use super::{Peers, Refusal, RunContext, TurnStream};
+use super::{Peers, Refusal, RunContext, TurnRequest, TurnStream};
 
 /// Peers over gRPC.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl GrpcPeers {
         let grant = RunGrant {
             session: context.session.to_string(),
             run: context.run.to_string(),
-            descriptor_hash: context.descriptor.as_ref().map(|sealed| sealed.hash.clone()),
+            descriptor_hash: context.descriptor().map(|sealed| sealed.hash.clone()),
             epoch: u64::try_from(context.epoch).unwrap_or_default(),
         };
         let mut request = Request::new(message);
@@ -73,7 +73,7 @@ impl GrpcPeers {
 
 /// The descriptor, where the peer may not hold it yet.
 fn introduce(context: &RunContext, introduced: &AtomicBool) -> Option<SealedDescriptor> {
-    if introduced.load(Ordering::Relaxed) { None } else { context.descriptor.clone() }
+    if introduced.load(Ordering::Relaxed) { None } else { context.descriptor().cloned() }
 }
 
 /// For what a call has been repeated: for each reason once, and only where the peer has done nothing yet.
@@ -166,17 +166,18 @@ impl Peers for GrpcPeers {
     async fn stream_generate(
         &self,
         context: &RunContext,
-        mut request: StreamGenerateRequest,
+        request: TurnRequest,
         deadline: Duration,
     ) -> Result<TurnStream, Refusal> {
         let introduced = &context.introduced.router;
-        request.descriptor = introduce(context, introduced);
+        let mut descriptor = introduce(context, introduced);
         let mut repeats = Repeats::default();
         let stream = loop {
-            let call = self.request(context, request.clone(), &[ServiceName::Router], deadline)?;
+            let wire = request.to_wire(descriptor.take());
+            let call = self.request(context, wire, &[ServiceName::Router], deadline)?;
             match self.router.clone().stream_generate(call).await {
                 Ok(response) => break response.into_inner(),
-                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_descriptor(&status) => descriptor = context.descriptor().cloned(),
                 Err(status) if repeats.wants_token(&status) => self.forget(context),
                 Err(status) => return Err(refusal(&status)),
             }
@@ -198,7 +199,7 @@ impl Peers for GrpcPeers {
             let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
             match self.tools.clone().invoke_tool(call).await {
                 Ok(response) => break response.into_inner(),
-                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_descriptor(&status) => request.descriptor = context.descriptor().cloned(),
                 Err(status) if repeats.wants_token(&status) => self.forget(context),
                 Err(status) => return Err(refusal(&status)),
             }
@@ -220,7 +221,7 @@ impl Peers for GrpcPeers {
             let call = self.request(context, request.clone(), &[ServiceName::ToolGateway], deadline)?;
             match self.tools.clone().receive_result(call).await {
                 Ok(response) => break response.into_inner(),
-                Err(status) if repeats.wants_descriptor(&status) => request.descriptor.clone_from(&context.descriptor),
+                Err(status) if repeats.wants_descriptor(&status) => request.descriptor = context.descriptor().cloned(),
                 Err(status) if repeats.wants_token(&status) => self.forget(context),
                 Err(status) => return Err(refusal(&status)),
             }

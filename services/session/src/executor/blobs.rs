@@ -2,13 +2,15 @@
 //! each once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use mar_proto::router::{Prompt, ResolvedBlob};
+use mar_proto::router::ResolvedBlob;
 use mar_proto::types::{Media, Message, Part, media::Source, part::Content};
 use mar_task::media::is_text;
 
 use crate::blobs::parse;
+use crate::clients::TurnRequest;
 use crate::store::blobs::PIECE;
 use crate::store::{self, Store};
 
@@ -27,21 +29,21 @@ pub(super) enum Unresolved {
 }
 
 /// Reads what the prompt names.
-pub(super) async fn resolve(store: &dyn Store, tenant: &str, prompt: &mut Prompt) -> Result<(), Unresolved> {
+pub(super) async fn resolve(store: &dyn Store, tenant: &str, request: &mut TurnRequest) -> Result<(), Unresolved> {
     let mut known = BTreeMap::new();
-    for name in prompt.messages.iter().flat_map(|message| &message.parts).filter_map(blob_of) {
+    for name in request.messages.iter().flat_map(|message| &message.parts).filter_map(blob_of) {
         if !known.contains_key(name) {
             let content = read(store, tenant, name).await?;
             known.insert(name.to_owned(), content);
         }
     }
     let mut named = BTreeMap::new();
-    for message in &mut prompt.messages {
+    for message in &mut request.messages {
         if message.parts.iter().any(|part| media_of(part).is_some()) {
-            *message = told(message, &known, &mut named);
+            *message = Arc::new(told(message, &known, &mut named));
         }
     }
-    prompt.blobs = named.into_iter().map(|(name, content)| ResolvedBlob { name, content }).collect();
+    request.blobs = named.into_iter().map(|(name, content)| ResolvedBlob { name, content }).collect();
     Ok(())
 }
 

@@ -36,7 +36,7 @@ impl Executor {
 
     /// Issues an open call.
     pub(super) fn invoke(&mut self, call_id: &str, attempt: i64) {
-        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        self.context.agent.clone_from(&self.state.agent);
         let call = self.state.calls.iter().find(|call| call.call_id == call_id);
         let Some(call) = call.filter(|call| call.state == CallState::Open { attempt }) else { return };
         let approval = self.approval_given(call);

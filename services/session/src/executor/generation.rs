@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use mar_proto::router::stream_generate_response::Frame;
-use mar_proto::router::{Budget, Prompt, StreamGenerateRequest, Turn, TurnDelta};
+use mar_proto::router::{Budget, Turn, TurnDelta};
 use mar_proto::session::run_frame::Frame as Shown;
 use mar_proto::session::{AttemptStarted, Delta, FinishReason, ReservationPrice, RunFrame};
 use mar_proto::types::Usage;
 
 use super::blobs::{self, Unresolved};
 use super::{Executor, Shared};
-use crate::clients::{Refusal, RunContext};
+use crate::clients::{Refusal, RunContext, TurnRequest};
 use crate::counters::Amounts;
 use crate::crash::Point;
 use crate::feed::Feed;
@@ -42,7 +42,7 @@ struct Place {
 impl Executor {
     /// Issues the open generation.
     pub(super) fn generate(&mut self, step: i64, attempt: i64) {
-        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        self.context.agent.clone_from(&self.state.agent);
         let Some(generation) = &self.state.generation else { return };
         let reservation = generation.reservation;
         let mut request = self.generation_request(step, attempt, reservation);
@@ -84,34 +84,30 @@ impl Executor {
         });
     }
 
-    fn generation_request(&self, step: i64, attempt: i64, reservation: Amounts) -> StreamGenerateRequest {
-        let (model_role, prompt) = match self.state.generation.as_ref().map(|open| open.aim).unwrap_or_default() {
-            aim @ (Aim::Summary { .. } | Aim::History { .. }) => {
-                let messages = self.state.summary_prompt(aim);
-                (SUMMARISE.to_owned(), Prompt { messages, ..Prompt::default() })
-            }
-            Aim::Turn => {
-                let prompt = Prompt {
-                    messages: self.state.transcript.iter().map(|message| (**message).clone()).collect(),
-                    tools: self.state.agent.as_ref().map(|agent| agent.tools.clone()).unwrap_or_default(),
-                    output_schema_json: self.state.output_schema.to_string(),
-                    blobs: Vec::new(),
-                };
-                (String::new(), prompt)
-            }
+    fn generation_request(&self, step: i64, attempt: i64, reservation: Amounts) -> TurnRequest {
+        let asked = match self.state.generation.as_ref().map(|open| open.aim).unwrap_or_default() {
+            aim @ (Aim::Summary { .. } | Aim::History { .. }) => TurnRequest {
+                model_role: SUMMARISE.to_owned(),
+                messages: self.state.summary_prompt(aim).into_iter().map(Arc::new).collect(),
+                ..TurnRequest::default()
+            },
+            Aim::Turn => TurnRequest {
+                messages: self.state.transcript.clone(),
+                tools_of: self.state.agent.clone(),
+                output_schema_json: Arc::clone(&self.state.output_schema),
+                ..TurnRequest::default()
+            },
         };
-        StreamGenerateRequest {
+        TurnRequest {
             generation_id: format!("{}/{step}/{attempt}", self.state.run),
-            model_role,
-            prompt: Some(prompt),
-            budget: Some(Budget {
+            budget: Budget {
                 max_cost_nano_usd: reservation.cost_nano_usd,
                 max_input_tokens: reservation.input_tokens,
                 max_output_tokens: reservation.output_tokens,
                 max_attempts: ROUTER_ATTEMPTS,
-            }),
-            descriptor: None,
+            },
             try_last: self.state.failed_models.iter().take(MOST_FAILED).cloned().collect(),
+            ..asked
         }
     }
 
@@ -124,14 +120,8 @@ impl Executor {
 }
 
 /// Puts what the prompt names into the request. What cannot be read now is read again with the next try; nothing was sent.
-async fn resolve(
-    shared: &Shared,
-    context: &RunContext,
-    request: &mut StreamGenerateRequest,
-    place: Place,
-) -> Result<(), Input> {
-    let Some(prompt) = &mut request.prompt else { return Ok(()) };
-    let failure = match blobs::resolve(&*shared.store, &context.caller.tenant, prompt).await {
+async fn resolve(shared: &Shared, context: &RunContext, request: &mut TurnRequest, place: Place) -> Result<(), Input> {
+    let failure = match blobs::resolve(&*shared.store, &context.caller.tenant, request).await {
         Ok(()) => return Ok(()),
         Err(failure) => failure,
     };
@@ -157,7 +147,7 @@ async fn follow(
     shared: &Shared,
     context: &RunContext,
     feed: &Feed,
-    request: StreamGenerateRequest,
+    request: TurnRequest,
     mut place: Place,
     deadline: Duration,
     written: &AtomicI64,

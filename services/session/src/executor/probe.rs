@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 impl Executor {
     /// Asks whether a call in doubt took effect. That it did not counts only once it can happen no more.
     pub(super) fn probe(&mut self, call_id: &str, attempt: i64) {
-        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        self.context.agent.clone_from(&self.state.agent);
         let call = self.state.calls.iter().find(|call| call.call_id == call_id);
         let Some(call) = call.filter(|call| call.state == CallState::Doubted { attempt }) else { return };
         let inquiry = Inquiry {

@@ -26,7 +26,7 @@ impl Executor {
     /// Asks the gateway what the agent may receive of a result. The command stays in the store meanwhile: a stop, or the end
     /// of this process, leaves it to whoever looks next.
     pub(super) fn receive(&mut self, id: Uuid, mut given: Submission) {
-        self.context.descriptor = self.state.agent.as_ref().and_then(|agent| agent.descriptor.clone());
+        self.context.agent.clone_from(&self.state.agent);
         let call = self.state.calls.iter().find(|call| call.call_id == given.result.call_id);
         let request = ReceiveResultRequest {
             call_id: given.result.call_id.clone(),

@@ -48,8 +48,16 @@ pub struct Decision {
     pub effects: Vec<Effect>,
 }
 
+/// Inputs taken in, and what comes next, as far as that is known without the counters.
+pub struct Charged {
+    /// What the counters are asked.
+    pub charge: Charge,
+    plan: Plan,
+    next: Next,
+}
+
 /// What the inputs settle and what comes next would reserve.
-pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
+pub fn charge(state: &State, inputs: &[Timed]) -> Charged {
     let mut plan = Plan::of(state, inputs);
     let next = plan.next();
     let carve = match &next {
@@ -58,18 +66,18 @@ pub fn charge(state: &State, inputs: &[Timed]) -> Charge {
     };
     let reserve = next.reservation();
     let draw = state.draw().filter(|_| !reserve.is_zero());
-    Charge { settle: plan.settle, reserve, epoch: plan.state.epoch, carve, draw }
+    let charge = Charge { settle: plan.settle, reserve, epoch: plan.state.epoch, carve, draw };
+    Charged { charge, plan, next }
 }
 
-/// Events and effects, given what the counters said to [`charge`]'s answer for the same state and inputs.
-pub fn decide(state: &State, inputs: &[Timed], counted: Counted) -> Decision {
+/// Events and effects, given what the counters said to what [`charge`] asks for the same state and inputs.
+pub fn decide(state: &State, inputs: &[Timed], charged: Charged, counted: Counted) -> Decision {
     if let Counted::Answer(answer) = counted
         && let Some(found) = answer.rebuilt.filter(|found| *found > state.next_seq)
     {
         return tail_lost(state, inputs, found);
     }
-    let mut plan = Plan::of(state, inputs);
-    let next = plan.next();
+    let Charged { mut plan, next, .. } = charged;
     if let Counted::Answer(answer) = counted
         && let Some(found) = answer.rebuilt
         && state.takeover_seq != Some(found)

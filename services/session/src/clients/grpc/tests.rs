@@ -5,8 +5,9 @@ use futures::future::BoxFuture;
 use mar_proto::router::router_service_server::{RouterService, RouterServiceServer};
 use mar_proto::router::{
     CountTokensRequest, CountTokensResponse, GenerateRequest, GenerateResponse, GetModelRequest, GetModelResponse,
-    ListModelsRequest, ListModelsResponse, SelectModelRequest, SelectModelResponse,
+    ListModelsRequest, ListModelsResponse, SelectModelRequest, SelectModelResponse, StreamGenerateRequest,
 };
+use mar_proto::session::Agent;
 use mar_runtime::auth::{Caller, RunTokenSigner, keys};
 use mar_runtime::clock::{Clock, ManualClock, SystemIds};
 use mar_runtime::config::{LimitsConfig, RuntimeConfig};
@@ -109,18 +110,19 @@ fn layers(clock: &Arc<Sleeper>) -> (Stack, RunTokenCache) {
 
 fn context() -> RunContext {
     let hash = mar_descriptor::Hash::ZERO.to_string();
+    let descriptor = Some(SealedDescriptor { hash, ..SealedDescriptor::default() });
     RunContext {
         caller: Arc::new(Caller::dev()),
         session: Uuid::nil(),
         run: Uuid::nil(),
         epoch: 1,
-        descriptor: Some(SealedDescriptor { hash, ..SealedDescriptor::default() }),
+        agent: Some(Arc::new(Agent { descriptor, ..Agent::default() })),
         introduced: Arc::default(),
     }
 }
 
 async fn generate(peers: &GrpcPeers, context: &RunContext) -> Result<(), Refusal> {
-    let request = StreamGenerateRequest::default();
+    let request = TurnRequest::default();
     peers.stream_generate(context, request, Duration::from_secs(5)).await.map(drop)
 }
 
@@ -164,7 +166,7 @@ async fn what_is_too_large_to_be_sent_is_refused_for_good() {
     let peer = Peer::tcp(ServiceName::Router, &url, &limits).unwrap();
     let peers = GrpcPeers::new(peer.clone(), peer.clone(), peer, tokens);
     for size in [limit, limit * 4] {
-        let request = StreamGenerateRequest { generation_id: "x".repeat(size), ..StreamGenerateRequest::default() };
+        let request = TurnRequest { generation_id: "x".repeat(size), ..TurnRequest::default() };
         let answer = peers.stream_generate(&context(), request, Duration::from_secs(30)).await;
         let refused = answer.map(drop).unwrap_err();
         assert_eq!((refused.reason.as_str(), refused.transient), ("MESSAGE_TOO_LARGE", false), "{refused:?}");

@@ -109,7 +109,7 @@ fn an_outage_that_spans_the_seal_of_the_agent_gives_back_what_the_run_was_runnin
 
 #[test]
 fn what_comes_while_a_commit_waits_is_taken_after_it() {
-    use crate::run::{Timed, decide};
+    use crate::run::{Timed, charge, decide};
     let story = hurried();
     let at = |second| START + Duration::seconds(second);
     let failed = Input::GenerationFailed {
@@ -122,7 +122,8 @@ fn what_comes_while_a_commit_waits_is_taken_after_it() {
         models: Vec::new(),
     };
     let inputs = [Timed { at: at(60), input: delayed(3, 60) }, Timed { at: at(30), input: failed }];
-    let decision = decide(&story.driver.state, &inputs, crate::run::Counted::Nothing);
+    let charged = charge(&story.driver.state, &inputs);
+    let decision = decide(&story.driver.state, &inputs, charged, crate::run::Counted::Nothing);
     let words: Vec<_> = decision.events.iter().map(word).collect();
     assert_eq!(words, ["Delayed", "Failed(1.1 INVALID_REQUEST)", "Ended(FAILED INVALID_REQUEST)"]);
     assert!(decision.events.iter().all(|event| event.time == at(60)));

@@ -86,9 +86,10 @@ impl Driver {
 
     /// One transition; `None` where the replica died in it, else what is to be done.
     pub fn transition(&mut self, inputs: &[Timed], mishap: Mishap) -> Option<Vec<Effect>> {
-        let charge = charge(&self.state, inputs);
+        let charged = charge(&self.state, inputs);
+        let charge = charged.charge;
         let counted = self.count(charge, mishap);
-        let decision = decide(&self.state, inputs, counted);
+        let decision = decide(&self.state, inputs, charged, counted);
         if mishap == Mishap::Crash {
             return None;
         }

@@ -9,7 +9,9 @@ use super::driver::Mishap;
 use super::fixture::*;
 use super::scenarios::Story;
 use crate::counters::{Amounts, Answer, Verdict};
-use crate::run::{Counted, Decision, Effect, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, Retry, Timed, decide};
+use crate::run::{
+    Counted, Decision, Effect, Input, MAX_ATTEMPTS, MAX_CALL_ATTEMPTS, Phase, Retry, Timed, charge, decide,
+};
 
 const NOTHING: Vec<String> = Vec::new();
 
@@ -281,7 +283,7 @@ fn a_log_that_has_lost_its_end_is_not_gone_on_with() {
             drawn: Amounts::default(),
             opened: None,
         };
-        decide(&state, &inputs, Counted::Answer(answer))
+        decide(&state, &inputs, charge(&state, &inputs), Counted::Answer(answer))
     };
     let words = |decision: &Decision| decision.events.iter().map(word).collect::<Vec<_>>();
     assert_eq!(words(&decided(3)), ["Claimed(2)", "Failed(1.1 LOST)", "Rebuilt(3)", "Started(1.2)"]);
