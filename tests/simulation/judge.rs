@@ -167,8 +167,8 @@ fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
 }
 
 fn run(world: &World, story: &Story) -> anyhow::Result<Vec<Event>> {
-    let tables = world.truth.tables();
     let events = stored(world, story.run)?;
+    let tables = world.truth.tables();
     let shown: Vec<Event> = events.iter().map(|event| Event { leaf: Bytes::new(), ..event.clone() }).collect();
     ensure!(shown == story.seen.events, "followers saw other events than are stored: {:?}", names(&shown));
     let row = tables.runs.get(&story.run).context("the run has no row")?;
