@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use mar_proto::session::Task;
+use mar_proto::session::{Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_testkit::process::built_binary;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
@@ -105,6 +105,13 @@ async fn a_bad_upstream_hurts_its_own_calls_only() -> anyhow::Result<()> {
     };
     let followed = client.run(task::limited(with(&["ghost.anything"], "[search]"), limits)).await?;
     assert_eq!(followed.story(), ["RunAdmitted", "RunWaiting", "StopRequested", "RunEnded"]);
+    let events = client.events(&followed.run.name).await?;
+    let waits = bodies(&events).into_iter().find_map(|body| match body {
+        Body::RunWaiting(waiting) => Some(waiting.dependency),
+        _ => None,
+    });
+    let told = "agent-generator: an upstream whose tools the task names is down: ghost";
+    assert_eq!(waits.as_deref(), Some(told));
     assert_eq!(end(&followed.run), "HALTED EXPIRED");
 
     let unknown = "UNKNOWN OUTCOME_UNKNOWN";

@@ -40,8 +40,9 @@ impl OutputSchema {
     /// # Errors
     /// Like [`OutputSchema::parse`].
     pub fn try_new(value: Value) -> Result<Self, String> {
-        if !(value.is_object() || value.is_boolean()) {
-            return Err("must be a JSON Schema: an object, true or false".to_owned());
+        // No provider takes the schemas `true` and `false`.
+        if !value.is_object() {
+            return Err("must be a JSON Schema: a JSON object".to_owned());
         }
         let text = canonical::foreign(&value).map_err(|error| match error {
             canonical::Error::Depth { .. } => too_deep(),
@@ -135,9 +136,15 @@ mod tests {
     }
 
     #[test]
+    fn only_an_object_is_a_schema() {
+        for text in ["true", "false", "42", "[]", "null", "\"string\""] {
+            assert_eq!(OutputSchema::parse(text).unwrap_err(), "must be a JSON Schema: a JSON object", "{text}");
+        }
+    }
+
+    #[test]
     fn citations_have_a_shape() {
         let cites = |text: &str| OutputSchema::parse(text).unwrap().carries_citations();
-        assert!(!cites("true"));
         assert!(!cites(r#"{"properties":{"citations":{"type":"array"}}}"#));
         assert!(!cites(r#"{"properties":{"citations":{"type":"array","items":{"type":"string"}}}}"#));
     }

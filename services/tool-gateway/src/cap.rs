@@ -41,13 +41,23 @@ pub fn cap(mut answer: Answer, limit: usize) -> Answer {
         answer.truncated = true;
         // What was cut off was not received, and cannot be cited.
         let shown: String = answer.parts.iter().filter_map(words).collect();
-        answer.passages.retain(|passage| shown.contains(&passage.passage_id));
+        answer.passages.retain(|passage| names(&shown, &passage.passage_id));
         answer.parts.push(note(format!(
             "[The result of {} bytes was cut to {limit} bytes. Ask for less, or for a part of it.]",
             answer.size
         )));
     }
     answer
+}
+
+/// Whether a text names a passage, and not only one whose id begins or ends like it. An id at its very end may be cut itself.
+fn names(text: &str, id: &str) -> bool {
+    let of_an_id = |char: char| char.is_alphanumeric() || "-_#/".contains(char);
+    text.match_indices(id).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + id.len()..].chars().next();
+        !before.is_some_and(|char| of_an_id(char) || char == '.') && after.is_some_and(|char| !of_an_id(char))
+    })
 }
 
 fn words(part: &mar_proto::types::Part) -> Option<&str> {
@@ -91,6 +101,20 @@ mod tests {
         };
         assert_eq!(cap(answer.clone(), 19).passages.len(), 2);
         assert_eq!(cap(answer, 12).passages, [passage("a#1")]);
+    }
+
+    #[test]
+    fn an_id_that_begins_or_ends_another_is_not_named_by_it() {
+        let passage = |id: &str| Passage { passage_id: id.to_owned(), ..Passage::default() };
+        let answer = Answer {
+            parts: vec![tool_text("[z/a.md#12] twelve [a.md#1] one [a.md#2] two")],
+            passages: vec![passage("z/a.md#12"), passage("a.md#12"), passage("a.md#1"), passage("a.md#2")],
+            size: 44,
+            ..Answer::default()
+        };
+        assert_eq!(cap(answer.clone(), 18).passages, [passage("z/a.md#12")]);
+        assert_eq!(cap(answer.clone(), 26).passages, [passage("z/a.md#12")], "the last id may go on");
+        assert_eq!(cap(answer, 32).passages, [passage("z/a.md#12"), passage("a.md#1")]);
     }
 
     #[test]

@@ -104,12 +104,20 @@ fn refusal(status: &Status) -> Refusal {
             && !matches!(reason, "BUDGET_EXCEEDED" | "MESSAGE_TOO_LARGE");
     Refusal {
         reason: reason.to_owned(),
-        message: status.message().to_owned(),
+        message: told(status),
         transient,
         never_sent: reason == "DRAINING" || mar_runtime::peer::never_sent(status),
         retry_after: status::retry_after(status),
         spent: spent(status).map(Box::new),
         failed_models: failed_models(status),
+    }
+}
+
+/// The peer's sentence, with the names of upstreams that are down.
+fn told(status: &Status) -> String {
+    match status::metadata(status).get("upstreams") {
+        Some(names) => format!("{}: {names}", status.message()),
+        None => status.message().to_owned(),
     }
 }
 

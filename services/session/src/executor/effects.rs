@@ -11,6 +11,8 @@ use crate::clients::Refusal;
 use crate::guard::unwound;
 use crate::run::Input;
 
+/// Characters that the log tells of what is missing.
+const MAX_DEPENDENCY: usize = 300;
 /// Pause before synthesis is tried again: doubling between these.
 const SYNTHESIS_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -80,11 +82,10 @@ fn synthesised(agent: Option<mar_proto::session::Agent>) -> Input {
     }
 }
 
-/// Which part a refused synthesis waits for.
+/// What a refused synthesis waits for: who refused it, and what that one says.
 fn dependency(refusal: &Refusal) -> String {
     match refusal.reason.as_str() {
-        "PEER_UNAVAILABLE" | "DRAINING" => "agent-generator, router or tool-gateway".to_owned(),
         "STORE_UNAVAILABLE" => "descriptor store".to_owned(),
-        reason => format!("agent-generator ({reason})"),
+        _ => format!("agent-generator: {}", refusal.message).chars().take(MAX_DEPENDENCY).collect(),
     }
 }

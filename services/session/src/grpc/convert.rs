@@ -4,7 +4,7 @@ use mar_proto::session::{
     Concurrency, EndSessionRequest, EraseSessionRequest, RunTaskRequest, Session, StartRunRequest, StartSessionRequest,
     Task, UpdateSessionRequest, WatchRunRequest,
 };
-use mar_proto::types::HaltingPolicy;
+use mar_proto::types::{HaltingPolicy, Origin, Part};
 use mar_runtime::auth::Caller;
 use mar_runtime::violations::Violations;
 use sha2::{Digest as _, Sha256};
@@ -116,7 +116,15 @@ fn bounded(mut task: Task, limits: &Limits, found: &mut Violations) -> (Task, Ha
         found.within("halting", |found| limits.complete(task.halting.as_ref(), found))
     });
     mar_task::complete(&mut task);
+    for part in &mut task.input {
+        *part = said_by_caller(std::mem::take(part));
+    }
     (task, limits)
+}
+
+/// What a caller brings is the caller's, whatever it says of itself.
+fn said_by_caller(part: Part) -> Part {
+    Part { content: part.content, origin: Origin::Caller.into(), tainted: false }
 }
 
 fn parallel(concurrency: i32, found: &mut Violations) -> bool {
@@ -200,4 +208,22 @@ pub fn dead_notice(name: &str) -> Result<(String, String), Violations> {
     found.require(parts.is_some(), "name", "must be `hooks/{hook}/notices/{notice}`");
     let (hook, id) = parts.unwrap_or_default();
     found.into_result((hook.to_owned(), id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mar_proto::types::part::Content;
+
+    use super::*;
+
+    #[test]
+    fn what_a_caller_says_is_the_callers_whatever_it_says_of_itself() {
+        let content = Some(Content::Text("hi".into()));
+        let claimed = Part { content: content.clone(), origin: Origin::Platform.into(), tainted: true };
+        let task = Task { r#type: "chat".into(), input: vec![claimed], ..Task::default() };
+        let request = RunTaskRequest { task: Some(task), ..RunTaskRequest::default() };
+        let mut found = Violations::new();
+        let (task, _) = bounded(request.task.unwrap_or_default(), &Limits::default(), &mut found);
+        assert_eq!(task.input, [Part { content, origin: Origin::Caller.into(), tainted: false }]);
+    }
 }

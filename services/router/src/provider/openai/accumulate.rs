@@ -16,6 +16,8 @@ use crate::provider::{Answer, Delta, DeltaKind, Event, Failure, Finish};
 
 /// More calls in one answer are no answer.
 const MAX_CALLS: usize = 128;
+/// Name of a call that a model gave none.
+const NAMELESS: &str = "nameless";
 
 /// An answer in the making.
 #[derive(Debug)]
@@ -288,7 +290,9 @@ impl Builder {
 
     fn tool_call(&self, provider_call_id: String, alias: String, arguments_json: String) -> ToolCall {
         let tool = self.prompt.tool_by_alias(&alias).map(|tool| tool.name.clone());
-        ToolCall { call_id: String::new(), provider_call_id, tool: tool.unwrap_or(alias), arguments_json }
+        // No provider takes a call back that has no name.
+        let tool = tool.unwrap_or(if alias.is_empty() { NAMELESS.to_owned() } else { alias });
+        ToolCall { call_id: String::new(), provider_call_id, tool, arguments_json }
     }
 
     fn finish_of(&mut self, reason: &str, calls: bool) -> Finish {

@@ -1,7 +1,7 @@
 //! What callers bring to calls that wait for them.
 
 use mar_proto::session::{SubmitInputRequest, SubmitToolResultRequest};
-use mar_proto::types::{Origin, Part, Passage, ToolResult, media::Source, part::Content};
+use mar_proto::types::{Part, Passage, ToolResult, media::Source, part::Content};
 use mar_runtime::auth::Caller;
 use mar_runtime::violations::Violations;
 
@@ -65,8 +65,7 @@ fn parts(parts: Vec<Part>, field: &str, least: usize, most_bytes: usize, found: 
             found.item(field, index, |found| mar_task::check_part(part, found));
         }
     }
-    let own = |part: Part| Part { content: part.content, origin: Origin::Caller.into(), tainted: false };
-    parts.into_iter().map(own).collect()
+    parts.into_iter().map(super::said_by_caller).collect()
 }
 
 fn check_passages(passages: &[Passage], found: &mut Violations) {

@@ -183,6 +183,17 @@ fn broken_streams_are_told_apart_from_odd_ones() {
 }
 
 #[test]
+fn a_call_without_a_name_can_be_sent_back() {
+    let text = concat!(
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"\",\"arguments\":\"{}\"}}]}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n",
+    );
+    let called = answer(&whole(native(), text));
+    let Some(part::Content::ToolCall(call)) = &called.parts[0].content else { panic!("{:?}", called.parts) };
+    assert_eq!(call.tool, "nameless");
+}
+
+#[test]
 fn refusals_and_calls_without_index_are_read() {
     let text = concat!(
         "data: {\"choices\":[{\"delta\":{\"refusal\":\"I will \"}}]}\n\n",
