@@ -12,6 +12,7 @@ use crate::verifying::rows::Rows;
 
 both_ways! {
     a_fork_replays_what_was_recorded
+    a_recorded_result_passes_the_policies_of_the_fork
     what_cannot_be_forked_says_why
     a_fork_whose_origin_has_lost_a_payload_fails_and_says_so
 }
@@ -96,6 +97,68 @@ async fn a_fork_replays_what_was_recorded(options: Options) -> anyhow::Result<()
     let differs = |aspect: RunAspect| diff.iter().any(|one| one.aspect() == aspect && !one.differences.is_empty());
     assert!(differs(RunAspect::Task) && differs(RunAspect::Prompt) && !differs(RunAspect::Verdicts), "{diff:?}");
     Ok(())
+}
+
+async fn a_recorded_result_passes_the_policies_of_the_fork(options: Options) -> anyhow::Result<()> {
+    let (system, mut client) = open(options).await?;
+    let asked = |rule: &str| Task {
+        tools: task::selectors(&["mail.count"]),
+        alignment_policy: format!("permit (principal, action, resource);\n{rule}"),
+        ..task::question("Send it.")
+    };
+    let first = origin(&mut client).await?;
+    let there = client.events(&first.name).await?;
+    let was = results(&there).pop().context("no result")?;
+    let receive = "forbid (principal, action == Action::\"receiveResult\", resource)";
+    // A stricter fork does not learn it; what is not forbidden comes through to the bit.
+    for (rule, denied) in [
+        (format!("@id(\"no\") @message(\"Not for this one.\") {receive};"), true),
+        (format!("@id(\"no\") {receive} when {{ context.result_bytes > {} }};", was.0.size_bytes), false),
+    ] {
+        let own = ForkRunRequest { task: Some(asked(&rule)), ..request(&first.name, 0) };
+        let fork = client.grpc.fork_run(own).await?.into_inner().run.context("no fork")?;
+        let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+        assert_eq!((fork.state(), sent(&system)), (RunState::Succeeded, 1), "{fork:#?}");
+        let events = client.events(&fork.name).await?;
+        mar_tests::oracle::check_fork(&fork, &events, &there)?;
+        let (back, content) = results(&events).pop().context("no result")?;
+        let told = content.tool_result.clone().unwrap_or_default();
+        let of_first = was.1.tool_result.clone().unwrap_or_default();
+        if denied {
+            assert_eq!(
+                (back.outcome(), &*back.reason, back.recorded_seq),
+                (ToolOutcome::Denied, "POLICY_DENIED", None)
+            );
+            assert!(format!("{told:?}").contains("Not for this one.") && told.content != of_first.content, "{told:?}");
+            assert!(content.decision_json.contains("\"result_decision\""), "{}", content.decision_json);
+        } else {
+            assert_eq!((back.outcome(), back.recorded_seq.is_some()), (was.0.outcome(), true));
+            assert_eq!((told.content, back.size_bytes), (of_first.content, was.0.size_bytes));
+        }
+    }
+    // Under the policy that withheld it already, the fork is told the very same.
+    let session = client.session().await?;
+    let shut = client.start(&session, asked(&format!("@id(\"no\") {receive};"))).await?;
+    let shut = client.until(&shut.name, |run| run.seal.is_some()).await?;
+    assert_eq!((shut.state(), sent(&system)), (RunState::Succeeded, 2));
+    let fork = client.grpc.fork_run(request(&shut.name, 0)).await?.into_inner().run.context("no fork")?;
+    let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+    mar_tests::oracle::check_fork(&fork, &client.events(&fork.name).await?, &client.events(&shut.name).await?)?;
+    let pair = DiffRunsRequest { name: fork.name, base: String::new() };
+    for found in client.grpc.diff_runs(pair).await?.into_inner().comparisons {
+        assert!(found.differences.is_empty(), "{found:?}");
+    }
+    assert_eq!(sent(&system), 2, "nothing is sent again");
+    Ok(())
+}
+
+/// The results in a log, with what the model was told.
+fn results(events: &[Event]) -> Vec<(ToolReturned, EventContent)> {
+    let results = events.iter().filter_map(|event| match event.body.as_ref()?.body.clone()? {
+        event_leaf::Body::ToolReturned(back) => Some((back, event.content.clone().unwrap_or_default())),
+        _ => None,
+    });
+    results.collect()
 }
 
 async fn what_cannot_be_forked_says_why(options: Options) -> anyhow::Result<()> {

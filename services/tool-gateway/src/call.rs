@@ -33,6 +33,7 @@ pub mod arguments;
 pub mod elsewhere;
 mod probe;
 mod record;
+mod replay;
 mod result;
 pub mod trace;
 
@@ -64,6 +65,8 @@ pub struct Invocation {
     pub approval: Option<Approved>,
     /// The tool as session sealed it, where it says so.
     pub definition: Option<ToolDefinition>,
+    /// The result that is there already, where only the decision is wanted.
+    pub recorded: Option<Answer>,
     /// What is left of the caller's deadline.
     pub remaining: Option<Duration>,
     /// Whether the call is to be made.
@@ -99,6 +102,8 @@ pub struct Outcome {
 pub enum Kind {
     /// The tool answered.
     Answered(Answer),
+    /// The agent may receive the result that is there already.
+    Recorded(Answer),
     /// A check refused.
     Denied(Denial),
     /// A human has to approve first.
@@ -170,6 +175,9 @@ impl Dispatcher {
         let mut record = Record::new(call);
         let (kind, tainted) = match self.clear(call, &mut record).await {
             Err(kind) => (kind, false),
+            Ok(Cleared { maker, declared, .. }) if call.aim == Aim::Decide && call.recorded.is_some() => {
+                (self.replay(call, &maker, declared, &mut record), false)
+            }
             Ok(_) if call.aim == Aim::Decide => (Kind::HandedOver(Executor::Unspecified), false),
             Ok(Cleared { maker: Maker::Other(executor), .. }) => (Kind::HandedOver(executor), false),
             Ok(Cleared { maker: Maker::Upstream(upstream), definition, declared, arguments }) => {
@@ -232,7 +240,11 @@ impl Dispatcher {
         let decision = self.decide(call, declared.clone(), &arguments, digest);
         let allowed = judge(call, &decision, definition.hash, digest, record);
         record.decision(decision);
-        allowed?;
+        match allowed {
+            // Nothing is sent, and the result is decided on: nobody has to approve it.
+            Err(Kind::ApprovalRequired { .. }) if call.recorded.is_some() => {}
+            allowed => allowed?,
+        }
         let arguments = Arc::unwrap_or_clone(arguments);
         Ok(Cleared { maker, definition, declared, arguments })
     }
@@ -276,12 +288,16 @@ impl Dispatcher {
 
     /// Lets an answer through, or puts the denial in its place: the call has been made, so that this is its result.
     fn receive(&self, call: &Invocation, tool: Tool, answer: Answer, record: &mut Record) -> Answer {
-        let question = Question::ReceiveResult { agent: agent(call), tool, result: result::facts(&answer) };
-        let request = Request::new(question).in_run(call.facts.clone());
-        let decision = decide_both(call.sealed.policies(), &self.platform, &request);
+        let decision = self.decide_result(call, tool, &answer);
         let answer = if decision.is_allowed() { answer } else { result::withheld(&answer, &decision) };
         record.received(decision);
         answer
+    }
+
+    fn decide_result(&self, call: &Invocation, tool: Tool, answer: &Answer) -> Decision {
+        let question = Question::ReceiveResult { agent: agent(call), tool, result: result::facts(answer) };
+        let request = Request::new(question).in_run(call.facts.clone());
+        decide_both(call.sealed.policies(), &self.platform, &request)
     }
 }
 

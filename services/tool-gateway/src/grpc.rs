@@ -94,6 +94,9 @@ impl Gateway {
         let both = request.probe && request.decide_only;
         found.require(!both, "decide_only", "must not be set together with probe");
         let approval = request.approval.map(|given| convert::approval(given, &mut found));
+        let alone = request.recorded.is_none() || request.decide_only;
+        found.require(alone, "recorded", "must not be set without decide_only");
+        let recorded = request.recorded.map(|recorded| convert::recorded(recorded, &mut found));
         found.into_result(())?;
         let sealed = app.descriptors.resolve(&identity.caller.tenant, hash, offered)?;
         Ok(Invocation {
@@ -106,6 +109,7 @@ impl Gateway {
             facts,
             approval,
             definition: request.definition,
+            recorded,
             remaining,
             aim: match (request.probe, request.decide_only) {
                 (true, _) => Aim::Ask,
@@ -140,6 +144,7 @@ impl Gateway {
             facts,
             approval: None,
             definition: request.definition,
+            recorded: None,
             remaining: None,
             aim: Aim::Make,
         };

@@ -9,7 +9,7 @@ use mar_proto::tool::{ApprovalGiven, ApprovalRequired, CallFacts, Dispatch, Invo
 use mar_proto::types::{self, ToolResult};
 
 use super::Executor;
-use super::recall::lets_through;
+use super::recall::Replay;
 use crate::clients::Refusal;
 use crate::crash::Point;
 use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result};
@@ -43,7 +43,7 @@ impl Executor {
         // What was only asked about has not been tried.
         let repeated = attempt > 1 && approval.is_none();
         let recording = self.recording(call);
-        let request = InvokeToolRequest {
+        let mut request = InvokeToolRequest {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
             arguments_json: call.arguments_json.clone(),
@@ -58,6 +58,7 @@ impl Executor {
             definition: call.definition.clone().filter(|_| call.is_made_elsewhere() || recording.is_some()),
             probe: false,
             decide_only: recording.is_some(),
+            recorded: None,
         };
         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
         let deadline = self.time_left().min(MAX_TIME);
@@ -69,12 +70,21 @@ impl Executor {
                 shared.clock.sleep(pause).await;
             }
             let began = shared.clock.monotonic();
+            let replay = match recording {
+                Some(recording) => Some(recording.taken().await),
+                None => None,
+            };
+            request.recorded = replay.as_ref().and_then(Replay::brought);
             shared.crash.pass_in(Point::CallSent, context.run).await;
             let response = shared.peers.invoke_tool(&context, request, deadline).await;
             shared.crash.pass_in(Point::ResultInHand, context.run).await;
             let took = shared.clock.monotonic().saturating_sub(began);
-            let mut back = match (response, recording) {
-                (Ok(response), Some(recording)) if lets_through(&response) => recording.result(response).await,
+            let replayed = match (&response, replay) {
+                (Ok(response), Some(replay)) => replay.let_through(response),
+                _ => None,
+            };
+            let mut back = match (response, replayed) {
+                (_, Some(back)) => back,
                 (
                     Ok(InvokeToolResponse {
                         outcome: Some(Outcome::ApprovalRequired(wanted)),

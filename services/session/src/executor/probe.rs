@@ -60,6 +60,7 @@ impl Executor {
             definition: None,
             probe: true,
             decide_only: false,
+            recorded: None,
         }
     }
 }

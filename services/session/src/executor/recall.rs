@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use mar_proto::session::{EventContent, ToolOutcome, event_leaf::Body, event_shared};
-use mar_proto::tool::InvokeToolResponse;
 use mar_proto::tool::invoke_tool_response::Outcome;
+use mar_proto::tool::{InvokeToolResponse, RecordedResult};
+use mar_proto::types::ToolResult;
 use uuid::Uuid;
 
 use super::{Executor, STORE_BACKOFF, Shared};
@@ -111,21 +112,10 @@ fn told(run: Uuid, row: &EventRow) -> Result<Event, Untold> {
     if gone { Err(Untold::Gone) } else { Ok(event) }
 }
 
-/// Whether a decision is no obstacle to a result that is there: nothing is sent, and so nobody has to approve it.
-pub(super) fn lets_through(response: &InvokeToolResponse) -> bool {
-    matches!(response.outcome, Some(Outcome::HandedOver(_) | Outcome::ApprovalRequired(_)))
-}
-
 impl Recording {
-    /// The result as it is recorded, with the decision that was made now.
-    pub(super) async fn result(&self, response: InvokeToolResponse) -> CallReturn {
-        let mut back = self.read().await.unwrap_or_else(|_| {
-            let text = "RECORDING_GONE: the result of this call is recorded, and its payload is gone; it was not made";
-            returned(ToolOutcome::NotSent, "RECORDING_GONE", text)
-        });
-        back.decision_json = response.decision_json;
-        back.policy_hashes = response.policy_hashes;
-        back
+    /// Reads it. A log that tells nothing leaves nothing to be given, and the call is decided on all the same.
+    pub(super) async fn taken(self) -> Replay {
+        Replay { recorded: self.read().await.ok() }
     }
 
     async fn read(&self) -> Result<CallReturn, Untold> {
@@ -154,6 +144,52 @@ impl Recording {
             duration_ms: 0,
         })
     }
+}
+
+/// A recorded result on its way to the agent.
+pub(super) struct Replay {
+    /// As the log has it; `None` where its payload is gone.
+    recorded: Option<CallReturn>,
+}
+
+impl Replay {
+    /// What the gateway is to decide on beside the call: the answer of a tool. What the runtime itself said of a call, a
+    /// denial or a failure, no policy was asked about in the first place.
+    pub(super) fn brought(&self) -> Option<RecordedResult> {
+        let back = self.recorded.as_ref().filter(|back| is_answer(back))?;
+        Some(RecordedResult { result: Some(back.result.clone()), size_bytes: back.size_bytes })
+    }
+
+    /// The result as the agent may receive it, with the decision that was made now; `None` where the gateway lets nothing
+    /// through, or has not said so.
+    pub(super) fn let_through(self, response: &InvokeToolResponse) -> Option<CallReturn> {
+        let mut back = match (&response.outcome, self.recorded) {
+            (Some(Outcome::Result(result)), Some(back)) if is_answer(&back) => received(back, result),
+            // Nothing is sent, and so nobody has to approve it.
+            (Some(Outcome::HandedOver(_) | Outcome::ApprovalRequired(_)), Some(back)) if !is_answer(&back) => back,
+            (Some(Outcome::HandedOver(_) | Outcome::ApprovalRequired(_)), None) => {
+                let text =
+                    "RECORDING_GONE: the result of this call is recorded, and its payload is gone; it was not made";
+                returned(ToolOutcome::NotSent, "RECORDING_GONE", text)
+            }
+            _ => return None,
+        };
+        back.decision_json.clone_from(&response.decision_json);
+        back.policy_hashes.clone_from(&response.policy_hashes);
+        Some(back)
+    }
+}
+
+fn is_answer(back: &CallReturn) -> bool {
+    back.outcome == ToolOutcome::Ok || back.outcome == ToolOutcome::Error && back.reason == "TOOL_ERROR"
+}
+
+/// What the gateway has made of a recorded result. Only what it left as it was is that result.
+fn received(back: CallReturn, now: &ToolResult) -> CallReturn {
+    let was = &back.result;
+    let kept = (&was.content, &was.passages, was.is_error, was.truncated)
+        == (&now.content, &now.passages, now.is_error, now.truncated);
+    if kept { back } else { CallReturn { result: now.clone(), recorded: false, ..back } }
 }
 
 fn returned(outcome: ToolOutcome, reason: &str, text: &str) -> CallReturn {

@@ -24,6 +24,12 @@ pub fn executor(upstream: &str) -> Option<Executor> {
     RESERVED.iter().find(|(name, _)| *name == upstream).map(|(_, executor)| *executor)
 }
 
+/// Whether policies are asked about the results of a tool that no upstream has: those that a caller's tool gives. What a
+/// person answers and what a child run says are no tool's.
+pub(super) fn is_received(tool: &str) -> bool {
+    tool != ASK && !tool.starts_with("runtime.")
+}
+
 /// What the runtime defines is reviewed with it; what a caller declares nobody has looked at.
 pub(super) fn trust_tier(tool: &str) -> TrustTier {
     if tool == ASK || tool.starts_with("runtime.") { TrustTier::Aligned } else { TrustTier::Unverified }

@@ -75,6 +75,7 @@ fn question(call: &Invocation) -> Option<Invocation> {
         facts: call.facts.clone(),
         approval: None,
         definition: None,
+        recorded: None,
         remaining: call.remaining,
         aim: Aim::Probe(probe.definition_hash),
     })

@@ -1,6 +1,6 @@
 //! The decision record of a call: which check said what, on which facts. It holds no payload.
 
-use mar_alignment::Decision;
+use mar_alignment::{Decision, Verdict};
 use mar_descriptor::Hash;
 use serde::Serialize;
 
@@ -30,7 +30,8 @@ pub struct Record {
     /// The policies' part, where it came to that.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<Decision>,
-    /// What they say of the result, where there is one. A deny withheld it after the call was made.
+    /// What they say of the result, where there is one. A deny withheld it after the call was made, here or, where it is
+    /// recorded, in another run.
     #[serde(skip_serializing_if = "Option::is_none")]
     result_decision: Option<Decision>,
 }
@@ -81,11 +82,18 @@ impl Record {
     pub(super) fn conclude(&mut self, kind: &Kind) {
         let decided = self.decision.is_some();
         (self.verdict, self.reason) = match kind {
-            Kind::Answered(_) | Kind::HandedOver(_) | Kind::Probed(_) => ("allow", None),
+            // What is recorded needs nobody's approval, and has none.
+            Kind::Recorded(_) if self.asks() => ("require_approval", None),
+            Kind::Answered(_) | Kind::Recorded(_) | Kind::HandedOver(_) | Kind::Probed(_) => ("allow", None),
             Kind::Denied(denial) => ("deny", Some(denial.reason)),
             Kind::ApprovalRequired { .. } => ("require_approval", None),
             Kind::Failed(failure) => (if decided { "allow" } else { "undecided" }, Some(failure.reason.as_str())),
         };
+    }
+
+    /// Whether the policies want the call approved.
+    fn asks(&self) -> bool {
+        self.decision.as_ref().is_some_and(|decision| decision.verdict == Verdict::RequireApproval)
     }
 
     /// The record as JSON text.

@@ -18,10 +18,13 @@ pub(super) fn facts(answer: &Answer) -> ResultFacts {
     ResultFacts { bytes: u64::try_from(answer.size).unwrap_or(u64::MAX), is_error: answer.is_error, findings }
 }
 
+/// How the note that stands in a result's place begins and ends.
+pub(super) const WITHHELD: (&str, &str) = ("POLICY_DENIED: ", " (the call was made; its result is withheld)");
+
 /// The denial that the agent sees instead of the content.
 pub(super) fn withheld(answer: &Answer, decision: &Decision) -> Answer {
     let message = decision.message.as_deref().unwrap_or("the policy does not allow this result");
-    let text = format!("POLICY_DENIED: {message} (the call was made; its result is withheld)");
+    let text = format!("{}{message}{}", WITHHELD.0, WITHHELD.1);
     Answer { parts: vec![note(text)], is_error: true, size: answer.size, ..Answer::default() }
 }
 

@@ -18,6 +18,8 @@ const MAX_PATTERNS: usize = 500;
 const MAX_APPROVERS: usize = 64;
 /// Bytes of a result that somebody brings, before it is cut.
 const MAX_BROUGHT: usize = 4 << 20;
+/// Bytes of a result that was recorded: as much as an upstream may be let answer, and what the gateway remarked on it.
+const MAX_RECORDED: usize = (4 << 20) + (64 << 10);
 
 /// `upstream.tool` of `tools/upstream.tool`.
 pub(super) fn bare(name: &str) -> &str {
@@ -126,10 +128,46 @@ pub(super) fn brought(result: ToolResult, found: &mut Violations) -> Answer {
     answer
 }
 
+/// A result that another run's log holds. Its parts are what session says they are: it has them from this gateway.
+pub(super) fn recorded(recorded: pb::RecordedResult, found: &mut Violations) -> Answer {
+    found.within("recorded", |found| {
+        let size = found.take("size_bytes", usize::try_from(recorded.size_bytes).map_err(|_| "must not be negative"));
+        let result = recorded.result.unwrap_or_default();
+        found.within("result", |found| {
+            let mut inline = 0;
+            for (index, part) in result.content.iter().enumerate() {
+                let bytes = match &part.content {
+                    Some(part::Content::Text(text)) => Some(text.len()),
+                    Some(part::Content::Media(media)) => Some(match &media.source {
+                        Some(media::Source::Inline(bytes)) => bytes.len(),
+                        _ => 0,
+                    }),
+                    _ => None,
+                };
+                found.require(bytes.is_some(), &format!("content[{index}]"), "must be text or media");
+                inline += bytes.unwrap_or_default();
+            }
+            let fits = inline <= MAX_RECORDED;
+            found.require(fits, "content", format!("must be at most {MAX_RECORDED} bytes together"));
+        });
+        Answer {
+            parts: result.content,
+            passages: result.passages,
+            is_error: result.is_error,
+            size: size.unwrap_or_default(),
+            truncated: result.truncated,
+        }
+    })
+}
+
 fn result(call: &Invocation, mut answer: Answer, tainted: bool) -> ToolResult {
     for part in &mut answer.parts {
         part.tainted = tainted && part.origin() == Origin::Tool;
     }
+    told(call, answer)
+}
+
+fn told(call: &Invocation, answer: Answer) -> ToolResult {
     ToolResult {
         call_id: call.call_id.clone(),
         provider_call_id: String::new(),
@@ -168,6 +206,10 @@ pub(super) fn outcome(call: &Invocation, outcome: Outcome) -> pb::InvokeToolResp
         Kind::Answered(answer) => {
             size = answer.size;
             Told::Result(result(call, answer, tainted))
+        }
+        Kind::Recorded(answer) => {
+            size = answer.size;
+            Told::Result(self::told(call, answer))
         }
         Kind::Probed(probed) => {
             size = probed.evidence.size;

@@ -203,6 +203,7 @@ impl Agent<'_> {
             definition: None,
             probe: false,
             decide_only: false,
+            recorded: None,
         });
         let grant = RunGrant {
             session: "session-1".into(),
