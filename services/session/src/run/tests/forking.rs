@@ -96,6 +96,21 @@ fn results_that_are_not_shared_are_replayed_each_once() {
 }
 
 #[test]
+fn only_a_result_that_is_left_as_it_was_is_called_recorded() {
+    let (mut story, _) = forked(&origin(), "Turn(1.1)", false);
+    let (kept, withheld) =
+        (replay(&call_id(1, 0), ToolOutcome::Ok), returned(&call_id(1, 1), 1, ToolOutcome::Denied, ""));
+    let words = story.tell(vec![kept, withheld]);
+    assert_eq!(words, ["Returned(1/0 OK)", "Returned(1/1 DENIED)", "Started(2.1)"]);
+    let results = story.driver.events.iter().filter_map(|event| match &event.body {
+        Body::ToolReturned(back) => Some(back.recorded_seq.is_some()),
+        _ => None,
+    });
+    assert_eq!(results.collect::<Vec<_>>(), [true, false]);
+    story.driver.replayed();
+}
+
+#[test]
 fn what_the_first_run_did_not_call_has_no_effect_unless_it_may() {
     let events = origin();
     let (mut story, _) = forked(&events, "Returned(1/1 OK)", false);
