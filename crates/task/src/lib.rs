@@ -41,9 +41,15 @@ pub fn complete(task: &mut Task) {
     }
 }
 
+/// The task's type, or the default.
+#[must_use]
+pub fn task_type(task: &Task) -> &str {
+    if task.r#type.is_empty() { DEFAULT_TYPE } else { &task.r#type }
+}
+
 /// Records everything that is wrong with a task, its halting policy aside.
 pub fn check(task: &Task, found: &mut Violations) {
-    check_brief(task, found);
+    check_prompt(task, found);
     found.require(task.tools.len() <= MAX_SELECTORS, "tools", format!("must be at most {MAX_SELECTORS}"));
     for (index, selector) in task.tools.iter().enumerate() {
         found.item("tools", index, |found| found.take("pattern", selector.pattern.parse::<Selector>()).is_some());
@@ -60,8 +66,8 @@ pub fn check(task: &Task, found: &mut Violations) {
     check_labels(&task.labels, found);
 }
 
-/// Records what is wrong with what a prompt is made of: type, recipe, input, schema and parameters.
-pub fn check_brief(task: &Task, found: &mut Violations) {
+/// What a prompt is made of: type, recipe, input, schema and parameters.
+fn check_prompt(task: &Task, found: &mut Violations) {
     found.require(task.r#type.is_empty() || is_type(&task.r#type), "type", "must match [a-z][a-z0-9_-]{0,63}");
     found.require(
         task.recipe.is_empty() || recipe_name(&task.recipe).is_some(),

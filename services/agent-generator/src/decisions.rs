@@ -7,7 +7,7 @@ use mar_proto::router::Candidate;
 use mar_proto::types;
 
 use crate::error::{Denied, Error};
-use crate::order::Order;
+use crate::order::Brief;
 
 const PREFIX: &str = "models/";
 
@@ -43,11 +43,11 @@ pub fn narrow(candidates: &mut [Candidate], policy: &Stack, agent: &Agent) -> Re
 ///
 /// # Errors
 /// [`Error::PolicyDenied`].
-pub fn prompt(bytes: usize, order: &Order, policy: &Stack, agent: &Agent) -> Result<(), Error> {
+pub fn prompt(bytes: usize, brief: &Brief, policy: &Stack, agent: &Agent) -> Result<(), Error> {
     let session = Session {
         id: String::new(),
-        purpose: order.brief.purpose.clone(),
-        labels: order.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        purpose: brief.purpose.clone(),
+        labels: brief.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
     };
     let prompt_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let decision = policy.decide(&Request::new(Question::ShapePrompt { agent: agent.clone(), session, prompt_bytes }));

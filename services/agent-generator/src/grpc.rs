@@ -39,7 +39,7 @@ impl AgentGeneratorService for Service {
         request: Request<GenerateAgentRequest>,
     ) -> Result<Response<GenerateAgentResponse>, Status> {
         let call = Call { identity: Identity::of(&request)?.clone(), deadline: Deadline::of(&request) };
-        let order = convert::order(request.into_inner())?;
+        let order = convert::order(request.into_inner(), &self.synthesis.recipes)?;
         let agent = self.synthesis.generate(&call, &order).await?;
         Ok(Response::new(convert::generated(agent)))
     }
@@ -56,9 +56,9 @@ impl AgentGeneratorService for Service {
         &self,
         request: Request<RenderPromptRequest>,
     ) -> Result<Response<RenderPromptResponse>, Status> {
-        Identity::of(&request)?;
-        let brief = convert::brief(request.into_inner()).map_err(Error::Invalid)?;
-        let run = self.synthesis.render(&brief)?;
+        let caller = Identity::of(&request)?.caller.clone();
+        let brief = convert::brief(request.into_inner(), &self.synthesis.recipes).map_err(Error::Invalid)?;
+        let run = self.synthesis.render(&caller, &brief)?;
         Ok(Response::new(convert::rendered(run)))
     }
 }

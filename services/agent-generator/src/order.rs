@@ -10,8 +10,8 @@ use mar_proto::types::{Part, ToolDefinition};
 use crate::schema::OutputSchema;
 use crate::selector::Selector;
 
-/// What a prompt is rendered from.
-#[derive(Clone, Debug)]
+/// What a prompt is rendered from, and decided by.
+#[derive(Clone, Debug, Default)]
 pub struct Brief {
     /// Kind of task.
     pub task_type: String,
@@ -25,6 +25,10 @@ pub struct Brief {
     pub parameters: BTreeMap<String, String>,
     /// The session's purpose; may be empty.
     pub purpose: String,
+    /// The task's own policy layer.
+    pub policy: Option<Arc<Policy>>,
+    /// Labels to seal.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What an agent is synthesised from.
@@ -40,12 +44,8 @@ pub struct Order {
     pub model: ModelWish,
     /// The run's limits.
     pub limits: HaltingSection,
-    /// The task's own policy layer.
-    pub policy: Option<Arc<Policy>>,
     /// The agent of the run's parent, which this one does not go beyond.
     pub parent: Option<Hash>,
-    /// Labels to seal.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// What the task asks of its model, beyond what it implies.

@@ -86,12 +86,12 @@ impl Synthesis {
             lineage::within(&parent, &order.limits)?;
             found.narrow(&parent, &order.selectors)?;
         }
-        let stack = Stack::new([Some(self.platform.clone()), order.policy.clone()].into_iter().flatten());
+        let stack = self.stack(&order.brief);
         let caller = &call.identity.caller;
-        let agent = policy_agent(caller, order, &pick);
+        let agent = policy_agent(caller, &order.brief, &pick);
         let toolbox = found.choose(&order.selectors, &stack, &agent, self.max_tools)?;
         let prompt = render(&order.brief, &pick, &toolbox.offered())?;
-        decisions::prompt(prompt.bytes(), order, &stack, &agent)?;
+        decisions::prompt(prompt.bytes(), &order.brief, &stack, &agent)?;
         let wish = Wish::new(order, pick.recipe().sampling(), !toolbox.is_empty(), prompt.output_schema.is_some());
         let mut answer = self.admitted(call, order, &wish).await?;
         decisions::narrow(&mut answer.candidates, &stack, &agent)?;
@@ -141,17 +141,19 @@ impl Synthesis {
         Err(Error::Peer { peer: ServiceName::Router, status: Box::new(status) })
     }
 
-    /// Renders a prompt as if the agent had the tools that its recipe speaks of. Asks nobody.
+    /// Renders a prompt as if the agent had the tools that its recipe speaks of, and has the policies decide on it. Asks
+    /// nobody.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a recipe, [`Error::Invalid`].
-    pub fn render(&self, brief: &Brief) -> Result<DryRun, Error> {
+    /// [`Error::NotFound`] for a recipe, [`Error::Invalid`], [`Error::PolicyDenied`].
+    pub fn render(&self, caller: &Caller, brief: &Brief) -> Result<DryRun, Error> {
         let pick = self.pick(brief)?;
         let names: Vec<&str> = pick.recipe().slots().map(|(_, name)| name).collect();
         let aliases = alias::assign(names.iter().copied());
         let offered: Vec<OfferedTool<'_>> =
             aliases.iter().map(|(name, alias)| OfferedTool { name, alias, input_schema: "" }).collect();
         let prompt = render(brief, &pick, &offered)?;
+        decisions::prompt(prompt.bytes(), brief, &self.stack(brief), &policy_agent(caller, brief, &pick))?;
         Ok(DryRun { prompt, pick })
     }
 
@@ -166,15 +168,15 @@ impl Synthesis {
 
     fn pick(&self, brief: &Brief) -> Result<Pick, Error> {
         let name = brief.recipe.as_deref();
-        let pick = self.recipes.pick(name, &brief.task_type).ok_or_else(|| {
+        self.recipes.pick(name, &brief.task_type).ok_or_else(|| {
             let name = format!("recipes/{}", name.unwrap_or_default());
             Error::NotFound(Missing::one(Resource::Recipe, name))
-        })?;
-        let mut found = Violations::new();
-        for name in brief.parameters.keys().filter(|name| !pick.recipe().parameters().contains_key(*name)) {
-            found.field(&format!("task.parameters[{name:?}]"), "is no parameter of the recipe");
-        }
-        Ok(found.into_result(pick)?)
+        })
+    }
+
+    /// The platform's layer, and the task's where it has one.
+    fn stack(&self, brief: &Brief) -> Stack {
+        Stack::new([Some(self.platform.clone()), brief.policy.clone()].into_iter().flatten())
     }
 }
 
@@ -190,12 +192,12 @@ fn refused_template(error: TemplateError) -> Error {
     Error::Invalid(found)
 }
 
-fn policy_agent(caller: &Caller, order: &Order, pick: &Pick) -> PolicyAgent {
+fn policy_agent(caller: &Caller, brief: &Brief, pick: &Pick) -> PolicyAgent {
     PolicyAgent {
         id: String::new(),
         role: pick.recipe().role().to_owned(),
-        purpose: order.brief.purpose.clone(),
-        task_type: order.brief.task_type.clone(),
+        purpose: brief.purpose.clone(),
+        task_type: brief.task_type.clone(),
         caller: mar_alignment::Caller {
             tenant: caller.tenant.clone(),
             principal: caller.principal.clone(),
@@ -229,7 +231,7 @@ impl Sealing<'_> {
                 purpose: self.order.brief.purpose.clone(),
                 task_type: self.order.brief.task_type.clone(),
                 environment: self.caller.environment.clone(),
-                labels: self.order.labels.clone(),
+                labels: self.order.brief.labels.clone(),
             },
             ..Descriptor::default()
         };

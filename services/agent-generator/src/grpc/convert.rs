@@ -13,6 +13,7 @@ use prost_types::Timestamp;
 use super::{limits, task};
 use crate::order::{Brief, Order};
 use crate::prompt::StepReport;
+use crate::recipe::Catalogue;
 use crate::store::Stored;
 use crate::synthesis::{Agent, DryRun};
 
@@ -23,28 +24,28 @@ const MAX_PURPOSE_CHARS: usize = 256;
 ///
 /// # Errors
 /// Every rule that it breaks.
-pub fn order(request: GenerateAgentRequest) -> Result<Order, Violations> {
+pub fn order(request: GenerateAgentRequest, recipes: &Catalogue) -> Result<Order, Violations> {
     let mut found = Violations::new();
     purpose(&request.purpose, &mut found);
     let limits = limits::read(request.limits, &mut found);
-    let task = task(request.task, &mut found);
-    let mut order = found.within("task", |found| task::order(task, request.purpose, limits, found));
+    let task = task(request.task, recipes, &mut found);
+    let mut order = task::order(task, request.purpose, limits);
     if !request.parent_hash.is_empty() {
         order.parent = found.take("parent_hash", request.parent_hash.parse());
     }
     found.into_result(order)
 }
 
-/// Reads a request for a dry run. Only what a prompt is made of is looked at.
+/// Reads a request for a dry run. Its task has to be one that an agent could be asked for, also in what its prompt is
+/// not made of: what passes here is not refused there.
 ///
 /// # Errors
 /// Every rule that it breaks.
-pub fn brief(request: RenderPromptRequest) -> Result<Brief, Violations> {
+pub fn brief(request: RenderPromptRequest, recipes: &Catalogue) -> Result<Brief, Violations> {
     let mut found = Violations::new();
     purpose(&request.purpose, &mut found);
-    let task = task(request.task, &mut found);
-    let brief = found.within("task", |found| task::brief(&task, request.purpose, found));
-    found.into_result(brief)
+    let task = task(request.task, recipes, &mut found);
+    found.into_result(task::brief(&task, request.purpose))
 }
 
 /// Reads `agents/{sha256}`.
@@ -120,7 +121,9 @@ fn purpose(text: &str, found: &mut Violations) {
     found.require(fits, "purpose", format!("must be at most {MAX_PURPOSE_CHARS} characters"));
 }
 
-fn task(task: Option<session::Task>, found: &mut Violations) -> session::Task {
+fn task(task: Option<session::Task>, recipes: &Catalogue, found: &mut Violations) -> session::Task {
     found.require(task.is_some(), "task", "must be given");
-    task.unwrap_or_default()
+    let task = task.unwrap_or_default();
+    found.within("task", |found| task::check(&task, recipes, found));
+    task
 }

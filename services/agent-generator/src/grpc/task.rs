@@ -9,42 +9,44 @@ use mar_proto::types::{self, Origin, Part};
 use mar_runtime::violations::Violations;
 
 use crate::order::{Brief, ModelWish, Order};
+use crate::recipe::Catalogue;
 use crate::schema::OutputSchema;
 use crate::selector::Selector;
 
-pub(super) fn order(task: Task, purpose: String, limits: HaltingSection, found: &mut Violations) -> Order {
-    mar_task::check(&task, found);
+/// Records every rule that the task breaks, those of the recipe that it gets included.
+pub(super) fn check(task: &Task, recipes: &Catalogue, found: &mut Violations) {
+    mar_task::check(task, found);
+    for name in recipes.strange_parameters(task) {
+        found.field(&format!("parameters[{name:?}]"), "is no parameter of the recipe");
+    }
+}
+
+pub(super) fn order(task: Task, purpose: String, limits: HaltingSection) -> Order {
     let selectors: BTreeSet<Selector> = task.tools.iter().filter_map(|tool| tool.pattern.parse().ok()).collect();
     Order {
-        brief: read_brief(&task, purpose),
+        brief: brief(&task, purpose),
         caller_tools: mar_task::caller_tool::definitions(&task),
         selectors: selectors.into_iter().collect(),
         model: model(task.model.unwrap_or_default()),
         limits,
-        policy: mar_task::policy(&task.alignment_policy).ok().flatten().map(Arc::new),
         parent: None,
-        labels: task.labels,
     }
 }
 
-pub(super) fn brief(task: &Task, purpose: String, found: &mut Violations) -> Brief {
-    mar_task::check_brief(task, found);
-    read_brief(task, purpose)
-}
-
-fn read_brief(task: &Task, purpose: String) -> Brief {
-    let task_type = if task.r#type.is_empty() { mar_task::DEFAULT_TYPE } else { &task.r#type };
+pub(super) fn brief(task: &Task, purpose: String) -> Brief {
     let schema = &task.output_schema_json;
     let schema = if schema.is_empty() { None } else { OutputSchema::parse(schema).ok() };
     // Who made a part is not for a request to say.
     let caller = |part: &Part| Part { content: part.content.clone(), origin: Origin::Caller.into(), tainted: false };
     Brief {
-        task_type: task_type.to_owned(),
+        task_type: mar_task::task_type(task).to_owned(),
         input: task.input.iter().map(caller).collect(),
         output_schema: schema.map(Arc::new),
         recipe: mar_task::recipe_name(&task.recipe).map(str::to_owned),
         parameters: task.parameters.clone(),
         purpose,
+        policy: mar_task::policy(&task.alignment_policy).ok().flatten().map(Arc::new),
+        labels: task.labels.clone(),
     }
 }
 

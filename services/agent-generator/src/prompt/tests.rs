@@ -10,14 +10,7 @@ const SEARCH: OfferedTool<'static> = OfferedTool {
 };
 
 fn brief(input: &str) -> Brief {
-    Brief {
-        task_type: "answer".into(),
-        input: vec![text(input.into(), Origin::Caller)],
-        output_schema: None,
-        recipe: None,
-        parameters: BTreeMap::new(),
-        purpose: String::new(),
-    }
+    Brief { task_type: "answer".into(), input: vec![text(input.into(), Origin::Caller)], ..Brief::default() }
 }
 
 fn rendered(brief: &Brief, tools: &[OfferedTool<'_>]) -> Prompt {

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
+use mar_proto::session::Task;
+
 use super::{Error, Recipe, Sources};
 
 /// Where a prompt comes from.
@@ -107,6 +109,17 @@ impl Catalogue {
         }
         let for_type = self.recipes.values().find(|recipe| recipe.task_types().iter().any(|kind| kind == task_type));
         Some(for_type.cloned().map_or_else(|| Pick::Plain(self.plain.clone()), Pick::Recipe))
+    }
+
+    /// The parameters that a task gives and its recipe does not know. None where it cannot be said which recipe that is:
+    /// a name or type that is none breaks a rule itself, and a recipe that is not there is told of as missing.
+    pub fn strange_parameters<'a>(&self, task: &'a Task) -> Vec<&'a str> {
+        let named = mar_task::recipe_name(&task.recipe);
+        let task_type = mar_task::task_type(task);
+        let sayable = named.is_some() || (task.recipe.is_empty() && mar_task::is_type(task_type));
+        let Some(pick) = self.pick(named, task_type).filter(|_| sayable) else { return Vec::new() };
+        let known = pick.recipe().parameters();
+        task.parameters.keys().map(String::as_str).filter(|name| !known.contains_key(*name)).collect()
     }
 
     /// The names of all recipes.

@@ -132,6 +132,8 @@ fn order() -> Order {
             recipe: None,
             parameters: [("language".to_owned(), "German".to_owned())].into(),
             purpose: "support".into(),
+            policy: None,
+            labels: [("team".to_owned(), "search".to_owned())].into(),
         },
         selectors: vec!["*".parse().unwrap()],
         caller_tools: Vec::new(),
@@ -146,8 +148,6 @@ fn order() -> Order {
             max_output_tokens: None,
         },
         limits: HaltingSection { max_steps: 8, max_output_tokens: 10_000, ..HaltingSection::default() },
-        policy: None,
-        labels: [("team".to_owned(), "search".to_owned())].into(),
     }
 }
 
@@ -335,9 +335,9 @@ fn other_inputs_other_hash() {
         |order| order.model.max_output_tokens = Some(64),
         |order| order.model.residency = vec!["eu".into()],
         |order| order.limits.max_steps = 9,
-        |order| order.labels.clear(),
+        |order| order.brief.labels.clear(),
         |order| {
-            order.policy = Some(Arc::new(
+            order.brief.policy = Some(Arc::new(
                 Policy::parse(PolicyText {
                     layer: mar_alignment::Layer::Task,
                     name: "task".into(),

@@ -8,6 +8,7 @@ use mar_proto::router::RejectionReason;
 use mar_proto::session::{ModelConstraints, Task, ToolSelector};
 use mar_proto::types::{ErrorReason, Media, Part, ToolCall, part::Content};
 use mar_runtime::status::{Fault, Reason, metadata, retry_after, violations};
+use mar_runtime::violations::Violation;
 use mar_testkit::postgres::Postgres;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -165,6 +166,7 @@ async fn everything_at_once() {
     };
     let mut wanted = request(wrong);
     wanted.purpose = "p".repeat(257);
+    let dry = RenderPromptRequest { task: wanted.task.clone(), purpose: wanted.purpose.clone() };
     let halting = wanted.limits.as_mut().unwrap();
     halting.max_steps = Some(-1);
     halting.max_tool_calls = None;
@@ -204,6 +206,12 @@ async fn everything_at_once() {
     }
     assert!(harness.router.state().asked.is_empty() && harness.gateway.state().asked.is_empty(), "nobody was bothered");
 
+    // A dry run tells as much, as far as it is asked.
+    let told = harness.client.render_prompt(dry).await.unwrap_err();
+    let of_limits = |one: &Violation| one.field.starts_with("limits.");
+    let expected: Vec<_> = violations(&status).into_iter().filter(|one| !of_limits(one)).collect();
+    assert_eq!(violations(&told), expected);
+
     let status = refused(&mut harness, GenerateAgentRequest::default()).await;
     let found = fields(&status);
     assert!(["task", "task.input", "limits"].iter().all(|field| found.contains(*field)), "{found:?}");
@@ -216,9 +224,19 @@ async fn recipes_and_parameters_that_are_not_there() {
     let status = refused(&mut harness, request(gone)).await;
     assert_eq!(Reason::of(&status), Some(ErrorReason::NotFound));
     assert_eq!(status.get_details_resource_info().unwrap().resource_name, "recipes/gone");
-    let unknown = Task { parameters: [("colour".to_owned(), "red".to_owned())].into(), ..task(&[]) };
-    let status = refused(&mut harness, request(unknown)).await;
+    let mut unknown = Task { parameters: [("colour".to_owned(), "red".to_owned())].into(), ..task(&[]) };
+    let status = refused(&mut harness, request(unknown.clone())).await;
     assert_eq!(fields(&status), BTreeSet::from(["task.parameters[\"colour\"]".to_owned()]));
+    // Beside whatever else is wrong; which recipe it would be cannot be said of every task.
+    unknown.recipe = "recipes/answer-with-sources".into();
+    unknown.tools = vec![ToolSelector { pattern: "z".into() }];
+    let status = refused(&mut harness, request(unknown.clone())).await;
+    let both = ["task.parameters[\"colour\"]", "task.tools[0].pattern"].map(str::to_owned);
+    assert_eq!(fields(&status), BTreeSet::from(both));
+    unknown.recipe = "answer-with-sources".into();
+    let status = refused(&mut harness, request(unknown)).await;
+    let both = ["task.recipe", "task.tools[0].pattern"].map(str::to_owned);
+    assert_eq!(fields(&status), BTreeSet::from(both));
 }
 
 fn wanting(models: &[&str], task: Task) -> Task {

@@ -1,19 +1,18 @@
 //! Dry runs.
 
 use mar_proto::agent::RenderPromptRequest;
-use mar_proto::session::{ModelConstraints, Task};
+use mar_proto::session::{ModelConstraints, Task, ToolSelector};
 use mar_proto::types::{ErrorReason, Origin, Part, part::Content};
-use mar_runtime::status::Reason;
+use mar_runtime::status::{Reason, metadata, violations};
+use tonic::Code;
 
-use crate::harness::{Harness, task, text};
+use crate::harness::{Harness, request, task, text};
 
 #[tokio::test]
 async fn says_what_each_step_did_and_asks_nobody() {
     let mut harness = Harness::start().await;
     let mut asked = Task { parameters: [("language".to_owned(), "{{ 7 * 7 }}".to_owned())].into(), ..task(&["*"]) };
     asked.input = vec![text("{{ 6 * 7 }} {% raw %}")];
-    // What a prompt is not made of is not looked at.
-    asked.model = Some(ModelConstraints { temperature: "hot".into(), ..ModelConstraints::default() });
     let answer =
         harness.client.render_prompt(RenderPromptRequest { task: Some(asked), purpose: "support".into() }).await;
     let answer = answer.unwrap().into_inner();
@@ -53,4 +52,43 @@ async fn a_recipe_that_is_not_there() {
     assert_eq!(Reason::of(&status), Some(ErrorReason::NotFound));
     let status = harness.client.render_prompt(RenderPromptRequest::default()).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(ErrorReason::InvalidRequest));
+}
+
+#[tokio::test]
+async fn what_passes_a_dry_run_is_not_refused_afterwards() {
+    let mut harness = Harness::start().await;
+    let one = |change: fn(&mut Task)| {
+        let mut asked = task(&["*"]);
+        change(&mut asked);
+        asked
+    };
+    let wrong: [(fn(&mut Task), &str); 4] = [
+        (|asked| asked.tools = vec![ToolSelector { pattern: "z".into() }], "task.tools[0].pattern"),
+        (|asked| asked.alignment_policy = "permit (".into(), "task.alignment_policy"),
+        (|asked| asked.labels = [("BAD KEY".to_owned(), "x".to_owned())].into(), "task.labels[\"BAD KEY\"]"),
+        (
+            |asked| asked.model = Some(ModelConstraints { temperature: "hot".into(), ..Default::default() }),
+            "task.model.temperature",
+        ),
+    ];
+    for (change, field) in wrong {
+        let dry = RenderPromptRequest { task: Some(one(change)), purpose: "support".into() };
+        let dry = harness.client.render_prompt(dry).await.unwrap_err();
+        let wet = harness.client.generate_agent(request(one(change))).await.unwrap_err();
+        assert_eq!(Reason::of(&dry), Some(ErrorReason::InvalidRequest));
+        assert_eq!(violations(&dry), violations(&wet));
+        assert!(violations(&dry).iter().any(|one| one.field == field), "{field}: {dry:?}");
+    }
+
+    let rules = r#"permit (principal, action, resource);
+        @id("short") forbid (principal, action == Action::"shapePrompt", resource) when { context.prompt_bytes > 100 };"#;
+    let asked = Task { alignment_policy: rules.into(), ..task(&["*"]) };
+    let dry = RenderPromptRequest { task: Some(asked.clone()), purpose: "support".into() };
+    let dry = harness.client.render_prompt(dry).await.unwrap_err();
+    let wet = harness.client.generate_agent(request(asked)).await.unwrap_err();
+    for status in [&dry, &wet] {
+        assert_eq!((status.code(), Reason::of(status)), (Code::PermissionDenied, Some(ErrorReason::PolicyDenied)));
+        assert_eq!(metadata(status)["policies"], "task/short");
+    }
+    assert_eq!(dry.message(), wet.message());
 }
