@@ -6,7 +6,7 @@
 # Postgres and Redis are taken from MAR_POSTGRES_URL and MAR_REDIS_URL; for what is not set, an own one is started by
 # deploy/local/stores.sh and stopped at the end. Keys, data and logs are in .local/ (MAR_LOCAL_DIR overrides).
 # MAR_CONFIG names another configuration. --no-build takes the programs as they were built last.
-# Then: mar run "…" --endpoint 127.0.0.1:7441
+# Then: mar run "…" --endpoint 127.0.0.1:7441; which models answer is said at the start.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -114,10 +114,26 @@ for at in "${!names[@]}"; do
   done
   say "$(printf '%-16s %s' "$name" "$where")"
   [ "$name" != session ] || session=$where
+  [ "$name" != router ] || router=$where
 done
 
+# What can be tried depends on which models answer here and now.
+models=$("$bin/mar" models list --endpoint "$router" < /dev/null) || models=
+try="$bin/mar run \"What is a halting policy?\" --tools 'docs.*' --endpoint $session"
 say ""
-say "Try:  $bin/mar run \"What is a halting policy?\" --tools 'docs.*' --endpoint $session"
+if grep -qE ' (yes|has a key) *$' <<< "$models"; then
+  say "Try:  $try"
+elif grep -qE '^rehearsal .* when named' <<< "$models"; then
+  say "No model answers here, but a rehearsal plays one."
+  say "Try:  $try --model rehearsal"
+else
+  say "No model answers yet, so that a task would fail. One of these helps:"
+  say "  OPENAI_API_KEY=…                      set before this script starts"
+  say "  scripts/serve-model.sh large 8080     in another terminal: a model on this machine, 1.1 GB the first time"
+  say "  $bin/mar rehearse                     in another terminal: a script plays the model; add --model rehearsal below"
+  say "Then: $try"
+fi
+say "Which answer now:  $bin/mar models list --endpoint $router"
 say "Ctrl-C stops all four. Logs are in $local/."
 while all_alive; do
   sleep 1 &

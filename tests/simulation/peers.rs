@@ -138,6 +138,7 @@ fn refusal(reason: &str, transient: bool, never_sent: bool) -> Refusal {
         retry_after: None,
         spent: None,
         failed_models: Vec::new(),
+        attempts: Box::default(),
     }
 }
 

@@ -19,6 +19,8 @@ const START: Duration = Duration::from_secs(60);
 /// Longer than the script gives each part.
 const STOP: Duration = Duration::from_secs(30);
 const QUESTION: &str = "What is a halting policy?";
+/// Where no server is.
+const NOBODY: &str = "http://127.0.0.1:1/v1";
 
 /// What one start of the script is given: all of it differs from what a user of this machine may have running.
 struct Local<'a> {
@@ -43,6 +45,8 @@ impl Local<'_> {
         }
         command.env("CARGO_TARGET_DIR", target).env("MAR_LOCAL_DIR", self.folder);
         command.env("MAR_ROUTER__PROVIDERS__REHEARSAL__BASE_URL", &self.model);
+        // Who tries the tests may have a key, and a model on the usual port.
+        command.env_remove("OPENAI_API_KEY").env("MAR_ROUTER__PROVIDERS__LOCAL__BASE_URL", NOBODY);
         for (service, name) in ["SESSION", "ROUTER", "AGENT_GENERATOR", "TOOL_GATEWAY"].into_iter().enumerate() {
             command.env(format!("MAR_{name}__LISTEN"), format!("127.0.0.1:{}", self.ports[service]));
             command.env(format!("MAR_RUNTIME__PEERS__{name}"), self.url(service));
@@ -61,11 +65,12 @@ impl Local<'_> {
     }
 
     /// Does `what` while the script runs, and stops it in any case, by its own pid.
-    async fn during<T>(&self, what: impl AsyncFnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    /// It is handed what the script said at its start.
+    async fn during<T>(&self, what: impl AsyncFnOnce(Vec<String>) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut script = self.up()?;
         let ready = script.wait_for_line("Ctrl-C stops all four", START).await;
         let done = match ready {
-            Ok(_) => what().await,
+            Ok(_) => what(script.log()).await,
             Err(error) => Err(error),
         };
         let log = script.log().join("\n");
@@ -97,22 +102,35 @@ async fn four_processes_and_their_stores_start_run_stop_and_start_again() -> any
     let local = Local { folder: folder.path(), ports: &ports, model: rehearsal.api_url() };
 
     let run = local
-        .during(async || {
+        .during(async |said| {
             let offered = || async {
                 let listed = local.mar(3, &["tools", "list", "docs.*"]).await;
                 listed.is_ok_and(|listed| listed["tools"].as_array().is_some_and(|tools| !tools.is_empty()))
             };
             wait::until(START, offered).await?;
-            let run = local.mar(0, &["run", QUESTION, "--tools", "docs.*", "--model", "rehearsal"]).await?;
+            let line = said.iter().find_map(|line| line.strip_prefix("Try:  ")).context("nothing to try")?;
+            ensure!(line.contains(QUESTION) && line.ends_with("--model rehearsal"), "what answers is named: {line}");
+            let output =
+                Command::new("bash").args(["-c", &format!("{line} --json")]).stdin(Stdio::null()).output().await?;
+            ensure!(output.status.success(), "what is to be tried fails: {output:?}");
+            let run: Value = serde_json::from_slice(&output.stdout)?;
             ensure!(run["state"] == "SUCCEEDED" && run["seal"]["hash"].is_string(), "{run:#}");
             ensure!(run["answer"]["citations"].as_array().is_some_and(|cited| !cited.is_empty()), "{run:#}");
             Ok(run)
         })
         .await?;
 
-    // Other servers on other ports, the same data.
+    // Other servers on other ports, the same data; and no model any more.
+    rehearsal.shutdown().await;
     let name = run["run"].as_str().context("a run without a name")?;
-    let shown = local.during(async || local.mar(0, &["runs", "show", name]).await).await?;
+    let again = async |said: Vec<String>| {
+        for part in ["No model answers yet", "OPENAI_API_KEY=", "scripts/serve-model.sh large 8080", "mar rehearse"] {
+            ensure!(said.iter().any(|line| line.contains(part)), "{part} in {said:?}");
+        }
+        ensure!(!said.iter().any(|line| line.starts_with("Try:")), "it would fail: {said:?}");
+        local.mar(0, &["runs", "show", name]).await
+    };
+    let shown = local.during(again).await?;
     assert_eq!((&shown["seal"], &shown["answer"]), (&run["seal"], &run["answer"]));
     Ok(())
 }

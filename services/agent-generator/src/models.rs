@@ -81,6 +81,7 @@ impl<'a> Wish<'a> {
             requirement: Some(requirement),
             routing_policy: self.order.model.routing_policy.clone(),
             task_type: self.order.brief.task_type.clone(),
+            look: false,
         }
     }
 

@@ -40,7 +40,7 @@ async fn list(args: &ListArgs, out: Out) -> Result<Exit, Failure> {
         page_token = page.next_page_token;
     };
     let requirement = Some(Requirement { allow_rehearsal: true, ..Requirement::default() });
-    let request = endpoint.request(SelectModelRequest { requirement, ..SelectModelRequest::default() });
+    let request = endpoint.request(SelectModelRequest { requirement, look: true, ..SelectModelRequest::default() });
     let selected = client.select_model(request).await.map_err(|status| endpoint.failure(status))?.into_inner();
     let fit: HashMap<_, _> = selected.candidates.iter().map(|one| (one.model.as_str(), one)).collect();
     if args.json {
@@ -84,7 +84,12 @@ fn usable(model: &ModelSpec, fit: Option<&Candidate>) -> String {
         return format!("no: {}", one_line(&fit.obstacle_detail, 60));
     }
     if fit.admitted {
-        return if model.rehearsal { "when named (not a model)".to_owned() } else { "yes".to_owned() };
+        return match (model.rehearsal, fit.answered) {
+            (true, _) => "when named (not a model)".to_owned(),
+            (false, true) => "yes".to_owned(),
+            // Nobody is called for a look who asks for a key.
+            (false, false) => "has a key".to_owned(),
+        };
     }
     let details = fit.rejections.iter().map(|rejection| rejection.detail.as_str());
     format!("no: {}", one_line(&details.collect::<Vec<_>>().join("; "), 60))
@@ -117,6 +122,7 @@ fn to_json(model: &ModelSpec, fit: Option<&Candidate>) -> Value {
         "source": model.source,
         "as_of": model.as_of,
         "admitted": fit.map(|fit| fit.admitted),
+        "answered": fit.map(|fit| fit.answered),
         "rejections": rejections,
         "obstacle": fit.map(|fit| name(fit.obstacle().as_str_name(), "OBSTACLE_")).filter(|name| name != "UNSPECIFIED"),
         "obstacle_detail": fit.map(|fit| &fit.obstacle_detail).filter(|detail| !detail.is_empty()),

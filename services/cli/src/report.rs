@@ -65,7 +65,7 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
                 ink.bad(&state(other)),
                 if failure.reason.is_empty() { String::new() } else { why }
             ));
-            lines.extend(hint(&failure.reason).map(|hint| ink.dim(hint)));
+            lines.extend(hints(&failure.reason).iter().map(|hint| ink.dim(hint)));
         }
     }
     if run.state() != RunState::Succeeded {
@@ -83,10 +83,17 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
 }
 
 /// What to do about a failure that only an operator can mend.
-fn hint(reason: &str) -> Option<&'static str> {
-    (reason == "PROVIDER_CREDENTIAL").then_some(
-        "No provider's key is set and accepted: `mar models list` says which are usable, and what each other lacks.",
-    )
+fn hints(reason: &str) -> &'static [&'static str] {
+    match reason {
+        "PROVIDER_CREDENTIAL" => &[
+            "No provider's key is set and accepted: `mar models list` says which are usable, and what each other lacks.",
+        ],
+        "PROVIDER_UNAVAILABLE" => &[
+            "Set the key of a provider that was passed over, or start the server of a model that did not answer;",
+            "`mar models list` says which are usable now. Without any: `mar rehearse` plays one, for --model rehearsal.",
+        ],
+        _ => &[],
+    }
 }
 
 fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
@@ -202,7 +209,12 @@ pub fn event_json(event: &Event) -> Value {
         }
         Some(event_leaf::Body::GenerationFailed(failed)) => {
             fields.insert("step".into(), json!(failed.step));
+            fields.insert("attempt".into(), json!(failed.attempt));
             fields.insert("reason".into(), json!(failed.reason));
+            fields.insert("retried".into(), json!(failed.retried));
+            fields.insert("models".into(), json!(failed.models));
+            fields.insert("failed_attempts".into(), json!(failed.failed_attempts));
+            fields.insert("usage".into(), failed.usage.as_ref().map_or(Value::Null, usage));
         }
         Some(event_leaf::Body::AnswerRejected(rejected)) => {
             fields.insert("step".into(), json!(rejected.step));

@@ -21,6 +21,7 @@ use crate::provider::credential::Credential;
 use crate::provider::http;
 use crate::provider::openai::OpenAi;
 use crate::provider::pool::Pool;
+use crate::reach::Reach;
 use crate::tokens::TokenCounter;
 
 /// What the router gets from its host.
@@ -55,6 +56,8 @@ pub(crate) struct App {
     pub policies: Arc<RoutingPolicies>,
     /// Who serves them.
     pub pool: Pool,
+    /// Which of them answer at this moment.
+    pub reach: Reach,
     /// What counts tokens.
     pub counting: Counting,
     /// Which descriptors are known.
@@ -87,6 +90,7 @@ impl Router {
             return Err(found);
         };
         let counting = Counting::new(TokenCounter::default(), pool.clone());
+        let reach = Reach::new(pool.clone(), Arc::clone(&deps.clock));
         let dispatcher = Dispatcher {
             catalogue: Arc::clone(&catalogue),
             policies: Arc::clone(&policies),
@@ -96,7 +100,8 @@ impl Router {
             ids: deps.ids,
             retry: config.retry,
         };
-        let app = App { config, catalogue, policies, pool, counting, descriptors: Descriptors::new(keys), dispatcher };
+        let descriptors = Descriptors::new(keys);
+        let app = App { config, catalogue, policies, pool, reach, counting, descriptors, dispatcher };
         found.into_result(Self(Arc::new(app)))
     }
 

@@ -143,6 +143,8 @@ pub struct Prepared {
     sampling: Sampling,
     policy: Arc<RoutingPolicy>,
     options: Vec<Choice>,
+    /// Providers of sealed models that are not called for want of a credential, and what is wrong with it.
+    passed_over: BTreeMap<String, String>,
 }
 
 impl Dispatcher {
@@ -186,7 +188,8 @@ impl Dispatcher {
             });
         }
         options.sort_by_key(|option| wish.try_last.contains(&option.model.name));
-        Ok(Prepared { dispatcher: self.clone(), sampling: role.sampling.clone(), wish, policy, options })
+        let passed_over = locked(&pinned(role, &candidates));
+        Ok(Prepared { dispatcher: self.clone(), sampling: role.sampling.clone(), wish, policy, options, passed_over })
     }
 
     /// The policy that the descriptor names as it is today; the default where it is gone. Ordering is never a matter
@@ -264,10 +267,7 @@ fn option(candidate: &Candidate, requirement: &Requirement, input: &BTreeMap<Str
 /// Why no sealed model is left: the budget where only that is in the way of one, its window likewise, a credential likewise,
 /// else all rejections.
 fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
-    let pinned = |candidate: &&Candidate| {
-        role.admitted.iter().any(|pin| Model::resource_name(&pin.model) == candidate.model.name)
-    };
-    let sealed: Vec<_> = candidates.iter().filter(pinned).collect();
+    let sealed = pinned(role, candidates);
     let only = |reason: Reason| {
         let only = |candidate: &&&Candidate| candidate.rejections.iter().all(|rejection| rejection.reason == reason);
         sealed.iter().find(only)
@@ -291,12 +291,25 @@ fn refusal(role: &ModelRole, candidates: &[Candidate]) -> Error {
     if only(Reason::Context).is_some() {
         return Error::Context(rejected);
     }
-    let locked = |candidate: &&&Candidate| credential(candidate).is_some();
-    if only(Reason::Credential).is_some() || (!sealed.is_empty() && sealed.iter().all(|one| locked(&one))) {
-        let problems = sealed.iter().filter_map(|one| Some((one.model.provider.clone(), credential(one)?.to_owned())));
-        return Error::Locked(problems.collect());
+    let lacks = |candidate: &&Candidate| credential(candidate).is_some();
+    if only(Reason::Credential).is_some() || (!sealed.is_empty() && sealed.iter().all(lacks)) {
+        return Error::Locked(locked(&sealed));
     }
     Error::NoModel(rejected)
+}
+
+/// Those that the descriptor names.
+fn pinned<'a>(role: &ModelRole, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
+    let pinned = |candidate: &&Candidate| {
+        role.admitted.iter().any(|pin| Model::resource_name(&pin.model) == candidate.model.name)
+    };
+    candidates.iter().filter(pinned).collect()
+}
+
+/// The providers that are not called for want of a credential, and what is wrong with it.
+fn locked(sealed: &[&Candidate]) -> BTreeMap<String, String> {
+    let problem = |one: &&Candidate| Some((one.model.provider.clone(), credential(one)?.to_owned()));
+    sealed.iter().filter_map(problem).collect()
 }
 
 /// What is wrong with the credential of a candidate's provider, if that is among what it fails.

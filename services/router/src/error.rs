@@ -12,6 +12,9 @@ use crate::admission::Rejection;
 use crate::dispatch::Failed;
 use crate::provider::{Failure, FailureClass};
 
+/// Models, and providers, that a message names.
+const MOST_TOLD: usize = 4;
+
 /// Why a call fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -119,6 +122,28 @@ fn locked(providers: BTreeMap<String, String>) -> Status {
     providers.into_iter().fold(fault, |fault, (provider, problem)| fault.metadata(provider, problem)).into()
 }
 
+/// Who was asked and what came of it, who was not, and why: all that is needed to mend it.
+fn told(failed: &Failed) -> String {
+    let mut text = String::new();
+    let mut tell = |before: &str, what: &[String]| {
+        if !what.is_empty() {
+            text.push_str(before);
+            text.push_str(&what[..what.len().min(MOST_TOLD)].join(", "));
+            if let Some(more) = what.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+                text.push_str(&format!(" and {more} more"));
+            }
+        }
+    };
+    tell(": ", &failed.last);
+    let locked: Vec<_> = failed.passed_over.iter().map(|(name, problem)| format!("{name}: {problem}")).collect();
+    tell("; passed over: ", &locked);
+    if failed.untried > 0 {
+        // Budget, attempts or the failure itself forbid to go on; who has more of them may.
+        text.push_str(&format!("; {} further admitted models were not asked", failed.untried));
+    }
+    text
+}
+
 fn provider(failure: &Failure, failed: &Failed) -> Status {
     let (code, reason, text) = match failure.class {
         FailureClass::Credential => {
@@ -135,18 +160,14 @@ fn provider(failure: &Failure, failed: &Failed) -> Status {
         }
         FailureClass::Broken => (Code::Unavailable, ErrorReason::ProviderBroken, "the provider broke its answer"),
     };
-    let text = match failed.untried {
-        0 => text.to_owned(),
-        // Budget, attempts or the failure itself forbid to go on; who has more of them may.
-        left => format!("{text}; {left} further admitted models were not asked"),
-    };
+    let text = format!("{text}{}", told(failed));
     let spend = &failed.spend;
     let fault = Fault::new(code, reason, text)
         .metadata("spent_input_tokens", spend.tokens.all_input().to_string())
         .metadata("spent_output_tokens", spend.tokens.all_output().to_string())
         .metadata("spent_cost_nano_usd", spend.cost_nano_usd.to_string())
-        .metadata("attempts", failed.attempts.join("; "))
-        .metadata("failed_models", failed.models.join(","));
+        .metadata("failed_models", failed.models.join(","))
+        .metadata("attempts", failed.attempts.join("\n"));
     match failure.class {
         FailureClass::RateLimited | FailureClass::Unavailable | FailureClass::Broken => {
             fault.retry_after(failure.retry_after.unwrap_or(DEFAULT_RETRY).max(Duration::from_millis(1))).into()

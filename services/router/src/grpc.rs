@@ -21,6 +21,7 @@ use crate::dispatch::{Frame, Prepared, Wish};
 use crate::error::Error;
 use crate::prompt::{Prompt, bare};
 use crate::provider::Delivery;
+use crate::reach::Found;
 use crate::select::{Moment, select};
 
 mod convert;
@@ -83,6 +84,7 @@ impl RouterService for Router {
             .policies
             .get(&request.routing_policy)
             .ok_or_else(|| Error::NotFound { kind: Resource::RoutingPolicy, name: request.routing_policy.clone() })?;
+        let looked = if request.look { app.reach.look().await } else { Found::new() };
         let moment = Moment {
             environment_tier,
             // What is admitted is sealed: it must not depend on the keys of this machine, or on the moment.
@@ -91,7 +93,7 @@ impl RouterService for Router {
         };
         let candidates = select(&app.catalogue, policy, &request.task_type, &wish, &moment);
         Ok(Response::new(pb::SelectModelResponse {
-            candidates: candidates.into_iter().map(|one| convert::candidate(one, &app.pool)).collect(),
+            candidates: candidates.into_iter().map(|one| convert::candidate(one, &app.pool, &looked)).collect(),
             catalogue_version: app.catalogue.version().to_string(),
             routing_policy: policy.name().to_owned(),
             routing_policy_version: policy.version(),

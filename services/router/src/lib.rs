@@ -10,7 +10,7 @@
 //! logged nor part of a status; a provider's error body is never read.
 //!
 //! Pieces: [`catalogue`], [`policy`], [`admission`], [`score`] and [`select`] are pure; [`dispatch`] tries the models,
-//! [`provider`] reaches them, [`tokens`] and [`counting`] count, [`descriptors`] verifies, `grpc` serves.
+//! [`provider`] reaches them, [`reach`] looks which answer, [`tokens`] and [`counting`] count, [`descriptors`] verifies, `grpc` serves.
 //!
 //! When a provider is down, models of other providers come first; when its credential is missing or refused, its models
 //! are passed over. **Invariant:** what SelectModel admits follows from requirement, catalogue and routing policy alone.
@@ -29,6 +29,7 @@ pub mod policy;
 pub mod price;
 pub mod prompt;
 pub mod provider;
+pub mod reach;
 pub mod score;
 pub mod select;
 pub mod tokens;

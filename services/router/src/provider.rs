@@ -197,6 +197,13 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// What is wrong with the credential, if anything.
     fn credential_problem(&self) -> Option<credential::Problem>;
 
+    /// Where it answers, as `host:port`, if that is on this machine. An address within somebody's network is told to nobody.
+    fn own_address(&self) -> Option<&str>;
+
+    /// Whether it answers at this moment. None where it asks for a credential: nobody is called for a mere look who may count
+    /// calls or take the key amiss.
+    async fn look(&self) -> Option<Result<(), Failure>>;
+
     /// The texts that the model reads beyond the conversation's own, for counting: how tools and schemas are told.
     fn told(&self, model: &Model, prompt: &Prompt) -> Vec<String>;
 }

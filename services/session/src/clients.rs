@@ -68,6 +68,8 @@ pub struct Refusal {
     pub spent: Option<Box<Usage>>,
     /// `models/{model}` that failed, where the peer is the router and says so.
     pub failed_models: Vec<String>,
+    /// Every attempt of the router's: model and what happened.
+    pub attempts: Box<[String]>,
 }
 
 impl fmt::Display for Refusal {

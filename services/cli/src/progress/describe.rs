@@ -99,7 +99,11 @@ fn turn_committed(turn: &TurnCommitted, warned: &mut Warned, ink: Ink) -> String
 
 fn generation_failed(failed: &GenerationFailed, ink: Ink) -> String {
     let next = if failed.retried { ", tries again" } else { "" };
-    format!("step {:<5} {}{next}", failed.step, ink.warn(&one_line(&failed.reason, SHOWN)))
+    let mut text = format!("step {:<5} {}{next}", failed.step, ink.warn(&one_line(&failed.reason, SHOWN)));
+    for attempt in &failed.failed_attempts {
+        text.push_str(&format!("\n           after {}", ink.warn(&one_line(attempt, SHOWN))));
+    }
+    text
 }
 
 fn tool_intent(intent: &ToolIntent, content: &EventContent, ink: Ink) -> String {

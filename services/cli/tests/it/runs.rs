@@ -121,6 +121,45 @@ async fn each_outcome_has_its_exit_code() {
 }
 
 #[tokio::test]
+async fn a_run_that_no_model_answers_says_who_was_asked_where() {
+    let up = Up::start().await;
+    let address = up.rehearsal.api_url().trim_start_matches("http://").trim_end_matches("/v1").to_owned();
+    let usable = up.say(&["models", "list"]).await;
+    assert!(usable.out.contains("when named (not a model)"), "{usable:?}");
+    let Up { process, url, rehearsal, folder } = up;
+    rehearsal.shutdown().await;
+    let say = async |args: &[&str]| {
+        let mut command = crate::harness::mar(args);
+        command.env("MAR_ENDPOINT", &url);
+        crate::harness::say(command).await
+    };
+    let away = format!("no: rehearsal at {address} cannot be connected to");
+    // What was found a moment ago holds for a second.
+    let noticed = || async {
+        let usable = say(&["models", "list"]).await;
+        usable.out.contains(&away) && !usable.out.contains("when named")
+    };
+    mar_testkit::wait::until(PATIENCE, noticed).await.unwrap();
+
+    let tried = format!("models/rehearsal: UNAVAILABLE (rehearsal at {address} cannot be connected to)");
+    let failed = say(&["run", QUESTION]).await;
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let failure = failed.out.lines().find(|line| line.starts_with("FAILED PROVIDER_UNAVAILABLE")).unwrap();
+    assert!(failure.contains(&tried), "{failure}");
+    assert!(failed.out.contains("mar models list") && failed.out.contains("mar rehearse"), "{failed:?}");
+    assert!(failed.err.contains(&format!("after {tried}")), "{failed:?}");
+    let name = failed.out.lines().find_map(|line| line.strip_prefix("run         ")).unwrap();
+    let shown = say(&["runs", "show", name]).await;
+    assert!(shown.out.contains(&format!("after {tried}")), "{shown:?}");
+    let json = say(&["runs", "show", name, "--json"]).await.json();
+    let event = json["events"].as_array().unwrap().iter().find(|event| event["kind"] == "GENERATION_FAILED").unwrap();
+    assert_eq!(event["models"][0], "models/rehearsal");
+    assert_eq!(event["failed_attempts"][0], tried);
+    assert!(json["failure"]["message"].as_str().unwrap().contains(&tried), "{json}");
+    drop((process, folder));
+}
+
+#[tokio::test]
 async fn a_refused_request_names_every_violation() {
     let up = Up::start().await;
     let args = ["run", QUESTION, "--max-steps", "-1", "--max-tool-calls", "99999999", "--type", "No Type"];

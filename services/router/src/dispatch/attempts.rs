@@ -1,5 +1,6 @@
 //! One try after another, until a model answers or nothing is left to try.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +199,10 @@ pub struct Failed {
     pub attempts: Vec<String>,
     /// `models/{model}` that were tried, each once.
     pub models: Vec<String>,
+    /// The last attempt of each.
+    pub last: Vec<String>,
+    /// Providers that were not called for want of a credential, and what is wrong with it.
+    pub passed_over: BTreeMap<String, String>,
     /// How many admitted models were not.
     pub untried: usize,
     /// What all attempts used.
@@ -211,16 +216,24 @@ struct Tried {
     number: u32,
     failed: Vec<String>,
     models: Vec<String>,
+    /// What came of each model when it was last tried.
+    last: Vec<String>,
     worst: Option<Failure>,
 }
 
 impl Tried {
-    fn failed(&mut self, choice: &Choice, failure: Failure, output: Tokens) {
+    /// `place` is the provider's.
+    fn failed(&mut self, choice: &Choice, place: &str, failure: Failure, output: Tokens) {
         self.spend.add_failed(choice, &failure, output);
-        if !self.models.contains(&choice.model.name) {
-            self.models.push(choice.model.name.clone());
+        let told = format!("{}: {} ({place} {failure})", choice.model.name, failure.class.as_str());
+        match self.models.iter().position(|model| *model == choice.model.name) {
+            Some(at) => self.last[at].clone_from(&told),
+            None => {
+                self.models.push(choice.model.name.clone());
+                self.last.push(told.clone());
+            }
         }
-        self.failed.push(format!("{}: {} ({failure})", choice.model.name, failure.class.as_str()));
+        self.failed.push(told);
         tracing::warn!(
             model = %choice.model.name,
             provider = %choice.model.provider,
@@ -237,20 +250,26 @@ impl Tried {
 
     /// The error of a call that its last failure ends: an answer that had begun cannot begin again with another model, and
     /// what one provider refuses is not taken to the next.
-    fn end(&mut self, last: Failure, began: bool, admitted: usize) -> Option<Error> {
+    fn end(&mut self, last: Failure, began: bool, prepared: &Prepared) -> Option<Error> {
         if began {
             self.worst = Some(Failure { class: FailureClass::Broken, ..last });
-            return Some(std::mem::take(self).into_error(admitted));
+            return Some(std::mem::take(self).into_error(prepared));
         }
-        matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error(admitted))
+        matches!(last.class, FailureClass::Refused).then(|| std::mem::take(self).into_error(prepared))
     }
 
-    /// Of `admitted` models those that failed are named, and the others counted.
-    fn into_error(self, admitted: usize) -> Error {
+    /// Of the admitted models those that failed are named, and the others counted.
+    fn into_error(self, prepared: &Prepared) -> Error {
         // Models whose provider has no credential are not tried; the last of them died since they were chosen.
         let none = || Failure::new(FailureClass::Credential, "has no usable credential");
-        let untried = admitted.saturating_sub(self.models.len());
-        let failed = Failed { attempts: self.failed, models: self.models, untried, spend: self.spend };
+        let failed = Failed {
+            untried: prepared.options.len().saturating_sub(self.models.len()),
+            attempts: self.failed,
+            models: self.models,
+            last: self.last,
+            passed_over: prepared.passed_over.clone(),
+            spend: self.spend,
+        };
         Error::Provider { failure: self.worst.unwrap_or_else(none), failed: Box::new(failed) }
     }
 }
@@ -326,19 +345,20 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                     failure.consumed = Consumed::Input;
                 }
                 let output = prepared.output(&choice, seen).await;
-                tried.failed(&choice, failure.clone(), output);
+                let place = prepared.dispatcher.pool.place(&choice.model.provider);
+                tried.failed(&choice, &place, failure.clone(), output);
                 round.note(&choice.model.provider, failure.class);
                 if may_pass(failure.class) {
                     live.push(choice);
                 }
-                if let Some(end) = tried.end(failure, began, prepared.options.len()) {
+                if let Some(end) = tried.end(failure, began, &prepared) {
                     yield Err(end);
                     return;
                 }
             }
             live.retain(|choice| prepared.has_credential(choice));
             let Some(pause) = prepared.before_next(rounds, &live, &tried) else {
-                yield Err(tried.into_error(prepared.options.len()));
+                yield Err(tried.into_error(&prepared));
                 return;
             };
             prepared.dispatcher.clock.sleep(pause).await;

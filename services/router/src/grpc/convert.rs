@@ -14,6 +14,7 @@ use crate::price::Price;
 use crate::provider::credential::Problem;
 use crate::provider::pool::Pool;
 use crate::provider::{Delta, DeltaKind};
+use crate::reach::Found;
 use crate::select::Candidate;
 
 mod names;
@@ -165,13 +166,16 @@ fn price(price: Price) -> pb::Price {
     }
 }
 
-/// One model's fit as the API tells it, and what keeps calls from it here and now.
-pub(super) fn candidate(candidate: Candidate, pool: &Pool) -> pb::Candidate {
-    let problem = pool.credential_problem(&candidate.model.provider);
-    let obstacle = match &problem {
-        None => pb::Obstacle::Unspecified,
-        Some(Problem::NotConfigured(_)) => pb::Obstacle::NotConfigured,
-        Some(Problem::Refused(_)) => pb::Obstacle::CredentialRefused,
+/// One model's fit as the API tells it, and what keeps calls from it here and now. `looked` is what a look has found.
+pub(super) fn candidate(candidate: Candidate, pool: &Pool, looked: &Found) -> pb::Candidate {
+    let look = looked.get(&candidate.model.provider);
+    let (obstacle, obstacle_detail) = match pool.credential_problem(&candidate.model.provider) {
+        Some(Problem::NotConfigured(detail)) => (pb::Obstacle::NotConfigured, detail),
+        Some(Problem::Refused(detail)) => (pb::Obstacle::CredentialRefused, detail),
+        None => match look {
+            Some(Some(problem)) => (pb::Obstacle::Unreachable, problem.clone()),
+            Some(None) | None => (pb::Obstacle::Unspecified, String::new()),
+        },
     };
     let admitted = candidate.admitted();
     let terms = candidate.terms.iter().map(|term| pb::ScoreTerm {
@@ -190,7 +194,8 @@ pub(super) fn candidate(candidate: Candidate, pool: &Pool) -> pb::Candidate {
         max_output_tokens: model.max_output_tokens,
         context_tokens: model.context_tokens,
         obstacle: obstacle.into(),
-        obstacle_detail: problem.map(|problem| problem.to_string()).unwrap_or_default(),
+        obstacle_detail,
+        answered: look == Some(&None),
         provider: model.provider.clone(),
         trust_tier: tier(model.trust_tier).into(),
         residency: model.residency.clone(),

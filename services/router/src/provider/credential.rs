@@ -50,6 +50,11 @@ impl Credential {
         Self { reference, state }
     }
 
+    /// Whether the provider asks for none.
+    pub fn is_none(&self) -> bool {
+        self.reference.is_none()
+    }
+
     /// What is wrong, if anything.
     pub fn problem(&self, now: Duration) -> Option<Problem> {
         let place = self.reference.as_ref();
@@ -125,7 +130,7 @@ mod tests {
     #[test]
     fn a_provider_may_ask_for_nothing() {
         let credential = Credential::new(None, Duration::ZERO);
-        assert!(credential.problem(Duration::ZERO).is_none());
+        assert!(credential.is_none() && credential.problem(Duration::ZERO).is_none());
         assert!(credential.secret(Duration::ZERO).unwrap().is_none());
     }
 }

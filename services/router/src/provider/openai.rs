@@ -1,5 +1,6 @@
 //! OpenAI's chat completions, as OpenAI itself, vLLM, llama.cpp and Ollama serve them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, Problem};
 use super::http::{self, Body};
-use super::{Call, Delivery, Events, Failure, Provider};
+use super::{Call, Delivery, Events, Failure, FailureClass, Provider};
 use crate::catalogue::Model;
 use crate::prompt::Prompt;
 
@@ -59,11 +60,16 @@ impl Default for Bounds {
     }
 }
 
+/// How long a server is looked for. One that runs lists its models at once.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A server that speaks chat completions.
 #[derive(Debug)]
 pub struct OpenAi {
     client: reqwest::Client,
     url: Url,
+    models: Url,
+    own_address: Option<String>,
     headers: http::HeaderMap,
     dialect: Dialect,
     bounds: Bounds,
@@ -82,9 +88,14 @@ impl OpenAi {
         credential: Credential,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut url = base_url.clone();
-        url.set_path(&format!("{}/chat/completions", base_url.path().trim_end_matches('/')));
-        Self { client, url, headers, dialect, bounds, credential, clock }
+        let below = |path: &str| {
+            let mut url = base_url.clone();
+            url.set_path(&format!("{}/{path}", base_url.path().trim_end_matches('/')));
+            url
+        };
+        let (url, models) = (below("chat/completions"), below("models"));
+        let own_address = own_address(base_url);
+        Self { client, url, models, own_address, headers, dialect, bounds, credential, clock }
     }
 
     async fn send(&self, body: Vec<u8>, first_byte: Duration) -> Result<reqwest::Response, Failure> {
@@ -110,7 +121,7 @@ impl OpenAi {
             return Ok(answered);
         }
         let failure = http::refused(status, answered.headers(), self.clock.now());
-        if failure.class == super::FailureClass::Credential {
+        if failure.class == FailureClass::Credential {
             self.credential.died(self.clock.monotonic());
         }
         Err(failure)
@@ -142,7 +153,56 @@ impl Provider for OpenAi {
         self.credential.problem(self.clock.monotonic())
     }
 
+    fn own_address(&self) -> Option<&str> {
+        self.own_address.as_deref()
+    }
+
+    async fn look(&self) -> Option<Result<(), Failure>> {
+        if !self.credential.is_none() {
+            return None;
+        }
+        let asked = self.client.get(self.models.clone()).headers(self.headers.clone()).send();
+        let answered = tokio::select! {
+            answered = asked => answered.map_err(|error| http::no_answer(&error)),
+            () = self.clock.sleep(LOOK) => Err(Failure::silent(format!("did not answer within {LOOK:?}"))),
+        };
+        Some(answered.and_then(|answer| {
+            let refused = || http::refused(answer.status(), answer.headers(), self.clock.now());
+            // A server may well not list its models.
+            let here = answer.status().is_success() || refused().class == FailureClass::Refused;
+            if here { Ok(()) } else { Err(refused()) }
+        }))
+    }
+
     fn told(&self, model: &Model, prompt: &Prompt) -> Vec<String> {
         request::told(model, prompt)
+    }
+}
+
+/// `host:port` of a URL on this machine.
+fn own_address(url: &Url) -> Option<String> {
+    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let own = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    own.then(|| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_of_this_machine_is_told() {
+        let of = |url: &str| own_address(&url.parse().unwrap());
+        for (url, address) in [
+            ("http://127.0.0.1:8080/v1", "127.0.0.1:8080"),
+            ("http://user:secret@localhost/v1?key=x", "localhost:80"),
+            ("https://[::1]:9/v1", "[::1]:9"),
+        ] {
+            assert_eq!(of(url).as_deref(), Some(address), "{url}");
+        }
+        for url in ["http://10.1.2.3:8080/v1", "http://models.internal/v1", "https://api.openai.com/v1"] {
+            assert_eq!(of(url), None, "{url}");
+        }
     }
 }

@@ -116,6 +116,7 @@ async fn every_malformed_name_of_a_selection_is_told_at_once() {
             output_tokens: -1,
             ..Requirement::default()
         }),
+        look: false,
     };
     let refused = router.select_model(odd).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused)), (Code::InvalidArgument, ErrorReason::InvalidRequest));

@@ -216,6 +216,72 @@ async fn a_missing_key_is_named() {
 }
 
 #[tokio::test]
+async fn a_call_that_nobody_answers_says_who_was_passed_over() {
+    let harness = Harness::configured(&failing("{ error = { status = 503 } }"), FINE, |config| {
+        crowded(config);
+        let second = config.providers.get_mut("second").unwrap();
+        second.api_key = Some(mar_runtime::config::SecretRef::Env("MAR_TEST_NO_SUCH_KEY".into()));
+    })
+    .await;
+    let failed = harness.stream(&CROWD, Ask::new("hi").attempts(2)).await.unwrap().error.unwrap();
+    let text = failed.message();
+    for part in [
+        "no admitted model answered: models/alpha: UNAVAILABLE (first at 127.0.0.1:",
+        " answered 503), models/alpha-2: UNAVAILABLE (",
+        "; passed over: second: the credential is missing (env MAR_TEST_NO_SUCH_KEY)",
+        "; 2 further admitted models were not asked",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_look_tells_who_answers_and_changes_nothing() {
+    use mar_router::ProviderConfig;
+    let harness = Harness::configured(FINE, FINE, |config| {
+        config.providers.insert("second".into(), ProviderConfig::at("http://127.0.0.1:1/v1"));
+    })
+    .await;
+    let select = async |look| {
+        let ask = SelectModelRequest { look, ..SelectModelRequest::default() };
+        harness.client.clone().select_model(ask).await.unwrap().into_inner()
+    };
+    let (blind, seeing) = (select(false).await, select(true).await);
+    let found = |answer: &SelectModelResponse, model: &str| {
+        let one = answer.candidates.iter().find(|one| one.model == model).unwrap().clone();
+        (one.obstacle(), one.obstacle_detail, one.answered)
+    };
+    let nothing = (Obstacle::Unspecified, String::new(), false);
+    for model in ["models/alpha", "models/beta"] {
+        assert_eq!(found(&blind, model), nothing, "nobody was asked: {model}");
+    }
+    assert_eq!(found(&seeing, "models/alpha"), (Obstacle::Unspecified, String::new(), true));
+    let away = "second at 127.0.0.1:1 cannot be connected to".to_owned();
+    assert_eq!(found(&seeing, "models/beta"), (Obstacle::Unreachable, away, false));
+    let bare =
+        |one: &Candidate| Candidate { obstacle: 0, obstacle_detail: String::new(), answered: false, ..one.clone() };
+    let bare = |answer: &SelectModelResponse| answer.candidates.iter().map(bare).collect::<Vec<_>>();
+    assert_eq!(bare(&blind), bare(&seeing), "what is admitted is the same");
+    // What does not answer a look is tried all the same.
+    let failed = harness.stream(&["beta"], Ask::new("hi")).await.unwrap();
+    assert!(failed.attempts.contains(&"models/beta".to_owned()), "{:?}", failed.attempts);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_look_who_asks_for_a_key() {
+    let harness = Harness::configured(FINE, FINE, |config| {
+        let first = config.providers.get_mut("first").unwrap();
+        first.base_url = "http://127.0.0.1:1/v1".into();
+        first.api_key = Some(mar_runtime::config::SecretRef::Env("PATH".into()));
+    })
+    .await;
+    let ask = SelectModelRequest { look: true, ..SelectModelRequest::default() };
+    let answer = harness.client.clone().select_model(ask).await.unwrap().into_inner();
+    let alpha = answer.candidates.iter().find(|one| one.model == "models/alpha").unwrap();
+    assert_eq!((alpha.obstacle(), alpha.answered), (Obstacle::Unspecified, false), "{alpha:?}");
+}
+
+#[tokio::test]
 async fn a_call_that_fails_says_what_was_spent() {
     let spent = |status: &Status, key: &str| metadata(status)[&format!("spent_{key}")].parse::<i64>().unwrap();
     for (reply, read) in [
@@ -294,7 +360,10 @@ async fn a_provider_that_is_not_there_is_unavailable() {
     .await;
     let status = harness.generate(&["alpha"], Ask::new("hi")).await.unwrap_err();
     assert_eq!(reason(&status), ErrorReason::ProviderUnavailable);
-    assert!(metadata(&status)["attempts"].contains("cannot be connected to"));
+    let what = "models/alpha: UNAVAILABLE (first at 127.0.0.1:1 cannot be connected to)";
+    let attempts: Vec<_> = metadata(&status)["attempts"].lines().map(str::to_owned).collect();
+    assert!(attempts.len() > 1 && attempts.iter().all(|one| one == what), "{attempts:?}");
+    assert_eq!(status.message(), format!("no admitted model answered: {what}"), "each model is named once");
     let turn = harness.generate(&["alpha", "beta"], Ask::new("hi")).await.unwrap();
     assert_eq!(turn.model, "models/beta");
 }

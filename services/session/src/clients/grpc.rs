@@ -66,6 +66,7 @@ impl GrpcPeers {
             retry_after: None,
             spent: None,
             failed_models: Vec::new(),
+            attempts: Box::default(),
         })?;
         Ok(request)
     }
@@ -110,6 +111,7 @@ fn refusal(status: &Status) -> Refusal {
         retry_after: status::retry_after(status),
         spent: spent(status).map(Box::new),
         failed_models: failed_models(status),
+        attempts: attempts(status),
     }
 }
 
@@ -136,6 +138,13 @@ fn failed_models(status: &Status) -> Vec<String> {
     let found = status::metadata(status);
     let named = found.get("failed_models").map_or("", String::as_str);
     named.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// What came of each attempt of the router's.
+fn attempts(status: &Status) -> Box<[String]> {
+    let found = status::metadata(status);
+    let told = found.get("attempts").map_or("", String::as_str);
+    told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// The reason of a status without details: only a proxy between the services makes one.

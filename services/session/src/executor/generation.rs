@@ -80,6 +80,7 @@ impl Executor {
                 usage,
                 message: String::new(),
                 models: Vec::new(),
+                attempts: Vec::new(),
             })
         });
     }
@@ -139,6 +140,7 @@ async fn resolve(shared: &Shared, context: &RunContext, request: &mut TurnReques
         usage: Some(Usage::default()),
         message: failure.to_string(),
         models: Vec::new(),
+        attempts: Vec::new(),
     })
 }
 
@@ -182,6 +184,7 @@ async fn follow(
         retry_after: None,
         spent: None,
         failed_models: Vec::new(),
+        attempts: Box::default(),
     })
 }
 
@@ -261,5 +264,6 @@ fn failed(place: Place, refusal: &Refusal, spent: Usage) -> Input {
         usage: Some(refusal.spent.as_deref().copied().unwrap_or(usage)),
         message: refusal.message.clone(),
         models: refusal.failed_models.clone(),
+        attempts: refusal.attempts.to_vec(),
     }
 }

@@ -23,7 +23,7 @@ mod summary;
 /// Reason of a generation that died with its replica.
 pub(super) const LOST: &str = "LOST";
 /// Characters of what a peer says that go into a run's failure.
-const MAX_MESSAGE: usize = 500;
+const MAX_MESSAGE: usize = 1_000;
 /// Reason of a run whose store has lost events of it.
 pub const LOG_TAIL_LOST: &str = "LOG_TAIL_LOST";
 /// Reason of a generation that was stopped.
@@ -123,9 +123,9 @@ impl Plan {
                 }
             }
             Input::Turn(turn) => self.turn(turn, at),
-            Input::GenerationFailed { step, attempt, reason, retry, usage, message, models } => {
+            Input::GenerationFailed { step, attempt, reason, retry, usage, message, models, attempts } => {
                 if self.is_open(*step, *attempt) {
-                    self.fail_generation((reason, message, models), *retry, *usage, at);
+                    self.fail_generation((reason, message), (models, attempts), *retry, *usage, at);
                 }
             }
             Input::Returned(back) => self.call_returned(back, at),
@@ -194,7 +194,7 @@ impl Plan {
         self.emit(at, bare(Body::RunClaimed(claimed)));
         self.synthesise();
         if self.state.generation.is_some() {
-            self.fail_generation((LOST, "", &[]), Retry::Bounded, None, at);
+            self.fail_generation((LOST, ""), (&[], &[]), Retry::Bounded, None, at);
         }
         let doubted: Vec<(Call, i64)> = self.doubted_calls();
         for (call, attempt) in self.open_calls() {
@@ -237,7 +237,8 @@ impl Plan {
 
     fn fail_generation(
         &mut self,
-        (reason, message, models): (&str, &str, &[String]),
+        (reason, message): (&str, &str),
+        (models, attempts): (&[String], &[String]),
         retry: Retry,
         usage: Option<Usage>,
         at: OffsetDateTime,
@@ -255,7 +256,7 @@ impl Plan {
             Retry::WhenBack => true,
         };
         let retried = again && self.state.stop.is_none();
-        self.emit(at, generation_failed(&generation, reason, models, usage, retried));
+        self.emit(at, generation_failed(&generation, reason, (models, attempts), usage, retried));
         // Without a summary of what came before it the run goes on.
         let needed = !matches!(generation.aim, Aim::History { .. });
         if !retried && self.state.stop.is_none() && needed {
@@ -330,7 +331,7 @@ impl Plan {
                 return;
             }
             if self.state.generation.is_some() {
-                self.fail_generation((CANCELLED, "", &[]), Retry::Never, None, self.now);
+                self.fail_generation((CANCELLED, ""), (&[], &[]), Retry::Never, None, self.now);
             }
             for (call, attempt) in self.open_calls().into_iter().chain(self.doubted_calls()) {
                 self.doubt(&call, attempt, None, self.now);

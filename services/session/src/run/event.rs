@@ -53,16 +53,25 @@ pub(super) fn turn_committed(state: &State, turn: &FinishedTurn) -> Draft {
     (Body::TurnCommitted(body), EventContent { turn: Some(message), ..EventContent::default() })
 }
 
+/// Attempts that an event tells of, and bytes of each.
+const MOST_ATTEMPTS: usize = 32;
+const MAX_ATTEMPT: usize = 512;
+
+fn bounded(told: &str) -> String {
+    told[..told.floor_char_boundary(MAX_ATTEMPT)].to_owned()
+}
+
 /// A generation that yielded nothing.
 pub(super) fn generation_failed(
     generation: &Generation,
     reason: &str,
-    models: &[String],
+    (models, attempts): (&[String], &[String]),
     usage: Usage,
     retried: bool,
 ) -> Draft {
     bare(Body::GenerationFailed(GenerationFailed {
         models: models.to_vec(),
+        failed_attempts: attempts.iter().take(MOST_ATTEMPTS).map(|told| bounded(told)).collect(),
         step: generation.step,
         attempt: generation.attempt,
         reason: reason.to_owned(),

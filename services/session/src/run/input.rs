@@ -65,6 +65,8 @@ pub enum Input {
         message: String,
         /// `models/{model}` that were tried in vain.
         models: Vec<String>,
+        /// What was tried and what came of it, one line each, without payloads.
+        attempts: Vec<String>,
     },
     /// What the run, a fork, goes on from.
     Recalled(Box<Recalled>),

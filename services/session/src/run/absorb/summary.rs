@@ -33,7 +33,7 @@ impl Plan {
         };
         if let Some((reason, why)) = fault {
             let models = std::slice::from_ref(&turn.model);
-            return self.fail_generation((reason, why, models), Retry::Bounded, Some(turn.usage), at);
+            return self.fail_generation((reason, why), (models, &[]), Retry::Bounded, Some(turn.usage), at);
         }
         self.settle(&turn.usage);
         let body = SummaryCommitted {

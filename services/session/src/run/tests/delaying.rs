@@ -120,6 +120,7 @@ fn what_comes_while_a_commit_waits_is_taken_after_it() {
         usage: Some(mar_proto::types::Usage::default()),
         message: String::new(),
         models: Vec::new(),
+        attempts: Vec::new(),
     };
     let inputs = [Timed { at: at(60), input: delayed(3, 60) }, Timed { at: at(30), input: failed }];
     let charged = charge(&story.driver.state, &inputs);

@@ -77,6 +77,7 @@ fn refused(step: i64, attempt: i64, reason: &str, retry: Retry) -> Input {
         usage: Some(Default::default()),
         message: String::new(),
         models: Vec::new(),
+        attempts: Vec::new(),
     }
 }
 

@@ -108,6 +108,7 @@ fn too_long(step: i64, attempt: i64) -> Input {
         usage: Some(Default::default()),
         message: String::new(),
         models: Vec::new(),
+        attempts: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Failed generations, doubtful calls, lost replicas, counters that are away, synthesis that fails.
 
+use mar_proto::session::event_leaf::Body;
 use mar_proto::session::{RunState, ToolOutcome, WaitReason};
 use mar_proto::types::HaltingPolicy;
 use mar_proto::types::Usage;
@@ -25,6 +26,7 @@ fn failed(attempt: i64, retry: Retry) -> Input {
         usage: Some(Usage::default()),
         message: "the key is gone".to_owned(),
         models: vec!["models/one".to_owned()],
+        attempts: vec!["models/one: UNAVAILABLE (one cannot be connected to)".to_owned()],
     }
 }
 
@@ -63,12 +65,13 @@ fn a_turn_that_comes_as_the_service_stops_counts_and_nothing_begins() {
 fn tries_that_find_other_models_dead_do_not_count() {
     let mut story = Story::running(roomy(), Form::Prose);
     let failed_by = |attempt: i64, names: &[&str]| {
-        let Input::GenerationFailed { step, reason, retry, usage, message, .. } = failed(attempt, Retry::Bounded)
+        let Input::GenerationFailed { step, reason, retry, usage, message, attempts, .. } =
+            failed(attempt, Retry::Bounded)
         else {
             unreachable!()
         };
         let models = names.iter().map(|name| format!("models/{name}")).collect();
-        Input::GenerationFailed { step, attempt, reason, retry, usage, message, models }
+        Input::GenerationFailed { step, attempt, reason, retry, usage, message, models, attempts }
     };
     for (attempt, names) in [(1, &["a"][..]), (2, &["b", "a"]), (3, &["c"]), (4, &["d"]), (5, &["a"])] {
         assert_eq!(story.tell(vec![failed_by(attempt, names)]), [format!("Failed(1.{attempt} PROVIDER_FAILED)")]);
@@ -97,6 +100,25 @@ fn a_request_that_will_fail_again_is_not_repeated() {
     assert_eq!(story.phase(), Phase::Ended(RunState::Failed));
     let Some(crate::run::Ending::Failed(failure)) = &story.driver.state.ending else { panic!("it ended otherwise") };
     assert_eq!(failure.message, "step 1 got no turn from any model: the key is gone");
+}
+
+#[test]
+fn what_was_tried_is_in_the_log_and_bounded() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let Input::GenerationFailed { step, attempt, reason, retry, usage, message, models, .. } =
+        failed(1, Retry::Bounded)
+    else {
+        unreachable!()
+    };
+    let attempts = (0..40).map(|at| format!("models/{at}: UNAVAILABLE ({})", "ü".repeat(400))).collect();
+    story.tell(vec![Input::GenerationFailed { step, attempt, reason, retry, usage, message, models, attempts }]);
+    let told = story.driver.events.iter().rev().find_map(|event| match &event.body {
+        Body::GenerationFailed(failed) => Some(failed.failed_attempts.clone()),
+        _ => None,
+    });
+    let told = told.unwrap();
+    assert_eq!(told.len(), 32);
+    assert!(told[3].starts_with("models/3: UNAVAILABLE (ü") && told.iter().all(|one| one.len() <= 512));
 }
 
 #[test]

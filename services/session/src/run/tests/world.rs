@@ -513,6 +513,7 @@ impl World {
             retry,
             usage,
             message: "no".to_owned(),
+            attempts: models.iter().map(|model: &String| format!("{model}: UNAVAILABLE (no)")).collect(),
             models,
         }
     }
