@@ -176,3 +176,6 @@ fn validate_url(url: &str, field: &str, violations: &mut Violations) {
     });
     violations.require(fits, field, "must be a URL such as http://127.0.0.1:4317");
 }
+
+#[cfg(test)]
+mod tests;
