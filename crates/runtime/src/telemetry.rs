@@ -25,6 +25,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the exporter itself is made of: its spans would feed on themselves.
 const NOT_TRACED: [&str; 6] = ["h2", "hyper", "hyper_util", "tonic", "tower", "opentelemetry"];
 
+/// The library that speaks MCP tells every failed try to reach a server as an error of its own. The gateway says once that an
+/// upstream is down, and why.
+const NOT_LOGGED: &str = "rmcp";
+
 /// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -68,7 +72,7 @@ impl Guard {
 pub fn install(service: &str, config: &TelemetryConfig) -> Result<Guard, Error> {
     let provider = provider(service, config)?;
     let traces = provider.as_ref().map(|provider| trace_layer(provider));
-    let filter = EnvFilter::builder().parse(&config.log_filter).map_err(Error::Filter)?;
+    let filter = filter(&config.log_filter).map_err(Error::Filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match config.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
@@ -80,6 +84,11 @@ pub fn install(service: &str, config: &TelemetryConfig) -> Result<Guard, Error> 
         .try_init()
         .map_err(|_| Error::Installed)?;
     Ok(Guard { provider })
+}
+
+/// What is logged. What `log_filter` says of [`NOT_LOGGED`] wins.
+fn filter(log_filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::builder().parse(format!("{NOT_LOGGED}=off,{log_filter}"))
 }
 
 fn provider(service: &str, config: &TelemetryConfig) -> Result<Option<SdkTracerProvider>, Error> {
@@ -113,4 +122,52 @@ where
         .with_threads(false)
         .with_filter(filter)
         .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of an error of the library's and of a line of our own.
+    fn logged(log_filter: &str) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(log_filter).unwrap()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "rmcp::transport::worker", "worker quit");
+            tracing::info!(target: "mar_tool_gateway::upstream", "upstream is down");
+        });
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn the_mcp_library_is_heard_only_where_it_is_asked_for() {
+        let said = |log_filter| {
+            let text = logged(log_filter);
+            (text.contains("worker quit"), text.contains("upstream is down"))
+        };
+        assert_eq!(said("info"), (false, true));
+        assert_eq!(said("warn"), (false, false));
+        assert_eq!(said("debug,hyper=info"), (false, true));
+        assert_eq!(said("info,rmcp=error"), (true, true));
+        assert_eq!(said("rmcp=warn"), (true, false));
+        assert!(filter("=,=").is_err());
+    }
 }

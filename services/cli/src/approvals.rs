@@ -35,13 +35,13 @@ pub async fn approvals(command: ApprovalsCommand, out: Out) -> Result<Exit, Fail
 }
 
 async fn list(args: &ApprovalsListArgs, out: Out) -> Result<Exit, Failure> {
-    let endpoint = Endpoint::try_new(&args.endpoint)?;
+    let endpoint = Endpoint::try_new(&args.page.endpoint)?;
     let parent = match &args.run {
         Some(run) => full_name(&endpoint, run).await?,
         None => "sessions/-".to_owned(),
     };
-    let found = fetch(&endpoint, &parent, wanted(args.state), args.limit as usize).await?;
-    if args.json {
+    let found = fetch(&endpoint, &parent, wanted(args.state), args.page.limit as usize).await?;
+    if args.page.json {
         out.json(&json!({ "approvals": found.iter().map(call::to_json).collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }

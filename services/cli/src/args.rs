@@ -11,6 +11,7 @@ mod examples;
 mod forks;
 mod hooks;
 mod keys;
+mod lists;
 mod runs;
 mod sessions;
 mod tasks;
@@ -22,6 +23,7 @@ pub use catalogues::{ListArgs, ModelsCommand, ToolsCommand, ToolsListArgs};
 pub use forks::{DiffArgs, ForkArgs};
 pub use hooks::{DeadArgs, HooksCommand, RetryArgs};
 pub use keys::{ApiKeyArgs, KeysCommand};
+pub use lists::PageArgs;
 pub use runs::{AnswerArgs, RunArg, RunsCommand, RunsListArgs, StateName, SubmitArgs};
 pub use sessions::{EraseArgs, SessionArg, SessionStateName, SessionsCommand, SessionsListArgs};
 pub use tasks::{RenderArgs, RunArgs, TaskArgs};
@@ -32,7 +34,7 @@ pub use up::{RehearseArgs, StoreName, UpArgs};
 #[command(name = "mar", version, about, after_help = examples::TOP, max_term_width = 100)]
 pub struct Cli {
     /// When to colour: auto respects terminals and NO_COLOR
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, global = true, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
     /// What to do.
     #[command(subcommand)]
@@ -150,6 +152,25 @@ mod tests {
     #[test]
     fn the_commands_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Lists print the names of states in capitals, and who copies one from there is understood.
+    #[test]
+    fn names_are_taken_in_either_case() {
+        fn check(command: &clap::Command, seen: &mut usize) {
+            let named = |arg: &&clap::Arg| arg.get_action().takes_values() && !arg.get_possible_values().is_empty();
+            for arg in command.get_arguments().filter(named) {
+                assert!(arg.is_ignore_case_set(), "{} of {}", arg.get_id(), command.get_name());
+                *seen += 1;
+            }
+            command.get_subcommands().for_each(|command| check(command, seen));
+        }
+        let mut seen = 0;
+        check(&Cli::command(), &mut seen);
+        assert!(seen >= 5, "{seen}");
+        for args in [&["runs", "list", "--state", "FAILED"][..], &["approvals", "list", "--state", "Pending"]] {
+            Cli::try_parse_from([&["mar"], args].concat()).unwrap();
+        }
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub async fn hooks(command: HooksCommand, out: Out) -> Result<Exit, Failure> {
 }
 
 async fn dead(args: &DeadArgs, out: Out) -> Result<Exit, Failure> {
-    let endpoint = Endpoint::try_new(&args.endpoint)?;
-    let found = fetch(&endpoint, &format!("hooks/{}", args.hook), args.limit as usize).await?;
-    if args.json {
+    let endpoint = Endpoint::try_new(&args.page.endpoint)?;
+    let found = fetch(&endpoint, &format!("hooks/{}", args.hook), args.page.limit as usize).await?;
+    if args.page.json {
         out.json(&json!({ "notices": found.iter().map(to_json).collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }

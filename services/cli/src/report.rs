@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mar_proto::session::{Answer, Event, Run, RunSeal, RunState, SessionSeal, TurnCommitted, event_leaf};
+use mar_proto::session::{Answer, Event, Reservation, Run, RunSeal, RunState, SessionSeal, TurnCommitted, event_leaf};
 use mar_proto::types::{Citation, HaltingPolicy, Usage, part};
 use serde_json::{Value, json};
 
@@ -14,6 +14,9 @@ use crate::slices;
 use crate::summaries;
 use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
+
+/// Characters of a task that stands for it.
+const BRIEF_TASK: usize = 200;
 
 /// What `mar` ends with after this run.
 pub fn exit(run: &Run) -> Exit {
@@ -45,8 +48,29 @@ fn parts_text(answer: &Answer) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
+/// Of which type its task is.
+pub fn task_type(run: &Run) -> &str {
+    let named = run.task.as_ref().map(|task| task.r#type.as_str());
+    named.filter(|name| !name.is_empty()).unwrap_or("answer")
+}
+
+/// The first text of its task.
+pub fn task_text(run: &Run) -> &str {
+    let parts = run.task.iter().flat_map(|task| &task.input);
+    let mut texts = parts.filter_map(|part| match &part.content {
+        Some(part::Content::Text(text)) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.next().unwrap_or_default()
+}
+
 /// The run for people: answer, sources, limits, hash and seal.
 pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
+    beside_children(run, None, ink)
+}
+
+/// The same, with what its children have used beside what it has used in all.
+pub fn beside_children(run: &Run, children: Option<&Reservation>, ink: Ink) -> Vec<String> {
     let mut lines = Vec::new();
     match run.state() {
         RunState::Succeeded => {
@@ -71,7 +95,7 @@ pub fn lines(run: &Run, ink: Ink) -> Vec<String> {
     if run.state() != RunState::Succeeded {
         lines.push(String::new());
     }
-    lines.extend(limits(run, ink));
+    lines.extend(limits(run, children, ink));
     lines.push(String::new());
     let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
     lines.push(format!("descriptor  {}", or_none(&run.descriptor_hash)));
@@ -117,23 +141,57 @@ fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
     lines
 }
 
-fn limits(run: &Run, ink: Ink) -> Vec<String> {
+fn limits(run: &Run, children: Option<&Reservation>, ink: Ink) -> Vec<String> {
     let totals = run.totals.unwrap_or_default();
     let usage = totals.usage.unwrap_or_default();
     let limits = run.limits.unwrap_or_default();
     let of = |limit: Option<i64>| limit.map_or("-".into(), count);
-    let row = |name: &str, used: String, of: String| vec![name.to_owned(), used, of];
+    let row = |name: &str, used: String, of: String, by_children: Option<String>| {
+        let beside = children.map(|_| by_children.unwrap_or("-".into()));
+        [name.to_owned(), used].into_iter().chain(beside).chain([of]).collect::<Vec<_>>()
+    };
+    let below = |amount: fn(&Reservation) -> i64| children.map(amount);
+    let counted = |amount: fn(&Reservation) -> i64| below(amount).map(count);
     let active = Duration::from_millis(totals.active_time_ms.try_into().unwrap_or_default());
     let max_active = limits.max_active_time.and_then(|time| Duration::try_from(time).ok());
     let rows = [
-        row("steps", count(totals.steps), of(limits.max_steps)),
-        row("tool calls", count(totals.tool_calls), of(limits.max_tool_calls)),
-        row("input tokens", count(input(&usage)), of(limits.max_input_tokens)),
-        row("output tokens", count(output(&usage)), of(limits.max_output_tokens)),
-        row("cost", usd(usage.cost_nano_usd), limits.max_cost_nano_usd.map_or("-".into(), usd)),
-        row("active time", span(active), max_active.map_or("-".into(), span)),
+        row("steps", count(totals.steps), of(limits.max_steps), counted(|used| used.steps)),
+        row("tool calls", count(totals.tool_calls), of(limits.max_tool_calls), counted(|used| used.tool_calls)),
+        row("input tokens", count(input(&usage)), of(limits.max_input_tokens), counted(|used| used.input_tokens)),
+        row("output tokens", count(output(&usage)), of(limits.max_output_tokens), counted(|used| used.output_tokens)),
+        row(
+            "cost",
+            usd(usage.cost_nano_usd),
+            limits.max_cost_nano_usd.map_or("-".into(), usd),
+            below(|used| used.cost_nano_usd).map(usd),
+        ),
+        row("active time", span(active), max_active.map_or("-".into(), span), None),
     ];
-    table(ink, &[("LIMITS", Align::Left), ("USED", Align::Right), ("OF", Align::Right)], &rows)
+    let beside = children.map(|_| ("BY CHILDREN", Align::Right));
+    let columns = [("LIMITS", Align::Left), ("USED", Align::Right)].into_iter().chain(beside);
+    let columns: Vec<_> = columns.chain([("OF", Align::Right)]).collect();
+    table(ink, &columns, &rows)
+}
+
+/// A run among others as JSON: what it is, how it stands, what it has used.
+pub fn brief(run: &Run) -> Value {
+    let Value::Object(mut fields) = json(run) else { return Value::Null };
+    let kept = ["run", "state", "wait_reason", "task_type", "halt_reason", "failure", "descriptor_hash", "totals"];
+    fields.retain(|name, _| kept.contains(&name.as_str()));
+    fields.insert("depth".into(), json!(run.depth));
+    fields.insert("task".into(), json!(one_line(task_text(run), BRIEF_TASK)));
+    Value::Object(fields)
+}
+
+/// What child runs have used, as JSON.
+pub fn reservation(used: &Reservation) -> Value {
+    json!({
+        "steps": used.steps,
+        "tool_calls": used.tool_calls,
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "cost_nano_usd": used.cost_nano_usd,
+    })
 }
 
 /// The run as one JSON object.

@@ -21,10 +21,12 @@ use crate::run::follow::{Follow, Source};
 use crate::run::task::resource;
 use crate::table::{Align, count, span, table, usd};
 use crate::waiting;
+use tree::Tree;
 
 mod fork;
 mod hold;
 mod submit;
+mod tree;
 mod verify;
 
 const PAGE: i32 = 200;
@@ -53,11 +55,11 @@ pub async fn runs(command: RunsCommand, out: Out) -> Result<Exit, Failure> {
 }
 
 async fn list(args: &RunsListArgs, out: Out) -> Result<Exit, Failure> {
-    let endpoint = Endpoint::try_new(&args.endpoint)?;
+    let endpoint = Endpoint::try_new(&args.page.endpoint)?;
     let parent = args.session.as_deref().map_or("sessions/-".to_owned(), |session| resource("sessions/", session));
     let wanted = args.state.map_or(RunState::Unspecified, run_state);
-    let runs = fetch(&endpoint, &parent, wanted, args.limit as usize).await?;
-    if args.json {
+    let runs = fetch(&endpoint, &parent, wanted, args.page.limit as usize).await?;
+    if args.page.json {
         out.json(&json!({ "runs": runs.iter().map(report::json).collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }
@@ -82,10 +84,9 @@ async fn list(args: &RunsListArgs, out: Out) -> Result<Exit, Failure> {
 fn row(run: &Run) -> Vec<String> {
     let totals = run.totals.unwrap_or_default();
     let usage = totals.usage.unwrap_or_default();
-    let kind = run.task.as_ref().map(|task| task.r#type.as_str()).filter(|kind| !kind.is_empty()).unwrap_or("answer");
     vec![
         waiting::state_text(run),
-        one_line(kind, 20),
+        one_line(report::task_type(run), 20),
         count(totals.steps),
         count(input(&usage) + output(&usage)),
         usd(usage.cost_nano_usd),
@@ -182,19 +183,24 @@ async fn show(run: &str, endpoint: &EndpointArgs, as_json: bool, out: Out) -> Re
     let run = answer.into_inner().run.unwrap_or_default();
     let events = events(&endpoint, &name).await?;
     let session_seal = session_seal(&endpoint, &run.name).await?;
+    let (tree, by_children) = (Tree::below(&endpoint, &run).await?, tree::used_by_children(&events));
     if as_json {
         let mut value = report::json(&run);
         if let Value::Object(fields) = &mut value {
             fields.insert("session_seal".into(), session_seal.as_ref().map_or(Value::Null, report::session_seal));
             fields.insert("events".into(), events.iter().map(report::event_json).collect());
+            fields.insert("children".into(), tree.json());
+            fields.insert("children_left_out".into(), tree.left_out().into());
+            fields.insert("used_by_children".into(), by_children.as_ref().map_or(Value::Null, report::reservation));
         }
         out.json(&value);
         return Ok(Exit::Done);
     }
     out.lines(event_lines(&events, out.result));
     out.line("");
+    out.lines(tree.lines(&run, out.result));
     if run.seal.is_some() || run.end_time.is_some() {
-        out.lines(report::lines(&run, out.result));
+        out.lines(report::beside_children(&run, by_children.as_ref(), out.result));
     } else {
         out.line(format!("{}  {}", out.result.bold(&waiting::state_text(&run)), run.name));
         out.lines(waiting::hints(&run, out.result));

@@ -31,9 +31,9 @@ pub async fn sessions(command: SessionsCommand, out: Out) -> Result<Exit, Failur
 }
 
 async fn list(args: &SessionsListArgs, out: Out) -> Result<Exit, Failure> {
-    let endpoint = Endpoint::try_new(&args.endpoint)?;
+    let endpoint = Endpoint::try_new(&args.page.endpoint)?;
     let sessions = fetch(&endpoint, args).await?;
-    if args.json {
+    if args.page.json {
         out.json(&json!({ "sessions": sessions.iter().map(to_json).collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }
@@ -48,7 +48,7 @@ async fn list(args: &SessionsListArgs, out: Out) -> Result<Exit, Failure> {
 }
 
 async fn fetch(endpoint: &Endpoint, args: &SessionsListArgs) -> Result<Vec<Session>, Failure> {
-    let (state, limit) = (args.state.map_or(SessionState::Unspecified, wanted), args.limit as usize);
+    let (state, limit) = (args.state.map_or(SessionState::Unspecified, wanted), args.page.limit as usize);
     let mut client = endpoint.sessions()?;
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {

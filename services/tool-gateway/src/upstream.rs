@@ -158,8 +158,28 @@ impl Upstream {
         self.state.send_replace(state);
     }
 
+    /// Whether it is down already, for this reason: a try that changes nothing is not told again.
+    fn is_down_for(&self, detail: &str) -> bool {
+        let state = self.state.borrow();
+        state.session.is_none() && state.failures > 0 && state.detail == detail
+    }
+
     fn set_down(&self, detail: String, failures: u32) {
-        tracing::warn!(upstream.name = %self.name, upstream.failures = failures, detail, "upstream is down");
+        if self.is_down_for(&detail) {
+            tracing::debug!(upstream.name = %self.name, upstream.failures = failures, detail, "upstream is still down");
+        } else {
+            tracing::warn!(upstream.name = %self.name, upstream.failures = failures, detail, "upstream is down");
+        }
+        self.leave(detail, failures);
+    }
+
+    /// The gateway lets go of it because it stops itself.
+    fn set_stopped(&self) {
+        tracing::debug!(upstream.name = %self.name, "upstream is let go of");
+        self.leave("the gateway is stopping".to_owned(), 0);
+    }
+
+    fn leave(&self, detail: String, failures: u32) {
         self.state.send_modify(|state| {
             state.session = None;
             state.detail = detail;

@@ -56,7 +56,7 @@ pub struct TelemetryConfig {
     pub service_namespace: String,
     /// `text` (default) or `json`.
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of tracing's `EnvFilter`; `info` by default.
+    /// What is logged, in the syntax of tracing's `EnvFilter`; `info` by default. Nothing of the target `rmcp`, unless it is named.
     pub log_filter: String,
 }
 

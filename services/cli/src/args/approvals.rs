@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{EndpointArgs, examples};
+use super::{EndpointArgs, PageArgs, examples};
 
 /// `mar approvals`.
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,7 @@ impl ApprovalsCommand {
     /// Whether failures are to be told as JSON, too.
     pub(super) fn wants_json(&self) -> bool {
         match self {
-            Self::List(args) => args.json,
+            Self::List(args) => args.page.json,
             Self::Show(args) => args.json,
             Self::Approve(args) | Self::Deny(args) => args.approval.json,
         }
@@ -39,17 +39,11 @@ pub struct ApprovalsListArgs {
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     /// Only approvals in this state
-    #[arg(long, value_enum, default_value_t, value_name = "STATE")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "STATE")]
     pub state: ApprovalStateName,
-    /// At most so many
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
-    pub limit: u32,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Where to call.
+    /// How much, how, and from where.
     #[command(flatten)]
-    pub endpoint: EndpointArgs,
+    pub page: PageArgs<100>,
 }
 
 /// A state, as a filter.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{EndpointArgs, examples};
+use super::{EndpointArgs, PageArgs, examples};
 
 /// `mar hooks`.
 #[derive(Debug, Subcommand)]
@@ -19,7 +19,7 @@ impl HooksCommand {
     /// Whether failures are to be told as JSON, too.
     pub(super) fn wants_json(&self) -> bool {
         match self {
-            Self::Dead(args) => args.json,
+            Self::Dead(args) => args.page.json,
             Self::Retry(args) => args.json,
         }
     }
@@ -31,15 +31,9 @@ pub struct DeadArgs {
     /// Only those of this hook
     #[arg(long, default_value = "-", hide_default_value = true, value_name = "HOOK")]
     pub hook: String,
-    /// At most so many
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
-    pub limit: u32,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Where to call.
+    /// How much, how, and from where.
     #[command(flatten)]
-    pub endpoint: EndpointArgs,
+    pub page: PageArgs<100>,
 }
 
 /// `mar hooks retry`.

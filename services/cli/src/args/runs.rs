@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{DiffArgs, EndpointArgs, ForkArgs, examples};
+use super::{DiffArgs, EndpointArgs, ForkArgs, PageArgs, examples};
 
 /// `mar runs`.
 #[derive(Debug, Subcommand)]
@@ -51,7 +51,7 @@ impl RunsCommand {
     /// Whether failures are to be told as JSON, too.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::List(args) => args.json,
+            Self::List(args) => args.page.json,
             Self::Show(args)
             | Self::Watch(args)
             | Self::Verify(args)
@@ -105,17 +105,11 @@ pub struct RunsListArgs {
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
     /// Only runs in this state
-    #[arg(long, value_enum, value_name = "STATE")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "STATE")]
     pub state: Option<StateName>,
-    /// At most so many
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
-    pub limit: u32,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Where to call.
+    /// How much, how, and from where.
     #[command(flatten)]
-    pub endpoint: EndpointArgs,
+    pub page: PageArgs<20>,
 }
 
 /// A state, as a filter.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{EndpointArgs, examples};
+use super::{EndpointArgs, PageArgs, examples};
 
 /// `mar sessions`.
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,7 @@ impl SessionsCommand {
     /// Whether failures are to be told as JSON, too.
     pub(super) fn wants_json(&self) -> bool {
         match self {
-            Self::List(args) => args.json,
+            Self::List(args) => args.page.json,
             Self::Show(args) | Self::End(args) => args.json,
             Self::Erase(args) => args.session.json,
         }
@@ -36,17 +36,11 @@ impl SessionsCommand {
 #[derive(Debug, Args)]
 pub struct SessionsListArgs {
     /// Only sessions in this state
-    #[arg(long, value_enum, value_name = "STATE")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "STATE")]
     pub state: Option<SessionStateName>,
-    /// At most so many
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), allow_hyphen_values = true, value_name = "N")]
-    pub limit: u32,
-    /// One JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Where to call.
+    /// How much, how, and from where.
     #[command(flatten)]
-    pub endpoint: EndpointArgs,
+    pub page: PageArgs<20>,
 }
 
 /// A state, as a filter.

@@ -51,6 +51,9 @@ pub struct RunArgs {
     /// Tool calls at the most
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     pub max_tool_calls: Option<i64>,
+    /// Levels of runs below this one that it may start with runtime.delegate
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    pub max_depth: Option<i64>,
     /// Cost at the most, such as 0.05
     #[arg(long, value_name = "USD", value_parser = nano_usd, allow_hyphen_values = true, help_heading = "Limits")]
     pub max_cost: Option<i64>,

@@ -28,7 +28,7 @@ pub struct UpArgs {
     #[arg(long, env = "MAR_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Stores and counters to use [default: sqlite,memory]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "STORE,COUNTERS")]
+    #[arg(long, value_enum, ignore_case = true, value_delimiter = ',', value_name = "STORE,COUNTERS")]
     pub stores: Vec<StoreName>,
     /// With `--stores postgres`
     #[arg(long, env = "MAR_POSTGRES_URL", hide_env_values = true, value_name = "URL")]

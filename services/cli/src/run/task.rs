@@ -34,6 +34,7 @@ pub fn task(args: &RunArgs) -> Result<Task, Failure> {
     let halting = HaltingPolicy {
         max_steps: args.max_steps,
         max_tool_calls: args.max_tool_calls,
+        max_depth: args.max_depth,
         max_cost_nano_usd: args.max_cost,
         max_active_time: kept(max_active_time, &mut wrong),
         ..HaltingPolicy::default()

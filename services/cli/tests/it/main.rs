@@ -11,6 +11,8 @@ mod callers;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod delegation;
+#[cfg(test)]
 mod forks;
 #[cfg(test)]
 mod harness;

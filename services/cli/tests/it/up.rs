@@ -23,6 +23,33 @@ async fn it_says_what_it_serves_and_ends_on_ctrl_c() {
 }
 
 #[tokio::test]
+async fn a_wanted_stop_is_no_warning() {
+    let mut up = Up::start().await;
+    up.process.signal(Signal::Int).unwrap();
+    assert_eq!(up.process.wait(PATIENCE).await.unwrap().code(), Some(0));
+    let log = up.process.log().join("\n");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_away_is_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("mar.toml");
+    let text = "[runtime.telemetry]\nlog_filter = 'info,mar_tool_gateway=debug'\n\
+                [tool_gateway.upstreams.away]\nkind = 'mcp_http'\nurl = 'http://127.0.0.1:1/mcp'\n\
+                restart = { min = '10ms', max = '20ms' }\n";
+    std::fs::write(&config, text).unwrap();
+    let up = Up::with(Script::default(), &["--config", config.to_str().unwrap()]).await;
+    let tries = |log: &[String]| log.iter().filter(|line| line.contains("upstream is still down")).count();
+    mar_testkit::wait::until(PATIENCE, || async { tries(&up.process.log()) > 3 }).await.unwrap();
+    let log = up.process.log();
+    let told = |part: &str| log.iter().filter(|line| line.contains(part)).count();
+    assert_eq!((told("upstream is down"), told("upstream cannot be reached")), (1, 1), "{log:#?}");
+    assert_eq!((told("rmcp"), told("ERROR")), (0, 0), "{log:#?}");
+    assert_eq!(up.stop().await, 0);
+}
+
+#[tokio::test]
 async fn it_is_ready_in_under_a_second_with_what_it_has() {
     let mut up = Up::start().await;
     // A first start on a machine that runs other tests says little; the best of a few says what it costs.

@@ -1,50 +1,29 @@
 //! Help texts, wrong arguments, no endpoint.
 
+use clap::CommandFactory as _;
+
 use crate::harness::{Up, mar, say};
 
-const COMMANDS: [&[&str]; 36] = [
-    &["up"],
-    &["run"],
-    &["runs"],
-    &["runs", "list"],
-    &["runs", "show"],
-    &["runs", "watch"],
-    &["runs", "verify"],
-    &["runs", "pause"],
-    &["runs", "resume"],
-    &["runs", "submit"],
-    &["runs", "answer"],
-    &["runs", "cancel"],
-    &["approvals"],
-    &["approvals", "list"],
-    &["approvals", "show"],
-    &["approvals", "approve"],
-    &["approvals", "deny"],
-    &["sessions"],
-    &["sessions", "list"],
-    &["sessions", "show"],
-    &["sessions", "end"],
-    &["sessions", "erase"],
-    &["blobs"],
-    &["blobs", "put"],
-    &["blobs", "get"],
-    &["hooks"],
-    &["hooks", "dead"],
-    &["hooks", "retry"],
-    &["models", "list"],
-    &["tools", "list"],
-    &["render"],
-    &["rehearse"],
-    &["keys"],
-    &["keys", "new"],
-    &["keys", "api"],
-    &[],
-];
+/// The arguments that lead to each command, `mar` itself included.
+fn commands() -> Vec<Vec<String>> {
+    fn add(command: &clap::Command, path: &[String], into: &mut Vec<Vec<String>>) {
+        into.push(path.to_vec());
+        for below in command.get_subcommands() {
+            add(below, &[path, &[below.get_name().to_owned()]].concat(), into);
+        }
+    }
+    let mut found = Vec::new();
+    add(&mar_cli::args::Cli::command(), &[], &mut found);
+    found
+}
 
 #[tokio::test]
 async fn every_command_has_help_with_examples() {
-    for command in COMMANDS {
-        let said = say(mar(&[command, &["--help"]].concat())).await;
+    let commands = commands();
+    assert!(commands.len() > 40, "{commands:?}");
+    for command in commands {
+        let words: Vec<_> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let said = say(mar(&words)).await;
         assert_eq!(said.code, 0, "{command:?}");
         assert!(said.out.contains("Examples:") && said.out.contains("Usage: mar"), "{command:?}: {}", said.out);
         assert!(!said.out.contains('\x1b'), "{command:?} is coloured in a pipe");

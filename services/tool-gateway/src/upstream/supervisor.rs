@@ -37,15 +37,19 @@ impl Supervisor {
             let started = clock.monotonic();
             let Ended::ByItself(detail) = self.attempt(&shutdown).await else {
                 // The state must not keep the session, and with it a child, alive.
-                return self.upstream.set_down("the gateway is stopping".to_owned(), 0);
+                return self.upstream.set_stopped();
             };
+            // What it is connected to may have been told to stop with it, and have ended first.
+            if shutdown.is_cancelled() {
+                return self.upstream.set_stopped();
+            }
             let lived = clock.monotonic().saturating_sub(started);
             let was_up = self.upstream.state().session.is_some();
             failures = if was_up && lived >= STABLE { 1 } else { failures + 1 };
             // A first end after success is restarted soon, and callers may wait for that.
             self.upstream.set_down(detail, if was_up { 1 } else { failures });
             tokio::select! {
-                () = shutdown.cancelled() => return self.upstream.set_down("the gateway is stopping".to_owned(), 0),
+                () = shutdown.cancelled() => return self.upstream.set_stopped(),
                 () = clock.sleep(self.pause(failures)) => {}
             }
         }
@@ -111,8 +115,11 @@ impl Supervisor {
 
     /// The cause goes to the log, since it may name paths and addresses that callers need not know.
     fn told(&self, error: &ConnectError) -> String {
-        tracing::info!(upstream.name = %self.upstream.name, error.chain = chain(error), "upstream cannot be reached");
-        error.to_string()
+        let detail = error.to_string();
+        if !self.upstream.is_down_for(&detail) {
+            tracing::info!(upstream.name = %self.upstream.name, error.chain = chain(error), "upstream cannot be reached");
+        }
+        detail
     }
 
     fn pause(&self, failures: u32) -> Duration {
