@@ -30,14 +30,19 @@ reply = { tool_calls = [{ name = "mail_count", arguments = {} }] }
 "#;
 
 /// A system whose callers are ada (who wants things), bob and cid (of the office), and dan (of no group).
-struct Office {
-    system: Deployment,
-    client: Client,
-    keys: Vec<AsciiMetadataValue>,
+pub(crate) struct Office {
+    pub system: Deployment,
+    pub client: Client,
+    pub keys: Vec<AsciiMetadataValue>,
 }
 
 impl Office {
     async fn open(options: Options) -> anyhow::Result<Self> {
+        Self::with_mail(options.script(SCRIPT), "").await
+    }
+
+    /// `declared` is what the operator says besides of the upstream `mail`.
+    pub async fn with_mail(options: Options, declared: &str) -> anyhow::Result<Self> {
         let mut toml = "[runtime.auth]\nmode = 'api_keys'\n".to_owned();
         let mut keys = Vec::new();
         for (name, groups, scopes) in [
@@ -58,16 +63,16 @@ impl Office {
         let server = built_binary("examples/scripted_mcp")?.display().to_string();
         writeln!(
             toml,
-            "[tool_gateway.upstreams.mail]\nkind = 'mcp_stdio'\ncommand = '{server}'\nargs = ['stdio', 'mail']\n"
+            "[tool_gateway.upstreams.mail]\nkind = 'mcp_stdio'\ncommand = '{server}'\nargs = ['stdio', 'mail']\n{declared}"
         )?;
-        let mut system = Deployment::prepare(options.script(SCRIPT).extra(toml)).await?;
+        let mut system = Deployment::prepare(options.extra(toml)).await?;
         std::fs::create_dir(system.folder().join("mail"))?;
         system.start_all().await?;
         let client = system.client().await?;
         Ok(Self { system, client, keys })
     }
 
-    fn by<T>(&self, who: usize, message: T) -> Request<T> {
+    pub fn by<T>(&self, who: usize, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.keys[who].clone());
         request
@@ -103,7 +108,7 @@ impl Office {
         Ok((run, approval))
     }
 
-    async fn until(&self, run: &str, wanted: impl Fn(&Run) -> bool) -> anyhow::Result<Run> {
+    pub async fn until(&self, run: &str, wanted: impl Fn(&Run) -> bool) -> anyhow::Result<Run> {
         for _ in 0..600 {
             let request = self.by(0, GetRunRequest { name: run.into() });
             let now = self.client.grpc.clone().get_run(request).await?.into_inner().run.context("no run")?;
@@ -115,7 +120,7 @@ impl Office {
         anyhow::bail!("{run} is never as wanted")
     }
 
-    async fn decide(&self, who: usize, approval: &Approval, approved: bool) -> Result<Approval, Status> {
+    pub async fn decide(&self, who: usize, approval: &Approval, approved: bool) -> Result<Approval, Status> {
         let resolution = if approved { ApprovalState::Approved } else { ApprovalState::Denied };
         let request = ResolveApprovalRequest {
             request_id: request_id(),
@@ -128,7 +133,7 @@ impl Office {
         Ok(response.into_inner().approval.unwrap_or_default())
     }
 
-    async fn story(&self, run: &str) -> anyhow::Result<Vec<&'static str>> {
+    pub async fn story(&self, run: &str) -> anyhow::Result<Vec<&'static str>> {
         let request = ListEventsRequest { parent: run.into(), page_size: 500, ..Default::default() };
         let events = self.client.grpc.clone().list_events(self.by(0, request)).await?.into_inner().events;
         Ok(events.iter().map(name_of).collect())
@@ -141,7 +146,7 @@ impl Office {
     }
 }
 
-fn reason(refused: Result<Approval, Status>) -> anyhow::Result<String> {
+pub(crate) fn reason(refused: Result<Approval, Status>) -> anyhow::Result<String> {
     let status = refused.err().context("it was let through")?;
     Ok(status.get_details_error_info().context("no reason")?.reason)
 }

@@ -37,6 +37,8 @@ mod deadlines;
 #[cfg(test)]
 mod delegating;
 #[cfg(test)]
+mod doubting;
+#[cfg(test)]
 mod erasing;
 #[cfg(test)]
 mod expiring;

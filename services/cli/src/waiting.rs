@@ -53,9 +53,10 @@ fn what(reason: WaitReason) -> String {
 pub fn hints(run: &Run, ink: Ink) -> Vec<String> {
     let held = |call: &HeldCall| match call.approval.rsplit_once('/') {
         Some((_, id)) => format!(
-            "{} for approval {id} of {}: mar approvals show {}",
+            "{} for approval {id} of {}{}: mar approvals show {}",
             ink.warn("waits"),
             tool_name(&call.tool),
+            if call.in_doubt { format!(", {}", ink.bad("OUTCOME_UNKNOWN")) } else { String::new() },
             call.approval
         ),
         None => {
@@ -186,6 +187,7 @@ pub fn held_json(call: &HeldCall) -> Value {
         "arguments_json": call.arguments_json,
         "wait_reason": constant(call.wait_reason()),
         "approval": Some(&call.approval).filter(|name| !name.is_empty()),
+        "in_doubt": call.in_doubt,
     })
 }
 
@@ -334,6 +336,8 @@ mod tests {
             hints(&run, INK),
             ["waits for approval 3-0 of mail.send: mar approvals show sessions/s/runs/r/approvals/3-0"]
         );
+        run.held_calls[0].in_doubt = true;
+        assert!(hints(&run, INK)[0].contains("of mail.send, OUTCOME_UNKNOWN: mar approvals show"));
         run.set_wait_reason(WaitReason::Paused);
         assert_eq!((state_text(&run).as_str(), hints(&run, INK).len()), ("WAITING, paused", 2));
     }

@@ -99,6 +99,7 @@ fn held_call(state: &State, call: &Call) -> Option<HeldCall> {
         tool: call.tool.clone(),
         arguments_json: call.arguments_json.clone(),
         wait_reason: reason.into(),
+        in_doubt: asked.is_some() && call.question.is_some(),
         approval: asked.map(|id| approval_name(state.session, state.run, id)).unwrap_or_default(),
     })
 }

@@ -48,6 +48,11 @@ pub(super) fn lines(approval: &Approval, now: i64, ink: Ink) -> Vec<String> {
     if !approval.reason.is_empty() {
         lines.push(format!("reason      {}", text(&approval.reason)));
     }
+    if approval.in_doubt {
+        let warning = "the call was issued and may have taken effect; approve: issue it again with the same key; deny: the \
+                       model is told that nobody knows, and your comment";
+        lines.push(format!("in doubt    {}: {warning}", ink.bad("OUTCOME_UNKNOWN")));
+    }
     if approval.tainted {
         let warning =
             "content that nobody vouches for influenced these arguments: read them as if a stranger wrote them";
@@ -109,6 +114,7 @@ pub(super) fn to_json(approval: &Approval) -> Value {
         "call_digest": approval.call_digest,
         "reason": approval.reason,
         "tainted": approval.tainted,
+        "in_doubt": approval.in_doubt,
         "group": approval.group,
         "needed": approval.needed,
         "approved": approved(approval),
@@ -164,6 +170,9 @@ mod tests {
         assert!(late.contains("(lapsed)"), "{late}");
         let trusted = lines(&Approval { tainted: false, ..asked() }, 1_000, Ink(false)).join("\n");
         assert!(!trusted.contains("TAINTED") && trusted.contains("tainted     no"), "{trusted}");
+        assert!(!trusted.contains("OUTCOME_UNKNOWN"), "{trusted}");
+        let doubtful = lines(&Approval { in_doubt: true, ..asked() }, 1_000, Ink(false)).join("\n");
+        assert!(doubtful.contains("in doubt    OUTCOME_UNKNOWN: the call was issued"), "{doubtful}");
     }
 
     #[test]

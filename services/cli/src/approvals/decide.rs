@@ -32,7 +32,7 @@ pub(super) async fn decide(args: &DecideArgs, resolution: ApprovalState, out: Ou
     }
     // What is not open is for the runtime to refuse, with its reason.
     if asked.state() == ApprovalState::Pending && !args.yes {
-        agree(resolution, can_ask, out)?;
+        agree(question(resolution, asked.in_doubt), can_ask, out)?;
     }
     let request = ResolveApprovalRequest {
         request_id: new_id(),
@@ -51,15 +51,24 @@ pub(super) async fn decide(args: &DecideArgs, resolution: ApprovalState, out: Ou
     Ok(Exit::Done)
 }
 
+/// What is asked. To approve a call of which nobody knows whether it took effect is to issue it a second time.
+fn question(resolution: ApprovalState, in_doubt: bool) -> &'static str {
+    match (resolution, in_doubt) {
+        (ApprovalState::Approved, false) => "Approve this call?",
+        (ApprovalState::Approved, true) => "Issue this call again?",
+        (_, false) => "Deny this call?",
+        (_, true) => "Leave it at an unknown outcome?",
+    }
+}
+
 /// Nothing but a yes to the call that was shown is one.
-fn agree(resolution: ApprovalState, can_ask: bool, out: Out) -> Result<(), Failure> {
-    let verb = if resolution == ApprovalState::Approved { "Approve" } else { "Deny" };
+fn agree(question: &str, can_ask: bool, out: Out) -> Result<(), Failure> {
     if !can_ask {
         return Err(Failure::usage("there is no terminal to ask on; nothing was decided")
             .hint("Look at the call, and decide on it with --yes."));
     }
     // Nothing can be done about a terminal that shows nothing: it then gives no answer either.
-    let _ = write!(io::stderr().lock(), "{} ", out.remark.bold(&format!("{verb} this call? [y/N]")));
+    let _ = write!(io::stderr().lock(), "{} ", out.remark.bold(&format!("{question} [y/N]")));
     let mut answer = String::new();
     let answered = io::stdin().lock().take(ANSWER).read_line(&mut answer);
     answered.map_err(|error| Failure::usage(format!("the answer cannot be read: {error}; nothing was decided")))?;
