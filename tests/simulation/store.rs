@@ -126,8 +126,12 @@ impl Tables {
         Admission::Admitted
     }
 
-    fn run_change(&mut self, id: Uuid, change: &RunChange) -> bool {
-        let Some(row) = self.runs.get_mut(&id).filter(|row| row.state < FIRST_ENDED) else { return false };
+    fn run_change(&mut self, id: Uuid, change: &RunChange) -> Result<bool, Error> {
+        let Some(row) = self.runs.get_mut(&id).filter(|row| row.state < FIRST_ENDED) else { return Ok(false) };
+        let last = self.events.get(&id).and_then(|events| events.last()).map(|event| event.hash);
+        if change.head.is_some_and(|head| Some(head) != last) {
+            return Err(Error::Invalid("the log of the run does not end with its head"));
+        }
         (row.state, row.summary, row.update_time) = (change.state, change.summary.clone(), change.time);
         let session = row.session;
         if let Some(head) = change.head {
@@ -135,7 +139,7 @@ impl Tables {
             self.commands.remove(&id);
             self.log(session, kind::RUN_SEALED, Some((id, head)));
         }
-        true
+        Ok(true)
     }
 
     fn run_claim(&mut self, owner: &str, limit: i64, patience: Duration, now: OffsetDateTime) -> Vec<Claimed> {
@@ -340,7 +344,7 @@ impl Store for SimStore {
     }
 
     async fn run_change(&self, _: &str, id: Uuid, change: &RunChange) -> Result<bool, Error> {
-        self.ask(id, |tables, _| tables.run_change(id, change)).await
+        self.ask(id, |tables, _| tables.run_change(id, change)).await?
     }
 
     async fn run_claim(&self, owner: &str, _: i32, limit: i64, patience: Duration) -> Result<Vec<Claimed>, Error> {

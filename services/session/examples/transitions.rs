@@ -248,10 +248,10 @@ async fn main() -> anyhow::Result<()> {
     let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;
     let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
-    let (cpu_before, rows_before) = (Cpu::now(&postgres, &redis)?, stored(&postgres, &store_url)?);
+    let (cpu_before, before) = (Cpu::now(&postgres, &redis)?, Stored::now(&postgres, &store_url)?);
     let (many, many_took) = transitions(&runs, &clock, CLIENTS, ROUNDS, 10_000).await?;
     let cpu = Cpu::now(&postgres, &redis)?.since(cpu_before);
-    let rows = stored(&postgres, &store_url)? - rows_before;
+    let stored = Stored::now(&postgres, &store_url)?.since(before);
     let (again, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
     runs.close().await;
 
@@ -277,9 +277,16 @@ async fn main() -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "  {:<44} {:>10.0} µs   (wanted: 100 or less; {rows} events)",
+        "  {:<44} {:>10.0} µs   (wanted: 100 or less; {events} events)",
         "CPU per event, Postgres",
-        micros(cpu.postgres) / rows as f64
+        micros(cpu.postgres) / stored.events as f64,
+        events = stored.events
+    )?;
+    writeln!(
+        out,
+        "  {:<44} {:>10.2}      (group commit, and what it shares with beats and leases)",
+        "transitions per transaction of Postgres",
+        many as f64 / stored.transactions as f64
     )?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "pgbench, single insert, 1 client", micros(floor_commit))?;
     writeln!(out, "  {:<44} {:>10.0} µs   floor", "redis, empty script, one at a time", micros(trip))?;
@@ -316,11 +323,26 @@ impl Cpu {
     }
 }
 
-/// Events that are stored.
-fn stored(postgres: &Postgres, url: &str) -> anyhow::Result<u64> {
-    let count = "SELECT count(*) FROM session.events";
-    let output = Command::new(postgres.binaries().join("psql")).args(["-Atq", "-c", count, url]).output()?;
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+/// What Postgres has stored so far.
+#[derive(Clone, Copy)]
+struct Stored {
+    events: u64,
+    transactions: u64,
+}
+
+impl Stored {
+    fn now(postgres: &Postgres, url: &str) -> anyhow::Result<Self> {
+        let count = "SELECT (SELECT count(*) FROM session.events) || ' ' || xact_commit \
+            FROM pg_stat_database WHERE datname = current_database()";
+        let output = Command::new(postgres.binaries().join("psql")).args(["-Atq", "-c", count, url]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let (events, transactions) = text.trim().split_once(' ').context("two counts")?;
+        Ok(Self { events: events.parse()?, transactions: transactions.parse()? })
+    }
+
+    const fn since(self, before: Self) -> Self {
+        Self { events: self.events - before.events, transactions: self.transactions - before.transactions }
+    }
 }
 
 /// A table like the log's: a key and a leaf.

@@ -83,6 +83,13 @@ pub struct Advance {
     pub draw: Option<Draw>,
 }
 
+impl Advance {
+    /// Whether it touches a pool, its own or its parent's.
+    const fn in_tree(&self) -> bool {
+        self.carve.is_some() || self.draw.is_some()
+    }
+}
+
 /// What the counters say of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {

@@ -278,6 +278,16 @@ impl RunChange {
             _ => Err(Error::Invalid("a run has a head exactly when it has ended")),
         }
     }
+
+    /// Refuses an end that met the run still open: its last event is not the head.
+    fn end_is_stored(&self, stored: Option<&RunRow>) -> Result<(), Error> {
+        match stored {
+            Some(run) if self.head.is_some() && run.state < FIRST_ENDED => {
+                Err(Error::Invalid("the log of the run does not end with its head"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The first of the run states that have ended.
@@ -409,6 +419,10 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
     async fn run_list(&self, tenant: &str, session: Option<Uuid>, page: Page) -> Result<Vec<RunRow>, Error>;
     /// Records a state change and answers whether it did: a run that has ended stays as it is, and one that is not there
     /// (for this tenant) cannot change. The end of a run is something that happens in its session.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the end of an open run whose log does not end with that head: a store that has lost it seals
+    /// nothing that is not there.
     async fn run_change(&self, tenant: &str, id: Uuid, change: &RunChange) -> Result<bool, Error>;
     /// Claims open runs of any tenant for `owner`, oldest first: raises each lease's epoch by one. Only
     /// runs whose log version is at most `log_version`, and none that `owner` holds already: parked ones whose wake time has

@@ -20,6 +20,14 @@ impl Kept {
         self.seq
     }
 
+    pub(super) const fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    pub(super) const fn answer(&self) -> Answer {
+        self.answer
+    }
+
     /// What is used after it.
     pub(super) const fn used(&self) -> Amounts {
         self.answer.used
@@ -139,6 +147,22 @@ pub(super) fn begin(kept: Option<Kept>, change: &Advance) -> Result<Begun, Error
         None => (change.totals, Some(-1)),
     };
     Ok(Begun::New(Settled { used: before.plus(change.settle), rebuilt }))
+}
+
+/// What counters keep before and after a change outside of trees when they agree with its log, and nobody else has
+/// asked at its place. Before the first change of a run they keep nothing.
+pub(super) fn succession(change: &Advance) -> (Option<Kept>, Kept) {
+    let answer = Answer {
+        verdict: Verdict::Granted,
+        used: change.totals,
+        rebuilt: None,
+        drawn: Amounts::default(),
+        opened: None,
+    };
+    let before = Kept { epoch: change.epoch, seq: change.last_seq, answer };
+    let settled = Settled { used: change.totals.plus(change.settle), rebuilt: None };
+    let (after, _) = settled.reserve(change, Amounts::default(), None);
+    ((change.last_seq != -1).then_some(before), after)
 }
 
 impl Settled {

@@ -1,5 +1,5 @@
-//! Counters in Redis or Valkey, one server or a cluster: one hash per run, pool and budget, each changed by a script in
-//! one trip.
+//! Counters in Redis or Valkey, one server or a cluster: a string per run, a hash per pool and budget, each changed by a
+//! script in one trip, or in two where a run's are not as its writer expects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{
-    Advance, Amounts, Answer, Carve, Counters, Error, Held, Pool, PoolRebuild,
+    Advance, Amounts, Answer, Carve, Counters, Error, Held, Limit, Pool, PoolRebuild, Verdict,
     budget::{self, Budget, BudgetRebuild, Budgets, GRACE_DAYS, GiveBack, Grant, Slice, Spend, Window},
-    ledger, pool,
+    ledger::{self, Kept},
+    pool,
 };
 use link::{Call, Code, Link, unavailable};
 
@@ -54,6 +55,8 @@ pub struct RedisCounters {
 
 #[derive(Debug)]
 struct Scripts {
+    /// None where counters are believed.
+    succeed: Option<Code>,
     advance: Code,
     forget: Code,
     retire: Code,
@@ -74,6 +77,7 @@ macro_rules! code {
 impl Scripts {
     fn new() -> Self {
         Self {
+            succeed: Some(Code::new(include_str!("redis/succeed.lua"))),
             advance: code!("redis/advance.lua"),
             forget: Code::new("return redis.call('UNLINK', KEYS[1])"),
             retire: code!("redis/retire.lua", "redis/retired.lua"),
@@ -117,7 +121,7 @@ impl RedisCounters {
     pub fn believed(config: &RedisConfig) -> Result<Self, Error> {
         let link = Link::new(config).map_err(unavailable)?;
         let mut scripts = Scripts::new();
-        scripts.advance = Code::new(believed(&scripts.advance));
+        (scripts.succeed, scripts.advance) = (None, Code::new(believed(&scripts.advance)));
         Ok(Self { link: Arc::new(link), scripts: Arc::new(scripts) })
     }
 
@@ -140,14 +144,19 @@ impl RedisCounters {
     async fn done(&self, call: &Call<'_>) -> Result<(), Error> {
         self.link.call::<i64>(call).await.map(|_| ())
     }
-}
 
-#[async_trait]
-impl Counters for RedisCounters {
-    async fn advance(&self, change: Advance) -> Result<Answer, Error> {
-        ledger::check(&change)?;
+    /// What the change answers when the counters are as its writer expects; none when they are not.
+    async fn succeed(&self, code: &Code, change: &Advance) -> Result<Option<Answer>, Error> {
+        let (before, after) = ledger::succession(change);
+        let mut call = code.call(&[run_key(change.root, change.run)]);
+        call.arg(before.as_ref().map(place).unwrap_or_default()).arg(kept(&after)).arg(KEY_EXPIRY.as_secs());
+        Ok((self.link.call::<i64>(&call).await? == 1).then(|| after.answer()))
+    }
+
+    /// The change, whatever is kept.
+    async fn judge(&self, change: &Advance) -> Result<Answer, Error> {
         let mut keys = vec![run_key(change.root, change.run)];
-        let tree = change.carve.is_some() || change.draw.is_some();
+        let tree = change.in_tree();
         if tree {
             let carved = match change.carve {
                 Some(Carve::Open(_)) => pool_key(change.root, change.run, change.seq),
@@ -175,6 +184,20 @@ impl Counters for RedisCounters {
             }
         }
         read::answer(&self.link.call::<Vec<String>>(&call).await?, change.epoch)
+    }
+}
+
+#[async_trait]
+impl Counters for RedisCounters {
+    async fn advance(&self, change: Advance) -> Result<Answer, Error> {
+        ledger::check(&change)?;
+        if let Some(code) = &self.scripts.succeed
+            && !change.in_tree()
+            && let Some(answer) = self.succeed(code, &change).await?
+        {
+            return Ok(answer);
+        }
+        self.judge(&change).await
     }
 
     async fn forget(&self, root: Uuid, run: Uuid) -> Result<(), Error> {
@@ -246,6 +269,20 @@ impl Budgets for RedisCounters {
         }
         self.done(&call).await
     }
+}
+
+/// What is kept of a run's change that is in no tree, as `advance.lua` says.
+fn kept(kept: &Kept) -> String {
+    let verdict = match kept.answer().verdict {
+        Verdict::Granted => 0,
+        Verdict::Refused(limit) => Limit::IN_ORDER.iter().take_while(|&&other| other != limit).count() + 1,
+    };
+    format!("{}{verdict}||", place(kept))
+}
+
+/// Where counters stand, with its end mark.
+fn place(kept: &Kept) -> String {
+    format!("{}|", packed([kept.epoch(), kept.seq()].into_iter().chain(kept.used().in_order())))
 }
 
 /// The braces are the hash tag: a run tree lives on one node of a cluster.

@@ -34,6 +34,7 @@ impl Executor {
             let tenant = &self.context.caller.tenant;
             match self.shared.store.run_change(tenant, self.state.run, &change).await {
                 Ok(_) => break,
+                Err(error) if self.tail_is_lost(&error).await => return Err(self.stop_for_lost_tail().await),
                 Err(error) => self.rest(&mut wait, &error).await?,
             }
         }

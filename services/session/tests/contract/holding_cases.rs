@@ -162,14 +162,14 @@ pub async fn commands_carry_request_ids(subject: Subject) {
 }
 
 pub async fn commands_need_an_open_run(subject: Subject) {
-    let (run, _) = subject.admitted().await;
+    let (run, log) = subject.admitted().await;
     let key = key();
     for (tenant, id) in [("globex", run.id), (TENANT, id())] {
         let answer = subject.store.command_put(tenant, id, Some(&key), &command()).await.unwrap();
         assert_eq!(answer, None);
     }
     put(&subject, &run, &command()).await;
-    subject.store.run_change(TENANT, run.id, &change(4, Some([1; 32]))).await.unwrap();
+    subject.store.run_change(TENANT, run.id, &change(4, Some(log.head()))).await.unwrap();
     assert_eq!(subject.store.command_read(TENANT, run.id, HELD).await.unwrap(), [], "they go with the end of the run");
     assert_eq!(subject.store.command_put(TENANT, run.id, Some(&key), &command()).await.unwrap(), None);
     assert_eq!(subject.store.request_seen(TENANT, &key).await.unwrap(), None, "a refusal uses no request id up");
@@ -178,7 +178,7 @@ pub async fn commands_need_an_open_run(subject: Subject) {
 /// Whatever comes first: a run that parks has no command that nobody would read.
 pub async fn commands_and_parking_at_a_time_lose_nothing(subject: Subject) {
     for _ in 0..20 {
-        let (run, _) = subject.admitted().await;
+        let (run, log) = subject.admitted().await;
         let mut both = JoinSet::new();
         let (store, wanted) = (Arc::clone(&subject.store), command());
         both.spawn(async move { store.command_put(TENANT, run.id, None, &wanted).await.unwrap().is_some() });
@@ -192,7 +192,7 @@ pub async fn commands_and_parking_at_a_time_lose_nothing(subject: Subject) {
         } else {
             assert_eq!(woken, [(run.id, 2)]);
         }
-        subject.store.run_change(TENANT, run.id, &change(4, Some([1; 32]))).await.unwrap();
+        subject.store.run_change(TENANT, run.id, &change(4, Some(log.head()))).await.unwrap();
     }
 }
 

@@ -94,13 +94,15 @@ async fn for_a_while_it_is_remembered_where_an_ended_run_ended() {
 async fn a_damaged_key_counts_as_gone() {
     let url = Redis::shared().unwrap().database().unwrap();
     let counters = counters(url.clone());
-    let change = first();
-    let key = format!("halt:{{{}}}:{}", change.root, change.run);
-    counters.advance(change).await.unwrap();
-    inspect(url.clone(), &["HDEL", &key, "u3"]).await;
-    let next = Advance { totals: amounts(1, 1, 1, 1, 1), ..after(&change) };
-    let answer = counters.advance(next).await.unwrap();
-    assert_eq!((answer.used, answer.rebuilt), (next.totals, Some(-1)));
+    for damaged in ["", "x", "1 1 0 0 0 0 0", "1 1 0 0 0 0|0||", "1 1 0 0 0 0 x|0||", "1 1 0 0 0 0 0|0||one"] {
+        let change = first();
+        let key = format!("halt:{{{}}}:{}", change.root, change.run);
+        counters.advance(change).await.unwrap();
+        inspect(url.clone(), &["SET", &key, damaged]).await;
+        let next = Advance { totals: amounts(1, 1, 1, 1, 1), ..after(&change) };
+        let answer = counters.advance(next).await.unwrap();
+        assert_eq!((answer.used, answer.rebuilt), (next.totals, Some(-1)), "{damaged:?}");
+    }
 }
 
 #[tokio::test]

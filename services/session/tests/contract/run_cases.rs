@@ -36,7 +36,7 @@ pub async fn an_admission_is_repeated(subject: Subject) {
     assert_eq!(subject.store.run_admit(&reused, &other, &first, OWNER).await.unwrap(), Admission::Reused);
 
     // Repeating answers also when the session has ended since.
-    subject.store.run_change(TENANT, stored.id, &change(8, Some([1; 32]))).await.unwrap();
+    subject.store.run_change(TENANT, stored.id, &change(8, Some(first.hash))).await.unwrap();
     let ended = SessionRow { state: 3, version: 2, ..session };
     subject.store.session_change(None, &ended).await.unwrap().unwrap();
     let repeated = subject.store.run_admit(&key, &other, &first, OWNER).await.unwrap();
@@ -75,7 +75,7 @@ pub async fn serial_runs_exclude_each_other(subject: Subject) {
 
     // Another session is not in the way, and an ended run neither.
     subject.admitted().await;
-    subject.store.run_change(TENANT, one.id, &change(4, Some([1; 32]))).await.unwrap();
+    subject.store.run_change(TENANT, one.id, &change(4, Some(first.hash))).await.unwrap();
     subject.admit(&two, &first).await;
 }
 
@@ -120,7 +120,7 @@ pub async fn a_first_event_is_first(subject: Subject) {
 }
 
 pub async fn runs_change_until_they_end(subject: Subject) {
-    let (run, _) = subject.admitted().await;
+    let (run, log) = subject.admitted().await;
     let running = change(2, None);
     assert!(subject.store.run_change(TENANT, run.id, &running).await.unwrap());
     let expected = RunRow { state: 2, summary: running.summary, update_time: running.time, ..run.clone() };
@@ -131,16 +131,22 @@ pub async fn runs_change_until_they_end(subject: Subject) {
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     }
 
-    let ended = change(5, Some([1; 32]));
+    // Its store has lost the end, or has never had it.
+    let gone = subject.store.run_change(TENANT, run.id, &change(5, Some([1; 32]))).await;
+    assert!(matches!(gone, Err(Error::Invalid(_))), "{gone:?}");
+    assert_eq!(subject.store.run_get(TENANT, run.id).await.unwrap().unwrap().state, 2);
+    assert_eq!(subject.store.session_log(TENANT, run.session).await.unwrap().len(), 2);
+
+    let ended = change(5, Some(log.head()));
     assert!(subject.store.run_change(TENANT, run.id, &ended).await.unwrap());
     for late in [change(4, Some([2; 32])), change(2, None), ended.clone()] {
         assert!(!subject.store.run_change(TENANT, run.id, &late).await.unwrap());
     }
     let stored = subject.store.run_get(TENANT, run.id).await.unwrap().unwrap();
     assert_eq!((stored.state, stored.summary, stored.update_time), (5, ended.summary, ended.time));
-    let log = subject.store.session_log(TENANT, run.session).await.unwrap();
-    assert_eq!(log.last().unwrap().run_hash, Some([1; 32]));
-    assert_eq!(log.len(), 3);
+    let entries = subject.store.session_log(TENANT, run.session).await.unwrap();
+    assert_eq!(entries.last().unwrap().run_hash, Some(log.head()));
+    assert_eq!(entries.len(), 3);
     // The lease is gone with the end.
     assert!(subject.store.run_claim("replica-2", 1, 10, crate::PATIENCE).await.unwrap().is_empty());
     assert!(!subject.store.run_change(TENANT, id(), &running_again()).await.unwrap());

@@ -139,14 +139,14 @@ pub async fn the_log_of_a_session_chains(subject: Subject) {
     let first = log.next(b"first");
     subject.admit(&run, &first).await;
     subject.store.run_change(TENANT, run.id, &change(2, None)).await.unwrap();
-    subject.store.run_change(TENANT, run.id, &change(4, Some([5; 32]))).await.unwrap();
+    subject.store.run_change(TENANT, run.id, &change(4, Some(first.hash))).await.unwrap();
     let ended = SessionRow { state: 3, version: 2, ..session };
     subject.store.session_change(None, &ended).await.unwrap().unwrap();
 
     let expected = [
         (kind::STARTED, None),
         (kind::RUN_ADMITTED, Some((run.id, first.hash))),
-        (kind::RUN_SEALED, Some((run.id, [5; 32]))),
+        (kind::RUN_SEALED, Some((run.id, first.hash))),
         (kind::ENDED, None),
     ];
     let mut last = None;

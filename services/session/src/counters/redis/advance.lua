@@ -1,6 +1,6 @@
 -- One change of a run's halting counters, in one trip. counters/ledger.rs and counters/pool.rs say the same in Rust.
 --
--- KEYS[1]  halt:{root}:run
+-- KEYS[1]  halt:{root}:run, which keeps place|verdict|rebuilt|tree; its place is epoch, seq and the five amounts used
 -- ARGV     epoch, seq, last_seq, expiry in seconds, then five amounts each of totals, settle, reserve, limits
 -- With pools also
 -- KEYS[2]  the pool that this run opens or closes, KEYS[3] the pool that it draws from; KEYS[1] stands for none
@@ -11,33 +11,34 @@
 --          {2, token} when the pool to draw from is lost
 -- tree     '' or: nonce of the pool opened or -1, five amounts drawn
 
-local FIELDS = {'epoch', 'seq', 'verdict', 'rebuilt', 'u1', 'u2', 'u3', 'u4', 'u5', 'tree'}
-
 local epoch, seq, last_seq, expiry = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local totals, settle, reserve, limits = arguments(5, 5), arguments(10, 5), arguments(15, 5), arguments(20, 5)
 local carve, draw_nonce, run = ARGV[25] or '', ARGV[31] or '', ARGV[32]
 
-local kept = redis.call('HMGET', KEYS[1], unpack(FIELDS))
-local whole = true
-for i = 1, #FIELDS do whole = whole and kept[i] end
+local place, kept_verdict, kept_rebuilt, kept_tree =
+  string.match(redis.call('GET', KEYS[1]) or '', '^([%d%- ]*)|(%d+)|(%-?%d*)|([%d%- ]*)$')
+local kept = numbers(place)
 
 local used, rebuilt = totals, ''
-if whole then
-  local kept_epoch, kept_seq = tonumber(kept[1]), tonumber(kept[2])
-  if epoch < kept_epoch then return {0, kept[1]} end
+if #kept == 7 then
+  local kept_epoch, kept_seq = kept[1], kept[2]
+  if epoch < kept_epoch then return {0, text(kept_epoch)} end
   if epoch == kept_epoch and seq == kept_seq then
-    return {1, kept[3], kept[4], kept[5], kept[6], kept[7], kept[8], kept[9], kept[10]}
+    local answer = {1, kept_verdict, kept_rebuilt}
+    for i = 1, 5 do answer[3 + i] = text(kept[2 + i]) end
+    answer[9] = kept_tree
+    return answer
   end
   if kept_seq == last_seq then
     used = {}
-    for i = 1, 5 do used[i] = tonumber(kept[4 + i]) end
+    for i = 1, 5 do used[i] = kept[2 + i] end
     -- Of another owner: two may have asked at one seq, and only one of them has committed what it asked for.
     if kept_epoch ~= epoch then
-      for i = 1, 5 do if used[i] ~= totals[i] then rebuilt = kept[2] end end
+      for i = 1, 5 do if used[i] ~= totals[i] then rebuilt = text(kept_seq) end end
       used = totals
     end
   else
-    rebuilt = kept[2]
+    rebuilt = text(kept_seq)
   end
 elseif last_seq ~= -1 then
   rebuilt = '-1'
@@ -115,9 +116,9 @@ if pool or carve ~= '' then tree = opened .. ' ' .. pack(room) end
 local answer = {1, text(verdict), rebuilt}
 for i = 1, 5 do answer[3 + i] = text(used[i]) end
 answer[9] = tree
-redis.call('HSET', KEYS[1], 'epoch', text(epoch), 'seq', text(seq), 'verdict', answer[2], 'rebuilt', rebuilt,
-  'u1', answer[4], 'u2', answer[5], 'u3', answer[6], 'u4', answer[7], 'u5', answer[8], 'tree', tree)
-redis.call('EXPIRE', KEYS[1], expiry)
+local words = {text(epoch), text(seq), unpack(answer, 4, 8)}
+local value = table.concat({table.concat(words, ' '), answer[2], rebuilt, tree}, '|')
+redis.call('SET', KEYS[1], value, 'EX', expiry)
 -- Last: until here a server that is out of memory has refused, and nothing is changed.
 if carve == 'close' then redis.call('UNLINK', KEYS[2]) end
 return answer

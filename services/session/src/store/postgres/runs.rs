@@ -169,17 +169,21 @@ pub(super) async fn change(
     let session: Option<Uuid> = tx
         .query_scalar(
             "UPDATE session.runs SET state = $3, summary = $4, update_time = $5 \
-         WHERE id = $1 AND tenant = $2 AND state < 4 RETURNING session",
+             WHERE id = $1 AND tenant = $2 AND state < 4 AND ($6::bytea IS NULL OR $6 = ( \
+               SELECT e.hash FROM session.events e WHERE e.run_id = $1 AND e.tenant = $2 ORDER BY e.seq DESC LIMIT 1)) \
+             RETURNING session",
         )
         .bind(id)
         .bind(tenant)
         .bind(change.state)
         .bind(&change.summary[..])
         .bind(change.time)
+        .bind(head.as_ref().map(|head| &head[..]))
         .fetch_optional(&mut *tx)
         .await?;
     let Some(session) = session else {
         let stored = read_in_tx(&mut tx, tenant, id).await?;
+        change.end_is_stored(stored.as_ref())?;
         // The first try may have been the one that ended it.
         return Ok(
             which == Try::Again && stored.is_some_and(|run| run.state == change.state && run.summary == change.summary)

@@ -167,16 +167,20 @@ pub(super) async fn change(pool: &SqlitePool, tenant: &str, id: Uuid, change: &R
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     let session: Option<Uuid> = sqlx::query_scalar(
         "UPDATE runs SET state = $3, summary = $4, update_time = $5 \
-         WHERE id = $1 AND tenant = $2 AND state < 4 RETURNING session",
+         WHERE id = $1 AND tenant = $2 AND state < 4 \
+           AND ($6 IS NULL OR $6 = (SELECT hash FROM events WHERE run_id = $1 ORDER BY seq DESC LIMIT 1)) \
+         RETURNING session",
     )
     .bind(id)
     .bind(tenant)
     .bind(change.state)
     .bind(&change.summary[..])
     .bind(micros(change.time))
+    .bind(head.as_ref().map(|head| &head[..]))
     .fetch_optional(&mut *tx)
     .await?;
     let Some(session) = session else {
+        change.end_is_stored(read(&mut *tx, tenant, id).await?.as_ref())?;
         return Ok(false);
     };
     if let Some(head) = head {
