@@ -10,6 +10,7 @@ pub mod client;
 pub mod deployment;
 pub mod dice;
 pub mod oracle;
+pub mod steps;
 pub mod task;
 
 pub use client::{Client, Followed};

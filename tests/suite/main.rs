@@ -73,6 +73,8 @@ mod seals;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+mod storing;
+#[cfg(test)]
 mod tasks;
 #[cfg(test)]
 mod trace;

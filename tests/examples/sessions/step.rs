@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mar_proto::session::{RunState, Task};
-use mar_proto::types::HaltingPolicy;
 use mar_testkit::usage;
-use mar_tests::{Client, Deployment, Options, Shape, Stores, task};
+use mar_tests::steps::{run, script};
+use mar_tests::{Client, Deployment, Options, Shape, Stores};
 
 use crate::{floor, median, millis, say, title};
 
@@ -14,37 +13,6 @@ const STEPS: u32 = 60;
 const LANES: u32 = 16;
 /// Names of the processes, in the order of their numbers.
 const SERVICES: [&str; 4] = ["session", "router", "agent-generator", "tool-gateway"];
-
-/// A search in every turn, each with words of its own, and an answer in the last.
-pub fn script(steps: u32) -> String {
-    format!(
-        r#"
-[[rule]]
-match = {{ turn = {} }}
-reply = {{ text = "Twice a month." }}
-[[rule]]
-reply = {{ tool_calls = [{{ name = "docs_search", arguments = {{ query = "harbour {{{{turn}}}}" }} }}] }}
-"#,
-        steps - 1
-    )
-}
-
-/// A run of so many steps, to its end.
-pub async fn run(client: &mut Client, steps: u32) -> anyhow::Result<String> {
-    let limits = HaltingPolicy {
-        max_steps: Some(i64::from(steps) + 1),
-        max_tool_calls: Some(i64::from(steps) + 1),
-        max_input_tokens: Some(1_000_000_000),
-        ..HaltingPolicy::default()
-    };
-    // Without a recipe's examples: the script goes by the number of answers.
-    let task = Task { tools: task::selectors(&["docs.*"]), ..task::question("When does the harbour flood?") };
-    let task = task::limited(task, limits);
-    let run = client.run(task).await?.run;
-    let (halted, failure) = (run.halt_reason(), &run.failure);
-    anyhow::ensure!(run.state() == RunState::Succeeded, "{:?}: {halted:?}, {failure:?}, {:?}", run.state(), run.totals);
-    Ok(run.name)
-}
 
 /// Processor time of every process.
 struct Spent(Vec<(&'static str, Duration)>);
