@@ -188,35 +188,50 @@ async fn a_summary_is_charged_like_any_call(options: Options) -> anyhow::Result<
     Ok(())
 }
 
-async fn a_takeover_in_the_middle_of_a_summary(options: Options) -> anyhow::Result<()> {
-    let hanging = format!(
-        "[[rule]]\nname = \"hangs\"\ntimes = 1\nmatch = {{ contains = \"# What was done so far\" }}\nreply = {{ hang = true }}\n{}",
-        script(NOTES)
-    );
-    let mut system = start(options, WINDOW, 600, &hanging).await?;
-    let mut client = system.client().await?;
-    let session = client.session().await?;
-    let run = client.start(&session, search()).await?;
-    let asked = |system: &Deployment| {
+/// A rule before those of `script`: whoever is asked for a summary, which `contains` this, says nothing the first time.
+pub(super) fn hanging(contains: &str, script: &str) -> String {
+    let rule =
+        format!("name = \"hangs\"\ntimes = 1\nmatch = {{ contains = \"{contains}\" }}\nreply = {{ hang = true }}");
+    format!("[[rule]]\n{rule}\n{script}")
+}
+
+/// Kills the process while the rule [`hanging`] is asked. Who takes the run over asks for the same summary, of the rule `sums_up`,
+/// and brings the run to a good end; answers a client of it and the run's story.
+pub(super) async fn killed_in_a_summary(
+    system: &mut Deployment,
+    run: &str,
+    sums_up: &str,
+) -> anyhow::Result<(Client, Vec<(Body, EventContent)>)> {
+    let asked = |system: &Deployment, rule: &str| {
         let requests = system.rehearsal.requests();
-        requests.into_iter().rfind(|request| request.rule.as_deref() == Some("hangs")).map(|request| request.body)
+        requests.into_iter().rfind(|request| request.rule.as_deref() == Some(rule)).map(|request| request.body)
     };
-    mar_testkit::wait::until(Duration::from_secs(30), || async { asked(&system).is_some() }).await?;
-    let first = asked(&system).context("nothing was asked")?;
+    mar_testkit::wait::until(Duration::from_secs(30), || async { asked(system, "hangs").is_some() }).await?;
+    let first = asked(system, "hangs").context("nothing was asked")?;
     system.kill(0).await?;
     system.restart(0).await?;
     let mut client = system.client().await?;
-    let run = client.until(&run.name, |run| run.seal.is_some()).await?;
+    let run = client.until(run, |run| run.seal.is_some()).await?;
     assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
-    let requests = system.rehearsal.requests();
-    let again = requests.into_iter().find(|request| request.rule.as_deref() == Some("sums up")).context("not again")?;
-    assert_eq!(again.body["messages"], first["messages"], "who takes over asks for the same summary");
+    let again = asked(system, sums_up).context("not again")?;
+    assert_eq!(again["messages"], first["messages"], "who takes over asks for the same summary");
     let story = told(&mut client, &run.name).await?;
-    assert_eq!(summaries(&story).len(), 1);
     let lost =
         |(body, _): &&(Body, EventContent)| matches!(body, Body::GenerationFailed(failed) if failed.reason == "LOST");
     assert_eq!(story.iter().filter(lost).count(), 1);
-    verified(&mut client, &run.name).await
+    verified(&mut client, &run.name).await?;
+    Ok((client, story))
+}
+
+async fn a_takeover_in_the_middle_of_a_summary(options: Options) -> anyhow::Result<()> {
+    let script = hanging("# What was done so far", &script(NOTES));
+    let mut system = start(options, WINDOW, 600, &script).await?;
+    let mut client = system.client().await?;
+    let session = client.session().await?;
+    let run = client.start(&session, search()).await?;
+    let (_, story) = killed_in_a_summary(&mut system, &run.name, "sums up").await?;
+    assert_eq!(summaries(&story).len(), 1);
+    Ok(())
 }
 
 async fn summarisers_that_fail(options: Options) -> anyhow::Result<()> {

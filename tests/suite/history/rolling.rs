@@ -9,7 +9,7 @@ use mar_proto::types::HaltingPolicy;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 
-use super::long::{sent, told, verified};
+use super::long::{hanging, killed_in_a_summary, sent, told, verified};
 
 both_ways! {
     old_turns_are_summed_up_once_for_all_later_runs
@@ -125,35 +125,15 @@ async fn old_turns_are_summed_up_once_for_all_later_runs(options: Options) -> an
 }
 
 async fn a_takeover_in_the_middle_of_looking_back(options: Options) -> anyhow::Result<()> {
-    let hanging = format!(
-        "[[rule]]\nname = \"hangs\"\ntimes = 1\nmatch = {{ contains = \"# The conversation so far\" }}\nreply = {{ hang = true }}\n{}",
-        script(NOTES)
-    );
-    let mut system = start(options, &hanging).await?;
+    let script = hanging("# The conversation so far", &script(NOTES));
+    let mut system = start(options, &script).await?;
     let mut client = system.client().await?;
     let session = session_of(&mut client, 4).await?;
     let run = client.start(&session, words(5)).await?;
-    let hung = |system: &Deployment| {
-        let requests = system.rehearsal.requests();
-        requests.into_iter().rfind(|request| request.rule.as_deref() == Some("hangs")).map(|request| request.body)
-    };
-    mar_testkit::wait::until(Duration::from_secs(30), || async { hung(&system).is_some() }).await?;
-    let first = hung(&system).context("nothing was asked")?;
-    system.kill(0).await?;
-    system.restart(0).await?;
-    let mut client = system.client().await?;
-    let run = client.until(&run.name, |run| run.seal.is_some()).await?;
-    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
-    let requests = system.rehearsal.requests();
-    let again =
-        requests.into_iter().find(|request| request.rule.as_deref() == Some("looks back")).context("no more")?;
-    assert_eq!(again.body["messages"], first["messages"], "who takes over asks for the same summary");
+    let (mut client, _) = killed_in_a_summary(&mut system, &run.name, "looks back").await?;
     assert_eq!(asked(&system), 1);
     assert!(looked_back(&mut client, &run.name).await?.is_some());
-    let lost =
-        |(body, _): &(Body, EventContent)| matches!(body, Body::GenerationFailed(failed) if failed.reason == "LOST");
-    assert!(told(&mut client, &run.name).await?.iter().any(lost));
-    verified(&mut client, &run.name).await
+    Ok(())
 }
 
 /// What prompts of two runs have in other words, where they differ in it.
