@@ -128,9 +128,9 @@ elif grep -qE '^rehearsal .* when named' <<< "$models"; then
   say "Try:  $try --model rehearsal"
 else
   say "No model answers yet, so that a task would fail. One of these helps:"
-  say "  OPENAI_API_KEY=…                      set before this script starts"
-  say "  scripts/serve-model.sh large 8080     in another terminal: a model on this machine, 1.1 GB the first time"
-  say "  $bin/mar rehearse                     in another terminal: a script plays the model; add --model rehearsal below"
+  say "  OPENAI_API_KEY=…                    set before this script starts"
+  say "  scripts/serve-model.sh large 8080   in another terminal: a model on this machine, 1.1 GB the first time"
+  say "  $(printf '%-35s' "$bin/mar rehearse") in another terminal: a script plays the model; add --model rehearsal below"
   say "Then: $try"
 fi
 say "Which answer now:  $bin/mar models list --endpoint $router"

@@ -100,8 +100,14 @@ fn turn_committed(turn: &TurnCommitted, warned: &mut Warned, ink: Ink) -> String
 fn generation_failed(failed: &GenerationFailed, ink: Ink) -> String {
     let next = if failed.retried { ", tries again" } else { "" };
     let mut text = format!("step {:<5} {}{next}", failed.step, ink.warn(&one_line(&failed.reason, SHOWN)));
-    for attempt in &failed.failed_attempts {
-        text.push_str(&format!("\n           after {}", ink.warn(&one_line(attempt, SHOWN))));
+    for (at, attempt) in failed.failed_attempts.iter().enumerate() {
+        // The router goes round its models; what came of one each time alike is told once.
+        if failed.failed_attempts[..at].contains(attempt) {
+            continue;
+        }
+        let times = failed.failed_attempts.iter().filter(|other| *other == attempt).count();
+        let times = if times > 1 { format!(", {times} times") } else { String::new() };
+        text.push_str(&format!("\n           after {}{times}", ink.warn(&one_line(attempt, SHOWN))));
     }
     text
 }
@@ -242,6 +248,18 @@ mod tests {
         let text = describe(&event(Body::RunEnded(ended), EventContent::default()), &mut Warned::default(), Ink(false))
             .unwrap();
         assert_eq!(text, "HALTED max steps");
+    }
+
+    #[test]
+    fn attempts_that_came_to_the_same_are_told_once() {
+        let failed_attempts = ["a: UNAVAILABLE (x)", "b: BROKEN (y)", "a: UNAVAILABLE (x)"].map(str::to_owned).to_vec();
+        let reason = "PROVIDER_UNAVAILABLE".to_owned();
+        let body = GenerationFailed { step: 3, reason, failed_attempts, retried: true, ..GenerationFailed::default() };
+        let event = event(Body::GenerationFailed(body), EventContent::default());
+        let text = describe(&event, &mut Warned::default(), Ink(false)).unwrap();
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        let told = ["after a: UNAVAILABLE (x), 2 times", "after b: BROKEN (y)"];
+        assert_eq!(lines, ["step 3     PROVIDER_UNAVAILABLE, tries again", told[0], told[1]]);
     }
 
     #[test]
