@@ -86,8 +86,8 @@ async fn refuses(service: &str, text: &str, paths: &[String]) -> anyhow::Result<
     let file = folder.path().join("config.toml");
     std::fs::write(&file, text)?;
     // Held by us, so that whoever tries to bind it fails in another way.
-    let port = ports::free()?;
-    let held = TcpListener::bind(("127.0.0.1", port))?;
+    let held = TcpListener::bind("127.0.0.1:0")?;
+    let port = held.local_addr()?.port();
     let table = service.replace('-', "_").to_uppercase();
     let mut command = Command::new(built_binary(service)?);
     if service == "mar" {
