@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mar_testkit::ports;
 use mar_testkit::process::{Process, built_binary};
 use mar_tests::{Deployment, Options, Shape, Stores};
 use tokio::process::Command;
