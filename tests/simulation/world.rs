@@ -13,6 +13,7 @@ use mar_session::crash::{CrashPoints, Point};
 use mar_session::executor::Shared;
 use mar_session::runs::{Limits, Replicas, Runs, has_ended};
 use mar_session::sabotage::{Fault, Sabotage};
+use mar_session::signals::Silence;
 use mar_session::store::EventRow;
 use mar_session::tenants::{Tenants, Terms};
 use tokio::sync::mpsc;
@@ -233,6 +234,7 @@ impl World {
             seal_key: SigningKey::from_seed(&[7; 32]),
             crash: self.traps(place, &link),
             sabotage: self.sabotage,
+            signals: Arc::new(Silence),
             tenants: self.tenants(),
         };
         let ids = Arc::new(SimIds(Arc::clone(&self.time), self.chance.clone()));

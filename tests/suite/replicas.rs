@@ -1,8 +1,11 @@
 //! Several replicas of session on the same stores.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes")]
+
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{CancelRunRequest, EndSessionRequest, Run, RunState, SessionState, Task, WaitReason};
 use mar_proto::types::{HaltReason, HaltingPolicy};
 use mar_testkit::process::Signal;
@@ -124,6 +127,58 @@ async fn a_replica_that_was_frozen_past_its_time_is_fenced() -> anyhow::Result<(
     assert_eq!(again.get(&run.name).await?, followed.run, "both tell the same");
     assert_eq!(again.events(&run.name).await?, there.events(&run.name).await?);
     Ok(())
+}
+
+/// Well before a replica of [`hearing`] looks around by itself.
+const BEFORE_THE_TIMER: Duration = Duration::from_secs(30);
+
+/// Replicas whose timers never tell them anything while a test lasts: what they hear of each other is told them.
+async fn hearing(script: &str) -> anyhow::Result<Deployment> {
+    let patient = "heartbeat = \"60s\"\npatience = \"600s\"";
+    Deployment::start(Options::new(Shape::Four, Stores::Servers).script(script).replicas(patient)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deltas_are_seen_from_any_replica() -> anyhow::Result<()> {
+    let system = hearing(SCRIPT).await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    let followed = there.watch(&run.name, 0).await?;
+    whole(&followed)?;
+    let (mut attempts, mut text, mut end) = (Vec::new(), String::new(), 0);
+    for frame in &followed.frames {
+        match &frame.frame {
+            Some(Frame::Attempt(attempt)) => attempts.push((attempt.step, attempt.epoch, attempt.attempt)),
+            Some(Frame::Delta(delta)) => {
+                ensure!(attempts.last() == Some(&(delta.step, delta.epoch, delta.attempt)), "{attempts:?}: {delta:?}");
+                ensure!(text.is_empty() || delta.offset == end, "{text:?} up to {end}, then {delta:?}");
+                end = delta.offset + i64::try_from(delta.text.len())?;
+                text.push_str(&delta.text);
+            }
+            _ => {}
+        }
+    }
+    ensure!(!text.is_empty() && followed.text().ends_with(&text), "{text:?} of {:?}", followed.text());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_hears_at_once_what_is_wanted_of_its_runs() -> anyhow::Result<()> {
+    let mut system = hearing(SCRIPT).await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let cancelled = running(&mut here).await?;
+    there.grpc.cancel_run(CancelRunRequest { name: cancelled.name.clone(), ..Default::default() }).await?;
+    let cancelled = here.until(&cancelled.name, |run| run.seal.is_some());
+    assert_eq!(tokio::time::timeout(BEFORE_THE_TIMER, cancelled).await??.state(), RunState::Cancelled);
+
+    // And what a replica that stops has let go of.
+    let left = running(&mut here).await?;
+    let watching = follow(&there, &left.name);
+    system.signal(0, Signal::Term).await?;
+    system.wait_for_end(0).await?;
+    whole(&tokio::time::timeout(BEFORE_THE_TIMER, end_of(watching)).await??)
 }
 
 fn sql(system: &Deployment, text: &str) -> anyhow::Result<String> {

@@ -33,6 +33,7 @@ use mar_session::executor::Shared;
 use mar_session::runs::{Admit, Follow, Limits, Replicas, Runs};
 use mar_session::sabotage::Sabotage;
 use mar_session::sessions::Sessions;
+use mar_session::signals::Silence;
 use mar_session::store::RequestKey;
 use mar_session::store::postgres::{PostgresConfig, PostgresStore};
 use mar_session::tenants::Tenants;
@@ -244,6 +245,7 @@ async fn main() -> anyhow::Result<()> {
         crash: CrashPoints::default(),
         tenants: Tenants::default(),
         sabotage: Sabotage::default(),
+        signals: Arc::new(Silence),
     };
     let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
     transitions(&runs, &clock, 2, 1, 0).await?;

@@ -31,6 +31,7 @@ use crate::log::{Log, commitment};
 use crate::run::{self, Charge, Counted, Effect, Event, Input, State, Timed};
 use crate::runs::Runs;
 use crate::sabotage::Sabotage;
+use crate::signals::Signals;
 use crate::store::{Append, EventRow, RunChange, Store};
 use crate::tenants::Tenants;
 use crate::view;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub tenants: Tenants,
     /// What a test build leaves out.
     pub sabotage: Sabotage,
+    /// What replicas tell each other.
+    pub signals: Arc<dyn Signals>,
 }
 
 /// What an executor begins with.

@@ -32,7 +32,7 @@ use mar_runtime::peer::Peer;
 use mar_runtime::process::{Failure, Start};
 use mar_runtime::server::{Server, Stack};
 use mar_runtime::status::chain;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -63,6 +63,7 @@ pub mod run;
 pub mod runs;
 pub mod sabotage;
 pub mod sessions;
+pub mod signals;
 pub mod store;
 pub mod tenants;
 pub mod upkeep;
@@ -79,6 +80,7 @@ use hooks::Hooks;
 use runs::{Replicas, Runs};
 use sabotage::Sabotage;
 use sessions::Sessions;
+use signals::{Signals, Silence, redis::RedisSignals};
 use store::Store;
 use store::postgres::{PostgresConfig, PostgresStore};
 use store::sqlite::SqliteStore;
@@ -198,6 +200,7 @@ async fn assemble(
         crash: crash::CrashPoints::from_env(),
         tenants: config.tenants(),
         sabotage,
+        signals: open_signals(config)?,
     };
     let keys = config.verifying_keys(&shared.seal_key).map_err(|line| wrong("seal_key_files", line))?;
     let config::ReplicasConfig { heartbeat, patience } = config.replicas;
@@ -235,10 +238,7 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 async fn open_counters(config: &Config, sabotage: Sabotage) -> Result<Arc<dyn Counters>, Failure> {
     match config.counters.kind() {
         Some(CountersKind::Redis(url)) => {
-            let read =
-                |path: &PathBuf| std::fs::read(path).map_err(|error| wrong("counters.ca_file", error.to_string()));
-            let ca_pem = config.counters.ca_file.as_ref().map(read).transpose()?;
-            let config = RedisConfig { ca_pem, ..RedisConfig::new(url) };
+            let config = redis_config(config, url)?;
             let counters = connect(&config, sabotage).map_err(|error| wrong("counters.url", chain(&error)))?;
             warn_of_eviction(&counters).await;
             Ok(Arc::new(counters))
@@ -246,6 +246,23 @@ async fn open_counters(config: &Config, sabotage: Sabotage) -> Result<Arc<dyn Co
         Some(CountersKind::Memory) => Ok(Arc::new(MemoryCounters::of(sabotage))),
         None => Err(wrong("counters.url", "names no counters".to_owned())),
     }
+}
+
+/// Replicas share their signals where they share their counters.
+fn open_signals(config: &Config) -> Result<Arc<dyn Signals>, Failure> {
+    match config.counters.kind() {
+        Some(CountersKind::Redis(url)) => {
+            let signals = RedisSignals::new(&redis_config(config, url)?);
+            Ok(Arc::new(signals.map_err(|error| wrong("counters.url", chain(&error)))?))
+        }
+        _ => Ok(Arc::new(Silence)),
+    }
+}
+
+fn redis_config(config: &Config, url: SecretString) -> Result<RedisConfig, Failure> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| wrong("counters.ca_file", error.to_string()));
+    let ca_pem = config.counters.ca_file.as_ref().map(read).transpose()?;
+    Ok(RedisConfig { ca_pem, ..RedisConfig::new(url) })
 }
 
 fn connect(config: &RedisConfig, sabotage: Sabotage) -> Result<RedisCounters, counters::Error> {

@@ -28,6 +28,7 @@ use crate::executor::{Begin, Executor, Inbox, Shared};
 use crate::feed::Feed;
 use crate::log;
 use crate::run::Input;
+use crate::signals::Signal;
 use crate::store::{self, EventRow, RunRow, SessionRow, Store};
 use crate::tenants::Tenants;
 use crate::view;
@@ -38,6 +39,7 @@ mod children;
 mod claim;
 mod command;
 mod control;
+mod elsewhere;
 mod follow;
 mod fork;
 mod history;
@@ -96,6 +98,7 @@ struct Inner {
     /// A run has come here or left.
     moved: watch::Sender<()>,
     activity: Activity,
+    elsewhere: elsewhere::Elsewhere,
 }
 
 /// How replicas know of each other.
@@ -148,6 +151,7 @@ impl Runs {
             claim: Notify::new(),
             moved: watch::Sender::new(()),
             activity: Activity::default(),
+            elsewhere: elsewhere::Elsewhere::default(),
             live: Mutex::default(),
             coming: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -210,8 +214,8 @@ impl Runs {
         &*self.0.ids
     }
 
-    /// Stops executing, where each run stands; the log has everything. Waits until no executor is left, and lets others take
-    /// the runs over at once.
+    /// Stops executing, where each run stands; the log has everything. Waits until no executor is left, lets others take the
+    /// runs over, and tells them so.
     pub async fn close(&self) {
         self.0.shutdown.cancel();
         self.0.tasks.close();
@@ -220,11 +224,17 @@ impl Runs {
             let error = mar_runtime::status::chain(&error);
             tracing::warn!(error = %error, "runs are not handed over; others wait for them to be missed");
         }
+        self.0.shared.signals.tell(None, &Signal::Wanted(Uuid::nil())).await;
     }
 
     fn live(&self, tenant: &str, run: Uuid) -> Option<Live> {
         let live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&run).filter(|live| live.tenant == tenant).cloned()
+    }
+
+    /// Whoever's it is: for what comes from other replicas, and shows nothing of it to a caller.
+    fn live_anyones(&self, run: Uuid) -> Option<Live> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()
     }
 
     /// Executes a run from its log on.

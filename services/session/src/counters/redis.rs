@@ -16,7 +16,7 @@ use super::{
 };
 use link::{Call, Code, Link, unavailable};
 
-mod link;
+pub(crate) mod link;
 mod read;
 
 /// A key outlives every run: the longest `expire_time` is below it.

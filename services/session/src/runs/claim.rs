@@ -58,6 +58,7 @@ impl Runs {
             }
         });
         self.keep_sweeping();
+        self.keep_listening();
         let claiming = self.clone();
         self.0.tasks.spawn(async move {
             loop {

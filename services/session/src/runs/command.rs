@@ -10,6 +10,7 @@ use crate::command;
 use crate::crash::Point;
 use crate::error::Error;
 use crate::run::Command;
+use crate::signals::Signal;
 use crate::store::{CommandRow, Outcome, RequestKey};
 use crate::view;
 
@@ -72,7 +73,10 @@ impl Runs {
         self.0.shared.crash.pass_in(Point::CommandStored, run).await;
         match self.live(tenant, run) {
             Some(live) => live.inbox.mail(),
-            None => self.0.claim.notify_one(),
+            None => {
+                self.0.claim.notify_one();
+                self.signal(Signal::Wanted(run));
+            }
         }
         Ok((posted, id))
     }

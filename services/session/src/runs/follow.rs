@@ -8,9 +8,10 @@ use async_stream::try_stream;
 use futures::Stream;
 use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot, RunState, event_leaf::Body};
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use super::{Live, READ_BYTES, READ_EVENTS, Runs, has_ended, stored_run};
+use super::{Live, READ_BYTES, READ_EVENTS, Runs, elsewhere::Heard, has_ended, stored_run};
 use crate::error::Error;
 use crate::feed::{Feed, View};
 use crate::log;
@@ -76,10 +77,14 @@ impl Runs {
             let mut cursor = follow.from_seq;
             let mut last = follow.after;
             let mut moved = self.0.moved.subscribe();
+            let mut afar = None;
             yield snapshot(&opening);
             let mut view = opening;
             loop {
                 let live = self.live_of(&follow);
+                if live.is_none() && afar.is_none() {
+                    afar = Some(self.0.elsewhere.follow(follow.run));
+                }
                 // Attached before the events are read: what comes meanwhile wakes.
                 let mut views = live.as_ref().map(|live| live.feed.views());
                 let mut deltas = live.as_ref().map(|live| live.feed.deltas());
@@ -133,14 +138,26 @@ impl Runs {
                 }
                 // Nobody executes it here.
                 let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
-                let stopped = tokio::select! {
-                    biased;
-                    () = self.0.shutdown.cancelled() => true,
-                    _ = moved.changed() => false,
-                    () = self.clock().sleep(pause) => false,
-                };
-                if stopped {
-                    Err(Error::Draining)?;
+                let until = self.clock().monotonic() + pause;
+                self.say_followed(follow.run);
+                loop {
+                    let left = until.saturating_sub(self.clock().monotonic());
+                    let wake = tokio::select! {
+                        biased;
+                        () = self.0.shutdown.cancelled() => Wake::Lost,
+                        _ = moved.changed() => Wake::Changed,
+                        heard = heard(&mut afar) => match heard {
+                            Some(Heard::Shown(frame)) => Wake::Delta(Some(frame)),
+                            Some(Heard::Moved) | None => Wake::Changed,
+                        },
+                        () = self.clock().sleep(left) => Wake::Changed,
+                    };
+                    match wake {
+                        Wake::Delta(Some(frame)) if follow.deltas => yield (*frame).clone(),
+                        Wake::Delta(_) => {}
+                        Wake::Changed => break,
+                        Wake::Lost => Err(Error::Draining)?,
+                    }
                 }
             }
         })
@@ -205,6 +222,14 @@ impl Runs {
             return Err(if lost { lost_tail(follow, next) } else { crate::store::Error::Corrupt("event log").into() });
         }
         Ok(events)
+    }
+}
+
+/// What is heard of a run that another replica executes; none where something was missed.
+async fn heard(afar: &mut Option<broadcast::Receiver<Heard>>) -> Option<Heard> {
+    match afar {
+        Some(afar) => afar.recv().await.ok(),
+        None => std::future::pending().await,
     }
 }
 

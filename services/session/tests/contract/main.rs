@@ -151,6 +151,8 @@ mod run_cases;
 #[cfg(test)]
 mod session_cases;
 #[cfg(test)]
+mod signals;
+#[cfg(test)]
 mod slice_cases;
 #[cfg(test)]
 mod sqlite;

@@ -1,4 +1,4 @@
-//! The connection: one server or a cluster, plain or TLS, and what an error of it means.
+//! The connection: one server or a cluster, plain or TLS, and what an error of it means. Signals go over one of their own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, TlsCertificates,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSub},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
 };
@@ -82,7 +82,7 @@ impl Call<'_> {
 }
 
 /// A connection that comes back by itself.
-pub(super) struct Link {
+pub(crate) struct Link {
     servers: Servers,
     /// Bound of one try, connecting included.
     try_timeout: Duration,
@@ -90,7 +90,12 @@ pub(super) struct Link {
 
 enum Servers {
     One(Box<One>),
-    Cluster { client: Box<ClusterClient>, connection: Mutex<Option<ClusterConnection>> },
+    Cluster { client: Box<ClusterClient>, nodes: Vec<Client>, connection: Mutex<Option<ClusterConnection>> },
+}
+
+enum Connected {
+    One(ConnectionManager),
+    Cluster(ClusterConnection),
 }
 
 struct One {
@@ -107,13 +112,18 @@ impl fmt::Debug for Link {
 
 impl Link {
     /// Connects on first use.
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, RedisError> {
+    pub(crate) fn new(config: &RedisConfig) -> Result<Self, RedisError> {
         let url = config.url.expose_secret();
         let certificates =
             config.ca_pem.as_ref().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) });
         let servers = match nodes(url) {
-            Some(nodes) => {
-                let mut builder = ClusterClient::builder(nodes)
+            Some(urls) => {
+                let node = |url: &String| match certificates.clone() {
+                    Some(certificates) => Client::build_with_tls(url.as_str(), certificates),
+                    None => Client::open(url.as_str()),
+                };
+                let nodes = urls.iter().map(node).collect::<Result<Vec<_>, _>>()?;
+                let mut builder = ClusterClient::builder(urls)
                     .connection_timeout(config.connect_timeout)
                     .response_timeout(config.response_timeout)
                     .retries(CLUSTER_RETRIES)
@@ -122,7 +132,7 @@ impl Link {
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates);
                 }
-                Servers::Cluster { client: Box::new(builder.build()?), connection: Mutex::new(None) }
+                Servers::Cluster { client: Box::new(builder.build()?), nodes, connection: Mutex::new(None) }
             }
             None => {
                 let client = match certificates {
@@ -142,6 +152,44 @@ impl Link {
         Ok(Self { servers, try_timeout: config.response_timeout.saturating_add(config.connect_timeout / 2) })
     }
 
+    /// The database that the address names; a cluster has the first alone.
+    pub(crate) fn database(&self) -> i64 {
+        match &self.servers {
+            Servers::One(one) => one.client.get_connection_info().redis_settings().db(),
+            Servers::Cluster { .. } => 0,
+        }
+    }
+
+    /// A connection for channels. Of a cluster that of the first node that answers: what is published on one is heard on all.
+    pub(crate) async fn subscription(&self) -> Result<PubSub, RedisError> {
+        match &self.servers {
+            Servers::One(one) => one.client.get_async_pubsub().await,
+            Servers::Cluster { nodes, .. } => {
+                let mut last = None;
+                for node in nodes {
+                    match node.get_async_pubsub().await {
+                        Ok(subscription) => return Ok(subscription),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(last.unwrap_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "no node"))))
+            }
+        }
+    }
+
+    /// Publishes on a channel, once.
+    pub(crate) async fn publish(&self, channel: &str, message: &[u8]) -> Result<(), Error> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(channel).arg(message);
+        let sent = async {
+            match self.connected().await? {
+                Connected::One(mut connection) => command.exec_async(&mut connection).await,
+                Connected::Cluster(mut connection) => command.exec_async(&mut connection).await,
+            }
+        };
+        self.bounded(sent).await
+    }
+
     /// Runs a script, which has to be safe to repeat: a try without an answer may have run, or have met a connection that
     /// had died meanwhile, so it is repeated once.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Error> {
@@ -154,8 +202,12 @@ impl Link {
     /// Every error is [`Error::Unavailable`]: refused writes (`READONLY`, `OOM`, `MASTERDOWN`), a server that loads, a cluster
     /// without the slot, a lost connection. None of them lets anything through.
     pub(super) async fn call_once<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Error> {
+        self.bounded(self.ask(call)).await
+    }
+
+    async fn bounded<T>(&self, asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
         #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
-        let answer = tokio::time::timeout(self.try_timeout, self.ask(call)).await;
+        let answer = tokio::time::timeout(self.try_timeout, asked).await;
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -167,20 +219,21 @@ impl Link {
     }
 
     async fn ask<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, RedisError> {
+        match self.connected().await? {
+            Connected::One(mut connection) => call.run(&mut connection).await,
+            Connected::Cluster(mut connection) => call.run(&mut connection).await,
+        }
+    }
+
+    async fn connected(&self) -> Result<Connected, RedisError> {
         match &self.servers {
-            Servers::One(one) => {
-                let mut connection = one.manager.read().unwrap_or_else(PoisonError::into_inner).clone();
-                call.run(&mut connection).await
-            }
-            Servers::Cluster { client, connection } => {
-                let mut connection = {
-                    let mut kept = connection.lock().await;
-                    match &*kept {
-                        Some(connection) => connection.clone(),
-                        None => kept.insert(client.get_async_connection().await?).clone(),
-                    }
-                };
-                call.run(&mut connection).await
+            Servers::One(one) => Ok(Connected::One(one.manager.read().unwrap_or_else(PoisonError::into_inner).clone())),
+            Servers::Cluster { client, connection, .. } => {
+                let mut kept = connection.lock().await;
+                Ok(Connected::Cluster(match &*kept {
+                    Some(connection) => connection.clone(),
+                    None => kept.insert(client.get_async_connection().await?).clone(),
+                }))
             }
         }
     }
