@@ -21,6 +21,7 @@ use crate::prompt::Prompt;
 
 mod accumulate;
 mod answer_scan;
+mod byte_order_mark;
 mod constrained;
 mod conversation;
 mod ordered;

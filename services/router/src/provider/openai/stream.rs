@@ -6,6 +6,7 @@ use eventsource_stream::{EventStreamError, Eventsource as _};
 use futures::{Stream, StreamExt as _};
 
 use super::accumulate::Builder;
+use super::byte_order_mark;
 use super::wire::Completion;
 use crate::provider::{Event, Failure};
 
@@ -17,7 +18,7 @@ where
     S: Stream<Item = Result<Bytes, Failure>> + Send,
 {
     stream! {
-        let mut events = std::pin::pin!(body.eventsource());
+        let mut events = std::pin::pin!(byte_order_mark::without(body).eventsource());
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,

@@ -220,3 +220,15 @@ fn an_answer_in_one_piece_reads_the_same() {
     assert_eq!(answer.parts.len(), 2);
     assert_eq!(answer.tokens.unwrap().all_output(), 4);
 }
+
+#[test]
+fn a_byte_order_mark_before_the_first_event_is_none_of_it() {
+    let marked = format!("\u{feff}{NATIVE}");
+    let whole = run(native(), vec![NATIVE.as_bytes().to_vec()]);
+    for cut in 0..8 {
+        let (first, rest) = marked.as_bytes().split_at(cut);
+        assert_eq!(format!("{:?}", run(native(), vec![first.to_vec(), rest.to_vec()])), format!("{whole:?}"), "{cut}");
+    }
+    let alone = run(native(), vec!["\u{feff}".as_bytes().to_vec()]);
+    assert!(matches!(alone[..], [Err(_)]), "{alone:?}");
+}
