@@ -1,5 +1,6 @@
 //! Issuing a tool call.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use mar_proto::tool::invoke_tool_response::Outcome;
 use mar_proto::tool::{ApprovalGiven, ApprovalRequired, CallFacts, Dispatch, InvokeToolRequest, InvokeToolResponse};
 use mar_proto::types::{self, ToolResult};
 
-use super::Executor;
-use super::recall::Replay;
-use crate::clients::Refusal;
+use super::recall::{Recording, Replay};
+use super::{Executor, Shared};
+use crate::clients::{Refusal, RunContext};
 use crate::crash::Point;
 use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_result};
 
@@ -39,11 +40,32 @@ impl Executor {
         self.context.agent.clone_from(&self.state.agent);
         let call = self.state.calls.iter().find(|call| call.call_id == call_id);
         let Some(call) = call.filter(|call| call.state == CallState::Open { attempt }) else { return };
-        let approval = self.approval_given(call);
+        let (approval, recording) = (self.approval_given(call), self.recording(call));
         // What was only asked about has not been tried.
         let repeated = attempt > 1 && approval.is_none();
-        let recording = self.recording(call);
-        let mut request = InvokeToolRequest {
+        let doubled = 2_u32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0));
+        let invocation = Invocation {
+            call_id: call.call_id.clone(),
+            attempt,
+            asks: call.tool == ASK,
+            request: self.request(call, approval, recording.is_some()),
+            pause: repeated.then(|| REPEAT_PAUSE * doubled / 2),
+            deadline: self.time_left().min(MAX_TIME),
+            recording,
+            shared: Arc::clone(&self.shared),
+            context: self.context.clone(),
+        };
+        let (call_id, stopped) = (call_id.to_owned(), "the run was stopped while the call was in flight");
+        self.start(invocation.perform(), move || {
+            let mut back = returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result(stopped));
+            back.call_id = call_id;
+            back.attempt = attempt;
+            Some(Input::Returned(Box::new(back)))
+        });
+    }
+
+    fn request(&self, call: &Call, approval: Option<ApprovalGiven>, recorded: bool) -> InvokeToolRequest {
+        InvokeToolRequest {
             call_id: call.call_id.clone(),
             tool: call.tool.clone(),
             arguments_json: call.arguments_json.clone(),
@@ -55,76 +77,90 @@ impl Executor {
             }),
             descriptor: None,
             approval,
-            definition: call.definition.clone().filter(|_| call.is_made_elsewhere() || recording.is_some()),
+            definition: call.definition.clone().filter(|_| call.is_made_elsewhere() || recorded),
             probe: false,
-            decide_only: recording.is_some(),
+            decide_only: recorded,
             recorded: None,
+        }
+    }
+}
+
+/// A call on its way to the gateway, and what it needs of its run.
+struct Invocation {
+    call_id: String,
+    attempt: i64,
+    /// Whether it asks the run's caller.
+    asks: bool,
+    request: InvokeToolRequest,
+    /// Before a call that was tried already.
+    pause: Option<Duration>,
+    deadline: Duration,
+    /// The result that its fork's origin has of it.
+    recording: Option<Recording>,
+    shared: Arc<Shared>,
+    context: RunContext,
+}
+
+impl Invocation {
+    async fn perform(mut self) -> Input {
+        let (shared, run) = (Arc::clone(&self.shared), self.context.run);
+        if let Some(pause) = self.pause {
+            shared.clock.sleep(pause).await;
+        }
+        let began = shared.clock.monotonic();
+        let replay = match self.recording.take() {
+            Some(recording) => Some(recording.taken().await),
+            None => None,
         };
-        let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
-        let deadline = self.time_left().min(MAX_TIME);
-        let pause = REPEAT_PAUSE * 2_u32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0)) / 2;
-        let id = call.call_id.clone();
-        let asks = call.tool == ASK;
-        let effect = async move {
-            if repeated {
-                shared.clock.sleep(pause).await;
+        let recorded = replay.as_ref().and_then(Replay::brought);
+        let request = InvokeToolRequest { recorded, ..mem::take(&mut self.request) };
+        shared.crash.pass_in(Point::CallSent, run).await;
+        let response = shared.peers.invoke_tool(&self.context, request, self.deadline).await;
+        shared.crash.pass_in(Point::ResultInHand, run).await;
+        let took = shared.clock.monotonic().saturating_sub(began);
+        let replayed = match (&response, replay) {
+            (Ok(response), Some(replay)) => replay.let_through(response),
+            _ => None,
+        };
+        match replayed {
+            Some(back) => self.returned(back, took),
+            None => self.answered(response, took),
+        }
+    }
+
+    /// What the gateway's answer is to the run.
+    fn answered(self, response: Result<InvokeToolResponse, Refusal>, took: Duration) -> Input {
+        match response {
+            Ok(InvokeToolResponse {
+                outcome: Some(Outcome::ApprovalRequired(wanted)),
+                decision_json,
+                policy_hashes,
+                ..
+            }) => approval_wanted(self.call_id, self.attempt, wanted, decision_json, policy_hashes),
+            Ok(InvokeToolResponse { outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, .. })
+                if to.executor() != types::Executor::Unspecified =>
+            {
+                let reason = match to.executor() {
+                    types::Executor::Runtime => WaitReason::ChildRun,
+                    _ if self.asks => WaitReason::Input,
+                    _ => WaitReason::ToolResult,
+                };
+                let Self { call_id, attempt, .. } = self;
+                Input::HandedOver { call_id, attempt, reason, decision_json, policy_hashes }
             }
-            let began = shared.clock.monotonic();
-            let replay = match recording {
-                Some(recording) => Some(recording.taken().await),
-                None => None,
-            };
-            request.recorded = replay.as_ref().and_then(Replay::brought);
-            shared.crash.pass_in(Point::CallSent, context.run).await;
-            let response = shared.peers.invoke_tool(&context, request, deadline).await;
-            shared.crash.pass_in(Point::ResultInHand, context.run).await;
-            let took = shared.clock.monotonic().saturating_sub(began);
-            let replayed = match (&response, replay) {
-                (Ok(response), Some(replay)) => replay.let_through(response),
-                _ => None,
-            };
-            let mut back = match (response, replayed) {
-                (_, Some(back)) => back,
-                (
-                    Ok(InvokeToolResponse {
-                        outcome: Some(Outcome::ApprovalRequired(wanted)),
-                        decision_json,
-                        policy_hashes,
-                        ..
-                    }),
-                    _,
-                ) => return approval_wanted(id, attempt, wanted, decision_json, policy_hashes),
-                (
-                    Ok(InvokeToolResponse {
-                        outcome: Some(Outcome::HandedOver(to)), decision_json, policy_hashes, ..
-                    }),
-                    _,
-                ) if to.executor() != types::Executor::Unspecified => {
-                    let reason = match to.executor() {
-                        types::Executor::Runtime => WaitReason::ChildRun,
-                        _ if asks => WaitReason::Input,
-                        _ => WaitReason::ToolResult,
-                    };
-                    return Input::HandedOver { call_id: id, attempt, reason, decision_json, policy_hashes };
-                }
-                (Ok(response), _) => answered(response),
-                (Err(refusal), _) => {
-                    tracing::warn!(run.id = %context.run, call.id = %id, error = %refusal, "tool call got no answer");
-                    unanswered(&refusal)
-                }
-            };
-            back.call_id = id;
-            back.attempt = attempt;
-            back.duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
-            Input::Returned(Box::new(back))
-        };
-        let (call_id, stopped) = (call_id.to_owned(), "the run was stopped while the call was in flight");
-        self.start(effect, move || {
-            let mut back = returned(ToolOutcome::Unknown, "OUTCOME_UNKNOWN", error_result(stopped));
-            back.call_id = call_id;
-            back.attempt = attempt;
-            Some(Input::Returned(Box::new(back)))
-        });
+            Ok(response) => self.returned(answered(response), took),
+            Err(refusal) => {
+                let (run, call) = (self.context.run, &self.call_id);
+                tracing::warn!(run.id = %run, call.id = %call, error = %refusal, "tool call got no answer");
+                self.returned(unanswered(&refusal), took)
+            }
+        }
+    }
+
+    fn returned(self, back: CallReturn, took: Duration) -> Input {
+        let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        let Self { call_id, attempt, .. } = self;
+        Input::Returned(Box::new(CallReturn { call_id, attempt, duration_ms, ..back }))
     }
 }
 
