@@ -54,15 +54,17 @@ async fn a_recipe_that_is_not_there() {
     assert_eq!(Reason::of(&status), Some(ErrorReason::InvalidRequest));
 }
 
+type Change = fn(&mut Task);
+
 #[tokio::test]
 async fn what_passes_a_dry_run_is_not_refused_afterwards() {
     let mut harness = Harness::start().await;
-    let one = |change: fn(&mut Task)| {
+    let one = |change: Change| {
         let mut asked = task(&["*"]);
         change(&mut asked);
         asked
     };
-    let wrong: [(fn(&mut Task), &str); 4] = [
+    let wrong: [(Change, &str); 4] = [
         (|asked| asked.tools = vec![ToolSelector { pattern: "z".into() }], "task.tools[0].pattern"),
         (|asked| asked.alignment_policy = "permit (".into(), "task.alignment_policy"),
         (|asked| asked.labels = [("BAD KEY".to_owned(), "x".to_owned())].into(), "task.labels[\"BAD KEY\"]"),
