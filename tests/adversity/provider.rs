@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mar_proto::session::{Task, event_leaf::Body};
+use mar_proto::session::{FinishReason, Task, event_leaf::Body};
 use mar_proto::types::{HaltingPolicy, Usage};
 use mar_testkit::rehearsal::{Rehearsal, Script};
 use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
@@ -69,6 +69,22 @@ reply = { text = " " }
 [[rule]]
 match = { contains = "[empty twice]" }
 reply = { text = "" }
+[[rule]]
+match = { contains = "[filtered once]" }
+reply = { text = "The plan, which", finish_reason = "content_filter" }
+[[rule]]
+match = { contains = "the provider's content filter cut it off" }
+times = 1
+reply = { text = "In other words." }
+[[rule]]
+match = { contains = "the provider's content filter cut it off" }
+reply = { text = "", finish_reason = "content_filter" }
+[[rule]]
+match = { contains = "[filtered twice]" }
+reply = { text = "The plan, which", finish_reason = "content_filter" }
+[[rule]]
+match = { contains = "[filtered call]", turn = 0 }
+reply = { tool_calls = [{ name = "docs_search", arguments = { query = "spring tide" } }], finish_reason = "content_filter" }
 [[rule]]
 match = { contains = "[schema mended]" }
 reply = { json = { n = "mended-later" } }
@@ -194,6 +210,20 @@ fn cases() -> Vec<Case> {
         case(with_tools("[wrong arguments]"), "SUCCEEDED", &[]).check(|run| told(run, "ARGUMENTS_INVALID")),
         case(ask("[empty once]"), "SUCCEEDED", &[]).check(|run| repaired(run, "Better.")),
         case(ask("[empty twice]"), "FAILED ANSWER_INVALID", &[]).check(|run| repairs(run, 2)),
+        case(ask("[filtered once]"), "SUCCEEDED", &[]).check(|run| {
+            repaired(run, "In other words.");
+            filtered(run, 1);
+        }),
+        case(ask("[filtered twice]"), "FAILED ANSWER_INVALID", &[]).check(|run| {
+            repairs(run, 2);
+            filtered(run, 2);
+        }),
+        case(with_tools("[filtered call]"), "SUCCEEDED", &[]).check(|run| {
+            told(run, "TURN_FILTERED");
+            filtered(run, 1);
+            let intents = run.story().iter().filter(|name| **name == "ToolIntent").count();
+            assert_eq!((intents, run.run.totals.unwrap_or_default().tool_calls), (0, 0), "it was not made");
+        }),
         case(number("[schema mended]"), "SUCCEEDED", &[]).check(|run| {
             repairs(run, 2);
             assert_eq!(run.run.answer.clone().unwrap_or_default().json, r#"{"n":7}"#);
@@ -220,6 +250,13 @@ fn told(run: &Followed, reason: &str) {
     assert_eq!(results.len(), 1);
     assert!(results[0].is_error && text(&results[0]).contains(reason), "{results:?}");
     assert_eq!(run.text(), "Fine.", "the model goes on");
+}
+
+/// The log says of so many turns that their provider's filter cut them.
+fn filtered(run: &Followed, turns: usize) {
+    let cut =
+        |body: &Body| matches!(body, Body::TurnCommitted(turn) if turn.finish_reason() == FinishReason::ContentFilter);
+    assert_eq!(bodies(run.events()).iter().filter(|body| cut(body)).count(), turns, "{:?}", run.story());
 }
 
 fn repaired(run: &Followed, text: &str) {

@@ -18,6 +18,7 @@ mod amounts;
 pub mod answer;
 mod apply;
 mod command;
+mod cut;
 mod decide;
 mod delegation;
 mod doubt;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use absorb::LOG_TAIL_LOST;
 pub use apply::timestamp;
+pub use cut::Cut;
 pub use decide::{Charge, Charged, Decision, charge, decide, halt_reason, ripe};
 pub use delegation::{Child, ChildEnd, Delegated, Parent};
 pub use event::{error_result, idempotency_key};

@@ -7,6 +7,7 @@ use mar_proto::session::Answer;
 use mar_proto::types::{Citation, Message, Part, Passage, part::Content};
 use serde_json::Value;
 
+use super::cut::Cut;
 use super::state::State;
 use super::summary::SUMMARISE;
 
@@ -62,12 +63,12 @@ pub(super) fn judge(state: &State, turn: &Message) -> Result<Answer, Vec<String>
         _ => None,
     });
     let text = texts.collect::<Vec<_>>().join("");
-    if text.trim().is_empty() {
-        return Err(vec!["it is empty".to_owned()]);
-    }
-    if state.candidate_cut {
-        let limit = state.max_output_tokens;
-        return Err(vec![format!("it was cut off at the limit of {limit} tokens; answer in fewer words")]);
+    let empty = text.trim().is_empty();
+    match state.cut {
+        // A filter may leave nothing.
+        Some(cut) if !empty || cut == Cut::Filter => return Err(vec![cut.problem(state.max_output_tokens)]),
+        _ if empty => return Err(vec!["it is empty".to_owned()]),
+        _ => {}
     }
     match serde_json::from_str(&state.output_schema) {
         Ok(schema) => judge_json(state, &schema, text.trim()),

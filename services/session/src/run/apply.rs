@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mar_proto::session::{
-    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, FinishReason, GenerationFailed, RunEnded,
-    RunState, TurnCommitted, WaitReason, event_leaf::Body,
+    ApprovalDecided, ApprovalRequested, ApprovalState, EventContent, GenerationFailed, RunEnded, RunState,
+    TurnCommitted, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, Message, Part, Role, ToolResult, Usage, part::Content};
 use prost::Message as _;
@@ -13,6 +13,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::amounts::{add_usage, input_tokens};
+use super::cut::Cut;
 use super::event::repair_request;
 use super::history::History;
 use super::loop_detector::{LoopDetector, Observed, Rule};
@@ -79,7 +80,7 @@ impl State {
             takeover_seq: None,
             passages: Default::default(),
             candidate: None,
-            candidate_cut: false,
+            cut: None,
             repaired: false,
             repairing: false,
             retry: None,
@@ -283,10 +284,10 @@ impl State {
         if says_something(&message) {
             self.transcript.push(Arc::clone(&message));
         }
+        self.cut = Cut::of(turn.finish_reason());
         self.calls = self.wanted(&message);
         if self.calls.is_empty() {
             self.candidate = Some(message);
-            self.candidate_cut = turn.finish_reason() == FinishReason::Length;
         }
     }
 

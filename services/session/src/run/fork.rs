@@ -281,11 +281,17 @@ impl Plan {
         }
     }
 
-    /// Tells the model of calls that are not to be made: of no tool of the agent, and of a fork what may have effects that the
-    /// first run did not have.
+    /// Tells the model of calls that are not to be made: of a turn that was cut, of no tool of the agent, and of a fork what may
+    /// have effects that the first run did not have.
     pub(super) fn turn_down(&mut self, at: OffsetDateTime) {
         let wanted = self.state.calls.iter().filter(|call| call.state == CallState::Wanted);
+        let (cut, last) = (self.state.cut, self.state.calls.last().map(|call| call.call_id.clone()));
         for call in wanted.cloned().collect::<Vec<_>>() {
+            let is_last = last.as_ref() == Some(&call.call_id);
+            if let Some((reason, text)) = cut.and_then(|cut| cut.unmade(&call, is_last)) {
+                self.emit(at, tool_unanswered(&call, ToolOutcome::Error, reason, text));
+                continue;
+            }
             let Some(definition) = &call.definition else {
                 let text = format!(
                     "TOOL_NOT_FOUND: there is no tool named {:?}; use only the tools that you were given",

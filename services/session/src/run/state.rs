@@ -11,6 +11,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::answer::Summariser;
+use super::cut::Cut;
 use super::delegation::{Delegated, Parent};
 use super::fork::Fork;
 use super::history::History;
@@ -104,8 +105,8 @@ pub struct State {
     pub passages: BTreeMap<String, String>,
     /// The turn that awaits judgement as a final answer.
     pub candidate: Option<Arc<Message>>,
-    /// Whether that turn stopped at the limit of its output instead of its end.
-    pub candidate_cut: bool,
+    /// What kept the last turn, as an answer or with calls, from its end.
+    pub cut: Option<Cut>,
     /// Whether the repair step has been used.
     pub repaired: bool,
     /// Whether the step in hand repairs an answer.

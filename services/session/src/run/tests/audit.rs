@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mar_proto::session::{EventShared, RunState, ToolOutcome, WaitReason, event_leaf::Body, event_shared};
+use mar_proto::session::{
+    EventShared, FinishReason, RunState, ToolOutcome, WaitReason, event_leaf::Body, event_shared,
+};
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltReason, Message, Usage, part::Content};
 use time::{Duration, OffsetDateTime};
@@ -46,6 +48,8 @@ pub struct Audit {
     /// Calls of the turn in hand that have no result yet.
     pub owed: BTreeSet<String>,
     pub turns: BTreeSet<i64>,
+    /// Why the model stopped in the last of them.
+    pub finish: FinishReason,
     pub last_step: i64,
     pub last_attempt: i64,
     pub reached: BTreeMap<i64, (i64, BTreeSet<String>)>,
@@ -264,7 +268,8 @@ impl Audit {
             assert_eq!(ways, 1, "a doubtful call is repeated, asked about or told to be unknown");
             assert!(!again || repeatable, "a call that may not be repeated was");
             assert!(!asked || call.doubt().is_some(), "asked about what nobody declared");
-            let may_ask = call.doubt().is_some() && before.stop.is_none();
+            // What was only decided on is not in doubt, whatever is declared of its tool.
+            let may_ask = call.doubt().is_some() && !elsewhere && before.stop.is_none();
             assert!(!unknown || asked || again || !may_ask, "told without asking");
         }
     }
@@ -295,6 +300,7 @@ impl Audit {
             }
             Body::TurnCommitted(turn) => {
                 assert!(self.turns.insert(turn.step), "step {} has two turns", turn.step);
+                self.finish = turn.finish_reason();
                 self.settles(turn.step, turn.attempt, &turn.usage.unwrap());
                 self.repairs += i64::from(std::mem::take(&mut self.repairing));
                 assert!(self.repairs <= 1);
@@ -332,6 +338,7 @@ impl Audit {
             Body::ToolIntent(intent) => {
                 assert!(!self.stopped && self.sealed && !self.waiting && self.generation.is_none());
                 assert!(self.owed.contains(&intent.call_id), "nobody asks for {}", intent.call_id);
+                assert_ne!(self.finish, FinishReason::ContentFilter, "a call of a turn that its provider cut");
                 self.intends(intent, event, state);
                 let call = self.calls.entry(intent.call_id.clone()).or_default();
                 assert!(!call.returned, "a returned call was issued again");

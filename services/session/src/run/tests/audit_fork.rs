@@ -69,6 +69,7 @@ impl Audit {
         }
         if let Some(event_shared::Body::Turn(turn)) = &shared.body {
             assert!(self.turns.insert(turn.step), "step {} is shared twice", turn.step);
+            self.finish = turn.finish_reason();
         }
         if let Some(event_shared::Body::Summary(summary)) = &shared.body {
             assert!(self.turns.insert(summary.step), "step {} is shared twice", summary.step);

@@ -1,6 +1,6 @@
 //! The machine's own state against what its events say, and how a run may end.
 
-use mar_proto::session::{ApprovalState, RunEnded, RunState, WaitReason};
+use mar_proto::session::{ApprovalState, FinishReason, RunEnded, RunState, WaitReason};
 use mar_proto::types::HaltReason;
 
 use super::audit::{Audit, spent};
@@ -90,6 +90,10 @@ impl Audit {
         match (ended.state(), state.ending.as_ref().unwrap()) {
             (RunState::Succeeded, Ending::Answered(answer)) => {
                 assert!(!self.stopped && ended.failure.is_none() && !answer.parts.is_empty());
+                assert!(
+                    !matches!(self.finish, FinishReason::Length | FinishReason::ContentFilter),
+                    "a part of an answer"
+                );
                 let cited = answer.citations.iter().map(|citation| &citation.passage.as_ref().unwrap().passage_id);
                 assert!(cited.into_iter().all(|id| self.passages.contains(id)), "a citation of nothing received");
                 let sealed = state.agent.as_ref().unwrap().descriptor.as_ref().unwrap();

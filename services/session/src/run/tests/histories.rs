@@ -1,6 +1,6 @@
 //! Random histories.
 
-use mar_proto::session::{event_leaf::Body, event_shared};
+use mar_proto::session::{FinishReason, event_leaf::Body, event_shared};
 use proptest::prelude::*;
 
 use super::world::World;
@@ -64,6 +64,21 @@ fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
         _ => {}
     }
     corners
+}
+
+/// Turns that stopped before their end, and what becomes of their calls.
+fn of_cuts(event: &Event) -> Option<&'static str> {
+    match &event.body {
+        Body::TurnCommitted(turn) => match (turn.finish_reason(), turn.tool_calls) {
+            (FinishReason::Length, 0) => Some("answer cut by length"),
+            (FinishReason::Length, _) => Some("calls cut by length"),
+            (FinishReason::ContentFilter, 0) => Some("answer cut by a filter"),
+            (FinishReason::ContentFilter, _) => Some("calls cut by a filter"),
+            _ => None,
+        },
+        Body::ToolReturned(back) if back.reason == "TURN_FILTERED" => Some("not made: filtered"),
+        _ => None,
+    }
 }
 
 fn left_out(event: &Event) -> Option<&str> {
@@ -151,12 +166,17 @@ fn histories_reach_every_corner() {
                 _ => kind.to_owned(),
             };
             *seen.entry(corner).or_default() += 1;
-            for corner in of_forks(event) {
+            for corner in of_forks(event).into_iter().chain(of_cuts(event)) {
                 *seen.entry(corner.to_owned()).or_default() += 1;
             }
         }
     }
     let corners = [
+        "answer cut by length",
+        "answer cut by a filter",
+        "calls cut by length",
+        "calls cut by a filter",
+        "not made: filtered",
         "Claimed",
         "Rebuilt",
         "Waiting",

@@ -1,7 +1,7 @@
 //! Final answers: accepted, repaired once, refused.
 
 use mar_proto::session::{FinishReason, RunState, ToolOutcome};
-use mar_proto::types::HaltingPolicy;
+use mar_proto::types::{HaltingPolicy, Part, part::Content};
 
 use super::fixture::*;
 use super::scenarios::Story;
@@ -24,16 +24,73 @@ fn an_answer_that_does_not_fit_is_repaired_in_one_commit() {
 fn an_answer_that_was_cut_off_is_none() {
     for form in [Form::Prose, Form::Schema] {
         let mut story = Story::running(roomy(), form);
-        let cut = |step| {
-            let whole = if form == Form::Prose { "The light is".to_owned() } else { cited_answer(&[]) };
-            let turn = finished(step, 1, vec![text(&whole)], usage(50, 10));
-            Input::Turn(Box::new(FinishedTurn { finish_reason: FinishReason::Length, ..turn }))
-        };
+        let whole = if form == Form::Prose { "The light is".to_owned() } else { cited_answer(&[]) };
+        let cut = |step| stopped(step, FinishReason::Length, vec![text(&whole)]);
         assert_eq!(story.tell(vec![cut(1)]), ["Turn(1.1)", "Rejected(1)", "Started(2.1)"]);
         let told = story.driver.state.transcript.last().unwrap().clone();
         assert!(format!("{told:?}").contains("cut off"), "{told:?}");
         assert_eq!(story.tell(vec![cut(2)]), ["Turn(2.1)", "Rejected(1)", "Ended(FAILED ANSWER_INVALID)"]);
     }
+}
+
+#[test]
+fn an_answer_that_the_providers_filter_cut_is_none() {
+    for (form, whole) in [(Form::Prose, "The light is"), (Form::Prose, ""), (Form::Schema, ""), (Form::Schema, "whole")]
+    {
+        let mut story = Story::running(roomy(), form);
+        let whole = if whole == "whole" { cited_answer(&[]) } else { whole.to_owned() };
+        let parts = || if whole.is_empty() { Vec::new() } else { vec![text(&whole)] };
+        assert_eq!(story.tell(vec![filtered(1, parts())]), ["Turn(1.1)", "Rejected(1)", "Started(2.1)"]);
+        let told = story.driver.state.transcript.last().unwrap().clone();
+        assert!(format!("{told:?}").contains("the provider's content filter cut it off"), "{told:?}");
+        super::audit::well_formed(&story.driver.state.transcript);
+        assert_eq!(
+            story.tell(vec![filtered(2, parts())]),
+            ["Turn(2.1)", "Rejected(1)", "Ended(FAILED ANSWER_INVALID)"]
+        );
+    }
+    let mut story = Story::running(roomy(), Form::Prose);
+    story.tell(vec![filtered(1, vec![text("The light is")])]);
+    assert_eq!(
+        story.tell(vec![turn(2, 1, vec![text("42")])]),
+        ["Turn(2.1)", "Ended(SUCCEEDED)"],
+        "a repair that passes"
+    );
+}
+
+#[test]
+fn calls_of_a_turn_that_was_cut_are_not_made_in_part() {
+    let mut story = Story::running(roomy(), Form::Prose);
+    let words = story.tell(vec![filtered(1, vec![ask(SEARCH, "p0"), ask(SEND, "p1")])]);
+    assert_eq!(words, ["Turn(1.1)", "Returned(1/0 ERROR)", "Returned(1/1 ERROR)", "Started(2.1)"]);
+    assert_eq!(story.effects, [Effect::Generate { step: 2, attempt: 1 }]);
+    assert_eq!(story.driver.state.used.tool_calls, 0, "what was not made costs nothing");
+    assert!(format!("{:?}", story.driver.state.transcript.last()).contains("TURN_FILTERED"));
+    super::audit::well_formed(&story.driver.state.transcript);
+
+    // At the limit of its output only the last call can lack its arguments; those that break off are no JSON.
+    let bare = |tool| {
+        let mut part = ask(tool, "p");
+        if let Some(Content::ToolCall(call)) = &mut part.content {
+            call.arguments_json = " ".to_owned();
+        }
+        part
+    };
+    let words = story.tell(vec![stopped(2, FinishReason::Length, vec![bare(SEARCH), bare(SEND)])]);
+    assert_eq!(words, ["Turn(2.1)", "Returned(2/1 ERROR)", "Intent(2/0.1)"]);
+    story.tell(vec![returned(&call_id(2, 0), 1, ToolOutcome::Ok, "")]);
+    let words = story.tell(vec![turn(3, 1, vec![bare(SEND)])]);
+    assert_eq!(words, ["Turn(3.1)", "Intent(3/0.1)"], "a whole turn may ask for a tool without parameters");
+}
+
+/// A turn that stopped for this reason.
+fn stopped(step: i64, finish_reason: FinishReason, parts: Vec<Part>) -> Input {
+    let turn = finished(step, 1, parts, usage(50, 10));
+    Input::Turn(Box::new(FinishedTurn { finish_reason, ..turn }))
+}
+
+fn filtered(step: i64, parts: Vec<Part>) -> Input {
+    stopped(step, FinishReason::ContentFilter, parts)
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! A world around one run: effects in flight, inputs on their way, a clock, counters and replicas that fail. What
 //! happens next is rolled.
 
-use mar_proto::session::{ApprovalState, BudgetScope, History, ToolOutcome, WaitReason, event_leaf::Body};
+use mar_proto::session::{
+    ApprovalState, BudgetScope, FinishReason, History, ToolOutcome, WaitReason, event_leaf::Body,
+};
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{HaltingPolicy, OnBudget, Part, Usage};
 use time::{Duration, OffsetDateTime};
@@ -15,7 +17,7 @@ use super::nursery::Nursery;
 use super::origin::Origin;
 use crate::counters::Amounts;
 use crate::run::{
-    Aim, CallState, Command, Delay, Effect, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp,
+    Aim, CallState, Command, Delay, Effect, FinishedTurn, Input, Lack, Phase, Resolution, Retry, Timed, ripe, timestamp,
 };
 
 /// No history takes more transitions.
@@ -428,7 +430,11 @@ impl World {
             _ => return self.failure(step, attempt),
         };
         let usage = self.usage();
-        Input::Turn(Box::new(fixture::finished(step, attempt, parts, usage)))
+        let turn = fixture::finished(step, attempt, parts, usage);
+        use FinishReason::{ContentFilter, Length};
+        // One that asks the same again and again is to be stopped for that.
+        let cut = (!self.stubborn && self.dice.once_in(8)).then(|| self.dice.of(&[Length, ContentFilter]));
+        Input::Turn(Box::new(FinishedTurn { finish_reason: cut.unwrap_or(turn.finish_reason), ..turn }))
     }
 
     /// What comes of a generation that is to sum up.
