@@ -11,6 +11,7 @@ both_ways! {
     an_answer_fits_its_schema
     an_answer_is_repaired_once
     an_invented_citation_is_repaired
+    a_quote_says_whether_it_was_received
     deltas_come_before_the_committed_turn
 }
 
@@ -93,6 +94,27 @@ reply = { json = { answer = "Twice a month.", citations = [{ passage_id = "tides
     let cited: Vec<_> =
         citations.iter().filter_map(|one| one.passage.as_ref()).map(|one| one.passage_id.as_str()).collect();
     assert_eq!(cited, ["tides.md#1"]);
+    Ok(())
+}
+
+async fn a_quote_says_whether_it_was_received(options: Options) -> anyhow::Result<()> {
+    let script = r#"
+[[rule]]
+match = { last_role = "user" }
+reply = { tool_calls = [{ name = "docs_search", arguments = { query = "harbour of Marel" } }] }
+[[rule]]
+reply = { json = { answer = "Twice a month.", citations = [
+  { passage_id = "tides.md#1", quote = "floods at spring  tide, twice a month" },
+  { passage_id = "tides.md#1", quote = "every single night, my dear" },
+] } }
+"#;
+    let system = Deployment::start(options.script(script)).await?;
+    let followed = system.client().await?.run(task::with_sources("How often does the harbour flood?")).await?;
+    assert_eq!(followed.run.state(), RunState::Succeeded, "{:#?}\n{}", followed.run, system.log().join("\n"));
+    let citations = followed.run.answer.clone().unwrap_or_default().citations;
+    let found: Vec<bool> = citations.iter().map(|citation| citation.quote_found).collect();
+    assert_eq!(found, [true, false], "{citations:#?}");
+    assert!(!followed.story().contains(&"AnswerRejected"), "{:?}", followed.story());
     Ok(())
 }
 

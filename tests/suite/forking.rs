@@ -13,6 +13,7 @@ use crate::verifying::rows::Rows;
 both_ways! {
     a_fork_replays_what_was_recorded
     a_recorded_result_passes_the_policies_of_the_fork
+    another_agent_is_shown_no_result_before_its_policies
     what_cannot_be_forked_says_why
     a_fork_whose_origin_has_lost_a_payload_fails_and_says_so
 }
@@ -149,6 +150,49 @@ async fn a_recorded_result_passes_the_policies_of_the_fork(options: Options) -> 
         assert!(found.differences.is_empty(), "{found:?}");
     }
     assert_eq!(sent(&system), 2, "nothing is sent again");
+    Ok(())
+}
+
+async fn another_agent_is_shown_no_result_before_its_policies(options: Options) -> anyhow::Result<()> {
+    let (system, mut client) = open(options).await?;
+    let first = origin(&mut client).await?;
+    let there = client.events(&first.name).await?;
+    let was = results(&there).pop().context("no result")?.1.tool_result.unwrap_or_default().content;
+    // Up to the last event but the end: what the first run received, and the answer that it made of it.
+    let through = first.next_seq - 2;
+    for (rule, denied) in [
+        ("forbid (principal, action == Action::\"receiveResult\", resource);", true),
+        ("forbid (principal, action == Action::\"listTool\", resource == Tool::\"nothing.like.this\");", false),
+    ] {
+        let stricter = Task {
+            tools: task::selectors(&["mail.count"]),
+            alignment_policy: format!("permit (principal, action, resource);\n{rule}"),
+            ..task::question("Send it.")
+        };
+        let own = ForkRunRequest { task: Some(stricter), ..request(&first.name, through) };
+        let fork = client.grpc.fork_run(own).await?.into_inner().run.context("no fork")?;
+        let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+        assert_eq!((fork.state(), sent(&system)), (RunState::Succeeded, 1), "{fork:#?}");
+        let events = client.events(&fork.name).await?;
+        mar_tests::oracle::check_fork(&fork, &events, &there)?;
+        let names: Vec<_> = events.iter().map(name_of).collect();
+        let shared = names.iter().filter(|name| **name == "EventShared").count();
+        assert_eq!(shared, 1, "the turn that asks, and nothing that has read a result: {names:?}");
+        let (back, content) = results(&events).pop().context("no result")?;
+        let told = content.tool_result.unwrap_or_default().content;
+        assert_eq!((back.recorded_seq.is_none(), told != was), (denied, denied), "{back:?}: {told:?}");
+        assert_eq!(back.outcome(), if denied { ToolOutcome::Denied } else { ToolOutcome::Ok });
+        // What the model was sent, not what the log says of it.
+        let last = system.rehearsal.requests().pop().context("no request")?.body;
+        let read = last["messages"].as_array().and_then(|all| all.last()).context("no message")?.to_string();
+        assert_eq!(read.contains("POLICY_DENIED"), denied, "{read}");
+    }
+    // The same agent goes on from what it was shown.
+    let fork = client.grpc.fork_run(request(&first.name, through)).await?.into_inner().run.context("no fork")?;
+    let fork = client.until(&fork.name, |run| run.seal.is_some()).await?;
+    let events = client.events(&fork.name).await?;
+    mar_tests::oracle::check_fork(&fork, &events, &there)?;
+    assert!(events.iter().filter(|event| name_of(event) == "EventShared").count() > 1 && results(&events).is_empty());
     Ok(())
 }
 

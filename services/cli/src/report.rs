@@ -132,6 +132,9 @@ fn sources(citations: &[Citation], ink: Ink) -> Vec<String> {
         }
         if !citation.quote.is_empty() {
             text.push_str(&ink.dim(&format!("  \"{}\"", one_line(&citation.quote, 160))));
+            if !citation.quote_found {
+                text.push_str("  (not found in what the run received of it)");
+            }
         }
         text
     };
@@ -347,6 +350,7 @@ fn citation(citation: &Citation) -> Value {
         "document": passage.document,
         "title": passage.title,
         "quote": citation.quote,
+        "quote_found": citation.quote_found,
     })
 }
 

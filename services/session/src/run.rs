@@ -29,6 +29,7 @@ mod history;
 mod input;
 pub mod loop_detector;
 mod next;
+mod quotes;
 mod slices;
 mod state;
 mod summary;
@@ -47,6 +48,7 @@ pub use input::{
     ApprovalWanted, CallReturn, Command, Delay, FinishedTurn, Input, Probed, Reply, Resolution, Retry, Submission,
     Timed,
 };
+pub use quotes::Source;
 pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
 pub use summary::{Aim, SUMMARISE};

@@ -80,6 +80,8 @@ impl<'a> Lineage<'a> {
         let mut recorded: BTreeMap<CallKey, Vec<i64>> = BTreeMap::new();
         let (mut calls, mut begun) = (BTreeMap::new(), Vec::new());
         let (mut expected, mut open, mut owed) = (Vec::new(), Vec::new(), 0);
+        // Another agent shares nothing after the first turn that asks for tools.
+        let mut shut = false;
         for event in origin {
             if let Some(Body::ToolIntent(intent)) = body(event) {
                 begun.push(place(&intent.call_id).to_owned());
@@ -103,7 +105,8 @@ impl<'a> Lineage<'a> {
                 }
                 event_shared::Body::Rejection(_) | event_shared::Body::Summary(_) => {}
             }
-            if event.seq <= fork.through_seq {
+            if event.seq <= fork.through_seq && !shut {
+                shut = fork.own_task && matches!(part, event_shared::Body::Turn(_)) && owed > 0;
                 open.push(event.seq);
                 if owed == 0 {
                     expected.append(&mut open);

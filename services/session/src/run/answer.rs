@@ -92,8 +92,10 @@ fn judge_json(state: &State, schema: &Value, text: &str) -> Result<Answer, Vec<S
         .map(|error| format!("at {:?}: {error}", error.instance_path().as_str()))
         .collect();
     let mut citations = citations(&value);
-    for passage in citations.iter_mut().filter_map(|citation| citation.passage.as_mut()) {
+    for Citation { passage, quote, quote_found } in &mut citations {
+        let Some(passage) = passage else { continue };
         passage.title = state.passages.get(&passage.passage_id).cloned().unwrap_or_default();
+        *quote_found = state.stands(quote, &passage.passage_id);
     }
     problems.extend(strangers(state, &citations));
     if !problems.is_empty() {
@@ -119,7 +121,8 @@ fn citations(value: &Value) -> Vec<Citation> {
             let passage_id = text(entry, "passage_id")?;
             let document = passage_id.rsplit_once('#').map_or(passage_id.clone(), |(document, _)| document.to_owned());
             let passage = Passage { passage_id, document, title: String::new() };
-            Some(Citation { passage: Some(passage), quote: text(entry, "quote").unwrap_or_default() })
+            let quote = text(entry, "quote").unwrap_or_default();
+            Some(Citation { passage: Some(passage), quote, quote_found: false })
         })
         .collect()
 }

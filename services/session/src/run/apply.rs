@@ -79,6 +79,7 @@ impl State {
             counted_seq: -1,
             takeover_seq: None,
             passages: Default::default(),
+            sources: Vec::new(),
             candidate: None,
             cut: None,
             repaired: false,
@@ -364,6 +365,7 @@ impl State {
     fn return_call(&mut self, call_id: &str, result: ToolResult) {
         let received = result.passages.iter().map(|passage| (passage.passage_id.clone(), passage.title.clone()));
         self.passages.extend(received);
+        self.receive(&result);
         self.tainted |= result.content.iter().any(|part| part.tainted);
         self.close_question(call_id);
         self.set_call(call_id, CallState::Returned(Box::new(result)));

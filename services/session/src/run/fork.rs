@@ -1,6 +1,7 @@
 //! Runs that begin with what another run has recorded.
 //!
-//! A fork shares turns and results of the run that it was forked from, and goes on by itself. Its calls have the results
+//! A fork shares turns and results of the run that it was forked from, and goes on by itself. One with an agent of its own
+//! shares no results, and no turns that have read some: its policies decide on each first. A fork's calls have the results
 //! that the first run's log holds of them; what that run did not call is called only where it changes nothing, unless the
 //! fork may have effects.
 
@@ -94,6 +95,8 @@ pub struct Recollection {
     open: Vec<Shared>,
     /// Results that the open turn waits for.
     owed: usize,
+    /// Nothing more is shared.
+    shut: bool,
     /// Digests of the last turn's calls by `{step}/{index}`.
     calls: BTreeMap<String, CallDigest>,
     /// Calls that were begun.
@@ -176,9 +179,11 @@ impl Recollection {
                 self.found.recorded.push((*digest, seq));
             }
         }
-        if seq > self.through_seq {
+        if seq > self.through_seq || self.shut {
             return;
         }
+        // Another agent's policies may withhold what these calls brought, and every later turn has read it.
+        self.shut = self.own_task && is_turn && self.owed > 0;
         let content = EventContent {
             turn: content.turn.clone(),
             tool_result: content.tool_result.clone(),

@@ -16,6 +16,7 @@ use super::delegation::{Delegated, Parent};
 use super::fork::Fork;
 use super::history::History;
 use super::loop_detector::LoopDetector;
+use super::quotes::Source;
 use super::slices::Purse;
 use super::summary::{Aim, Density};
 use crate::counters::Amounts;
@@ -103,6 +104,8 @@ pub struct State {
     pub takeover_seq: Option<i64>,
     /// Titles of the passages that the run has received, by id.
     pub passages: BTreeMap<String, String>,
+    /// What the run can quote: the results that brought passages, whatever has become of them in the conversation.
+    pub sources: Vec<Arc<Source>>,
     /// The turn that awaits judgement as a final answer.
     pub candidate: Option<Arc<Message>>,
     /// What kept the last turn, as an answer or with calls, from its end.

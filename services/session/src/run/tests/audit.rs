@@ -56,12 +56,16 @@ pub struct Audit {
     pub rejections: i64,
     /// Of those that a fork begins with.
     pub shared_rejections: i64,
+    /// Whether a fork with an agent of its own begins with a turn that asks for tools.
+    pub asked: bool,
     /// What the run, a fork, was forked from.
     pub origin: Option<super::audit_fork::OriginRecord>,
     pub repairs: i64,
     /// Whether the generation in flight repairs an answer.
     pub repairing: bool,
     pub passages: BTreeSet<String>,
+    /// The words that came with each of them.
+    pub words: BTreeMap<String, String>,
     pub running_since: Option<OffsetDateTime>,
     pub active: Duration,
     /// What was lost of the time since `running_since`.
@@ -371,7 +375,7 @@ impl Audit {
                 (call.returned, call.held, call.in_flight, call.in_doubt) = (true, false, false, false);
                 self.family_returns(back);
                 let result = event.content.tool_result.as_ref().unwrap();
-                self.passages.extend(result.passages.iter().map(|passage| passage.passage_id.clone()));
+                self.receives(result);
             }
             Body::OriginRecalled(recalled) => self.recalls(recalled, event, state),
             Body::EventShared(shared) => {

@@ -76,8 +76,12 @@ impl Audit {
         }
         self.seen.shares(shared, event);
         self.shortened.shares(shared, event, state);
-        let passages = event.content.tool_result.iter().flat_map(|result| &result.passages);
-        self.passages.extend(passages.map(|passage| passage.passage_id.clone()));
+        event.content.tool_result.iter().for_each(|result| self.receives(result));
+        if state.fork.as_ref().is_some_and(|fork| fork.own_task) {
+            let read = matches!(shared.body, Some(event_shared::Body::Result(_)));
+            assert!(!read && !self.asked, "an agent of its own is shown what its policies have not seen: {shared:?}");
+            self.asked = matches!(&shared.body, Some(event_shared::Body::Turn(turn)) if turn.tool_calls > 0);
+        }
         let Some(origin) = &mut self.origin else { return };
         assert!(shared.seq <= state.fork.as_ref().unwrap().through_seq, "it comes after what both share");
         let Some(event_shared::Body::Result(back)) = &shared.body else { return };

@@ -1,7 +1,7 @@
 //! The machine's own state against what its events say, and how a run may end.
 
 use mar_proto::session::{ApprovalState, FinishReason, RunEnded, RunState, WaitReason};
-use mar_proto::types::HaltReason;
+use mar_proto::types::{HaltReason, ToolResult, part::Content};
 
 use super::audit::{Audit, spent};
 use crate::counters::Amounts;
@@ -81,6 +81,19 @@ impl Audit {
     }
 
     /// The last event.
+    /// A result came with passages.
+    pub fn receives(&mut self, result: &ToolResult) {
+        let texts = result.content.iter().filter_map(|part| match &part.content {
+            Some(Content::Text(text)) => Some(text.as_str()),
+            _ => None,
+        });
+        let words = texts.collect::<Vec<_>>().join("\n");
+        for passage in &result.passages {
+            self.passages.insert(passage.passage_id.clone());
+            self.words.entry(passage.passage_id.clone()).or_default().push_str(&words);
+        }
+    }
+
     pub fn end(&self, ended: &RunEnded, event: &Event, state: &State) {
         assert!(!self.delegated.values().any(super::audit_children::Family::is_open), "ended before its children");
         let totals = ended.totals.as_ref().unwrap();
@@ -96,6 +109,11 @@ impl Audit {
                 );
                 let cited = answer.citations.iter().map(|citation| &citation.passage.as_ref().unwrap().passage_id);
                 assert!(cited.into_iter().all(|id| self.passages.contains(id)), "a citation of nothing received");
+                for citation in &answer.citations {
+                    let words = &self.words[&citation.passage.as_ref().unwrap().passage_id];
+                    let found = !citation.quote.is_empty() && words.contains(citation.quote.trim());
+                    assert_eq!(citation.quote_found, found, "{citation:?} of {words:?}");
+                }
                 let sealed = state.agent.as_ref().unwrap().descriptor.as_ref().unwrap();
                 let schema = mar_descriptor::Descriptor::parse(&sealed.canonical).unwrap().prompt.output_schema;
                 assert_eq!(schema.is_some(), !answer.json.is_empty());

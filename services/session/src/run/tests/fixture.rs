@@ -241,7 +241,12 @@ pub fn hand_out(provider_call_id: &str, tasks: &[&str]) -> Part {
 
 /// An answer in the schema's form that cites these passages.
 pub fn cited_answer(passages: &[&str]) -> String {
-    let citations: Vec<_> = passages.iter().map(|id| serde_json::json!({"passage_id": id, "quote": "q"})).collect();
+    quoting_answer(passages, "q")
+}
+
+/// One that quotes these words of each.
+pub fn quoting_answer(passages: &[&str], quote: &str) -> String {
+    let citations: Vec<_> = passages.iter().map(|id| serde_json::json!({"passage_id": id, "quote": quote})).collect();
     serde_json::json!({"answer": "42", "citations": citations}).to_string()
 }
 

@@ -66,8 +66,8 @@ fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
     corners
 }
 
-/// Turns that stopped before their end, and what becomes of their calls.
-fn of_cuts(event: &Event) -> Option<&'static str> {
+/// Turns that stopped before their end and what becomes of their calls, and what answers quote.
+fn of_turns(event: &Event) -> Option<&'static str> {
     match &event.body {
         Body::TurnCommitted(turn) => match (turn.finish_reason(), turn.tool_calls) {
             (FinishReason::Length, 0) => Some("answer cut by length"),
@@ -77,6 +77,10 @@ fn of_cuts(event: &Event) -> Option<&'static str> {
             _ => None,
         },
         Body::ToolReturned(back) if back.reason == "TURN_FILTERED" => Some("not made: filtered"),
+        Body::RunEnded(_) => {
+            let cited = event.content.answer.as_ref()?.citations.first()?;
+            Some(if cited.quote_found { "quote found" } else { "quote not found" })
+        }
         _ => None,
     }
 }
@@ -110,7 +114,7 @@ fn long_histories_reach_every_corner() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let scripts = proptest::collection::vec(any::<u8>(), 80..240);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..3_000 {
+    for _ in 0..4_000 {
         let mut world = World::of_scholar(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
         for event in &world.driver.events {
@@ -166,7 +170,7 @@ fn histories_reach_every_corner() {
                 _ => kind.to_owned(),
             };
             *seen.entry(corner).or_default() += 1;
-            for corner in of_forks(event).into_iter().chain(of_cuts(event)) {
+            for corner in of_forks(event).into_iter().chain(of_turns(event)) {
                 *seen.entry(corner.to_owned()).or_default() += 1;
             }
         }
@@ -177,6 +181,8 @@ fn histories_reach_every_corner() {
         "calls cut by length",
         "calls cut by a filter",
         "not made: filtered",
+        "quote found",
+        "quote not found",
         "Claimed",
         "Rebuilt",
         "Waiting",

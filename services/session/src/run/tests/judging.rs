@@ -94,6 +94,26 @@ fn filtered(step: i64, parts: Vec<Part>) -> Input {
 }
 
 #[test]
+fn a_quote_is_held_against_what_came_with_its_passage() {
+    let cases = [("found", true), ("  found ", true), ("Found", false), ("", false), ("found it", false)];
+    for (quote, found) in cases {
+        let mut story = Story::running(roomy(), Form::Schema);
+        story.tell(vec![turn(1, 1, vec![ask(SEARCH, "p0"), ask(SEARCH, "p1")])]);
+        let one = returned(&call_id(1, 0), 1, ToolOutcome::Ok, "a#1");
+        let Input::Returned(mut other) = returned(&call_id(1, 1), 1, ToolOutcome::Ok, "b#1") else { panic!() };
+        other.result.content = vec![text("nothing of the kind")];
+        story.tell(vec![one, Input::Returned(other)]);
+        let words = story.tell(vec![turn(2, 1, vec![text(&quoting_answer(&["a#1", "b#1"], quote))])]);
+        assert_eq!(words, ["Turn(2.1)", "Ended(SUCCEEDED)"], "an answer is not refused for a quote");
+        let Some(Ending::Answered(answer)) = &story.driver.state.ending else { panic!("no answer") };
+        let told: Vec<bool> = answer.citations.iter().map(|citation| citation.quote_found).collect();
+        assert_eq!(told, [found, false], "{quote:?}");
+        let replayed = story.driver.replayed();
+        assert_eq!(replayed.ending, story.driver.state.ending, "the log tells the same");
+    }
+}
+
+#[test]
 fn a_second_answer_that_does_not_fit_fails_the_run() {
     let mut story = Story::running(roomy(), Form::Schema);
     story.tell(vec![turn(1, 1, vec![text(r#"{"answer": 42, "citations": 1}"#)])]);

@@ -25,7 +25,11 @@ impl Origin {
         let mut world = World::of(dice.part(CHOICES), scholar);
         world.run_out();
         let through = dice.below(world.driver.events.len() - 1);
-        Self { driver: world.driver, through_seq: i64::try_from(through).unwrap(), own_task: dice.once_in(4) }
+        Self {
+            driver: world.driver,
+            through_seq: i64::try_from(through).unwrap(),
+            own_task: dice.once_in(if scholar { 12 } else { 4 }),
+        }
     }
 
     /// The first event of its fork.

@@ -58,6 +58,7 @@ fn what_no_longer_fits_is_summed_up_and_the_run_goes_on() {
     assert!(told.contains("It was found twice.") && told.contains("p3") && !told.contains("p1"), "{told}");
     assert!(state.transcript[2].parts[1].tainted, "what was summed up was tainted");
     assert!(state.passages.contains_key("a#1"), "what was received can be cited");
+    assert!(state.stands("found", "a#1") && !state.stands("It was found twice.", "a#1"), "and quoted as it came");
     story.tell(vec![turn(5, 1, vec![text("42")])]);
     assert_eq!(story.phase(), Phase::Ended(RunState::Succeeded));
     assert_eq!((story.driver.state.used.steps, story.driver.state.used.tool_calls), (5, 3));
@@ -87,6 +88,9 @@ fn large_results_are_elided_before_anything_is_summed_up() {
     let Body::GenerationStarted(started) = &story.driver.events.last().unwrap().body else { panic!() };
     assert_eq!((started.step, started.role.as_str()), (3, ""));
     assert_eq!(started.elided, [call_id(1, 0)], "the oldest, and not the last");
+    let state = &story.driver.state;
+    assert!(state.stands("found found", LONG) && !state.stands("left out", LONG), "it can be quoted as it came");
+    assert!(story.driver.replayed().stands("found found", LONG), "also by who takes over");
     let bound = story.driver.state.prompt_bound();
     assert_eq!(started.reservation.unwrap().input_tokens, bound, "what is left out is not paid for");
     let told = texts(&story.driver.state.transcript);

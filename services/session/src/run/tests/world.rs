@@ -454,7 +454,8 @@ impl World {
     fn good_answer(&mut self) -> String {
         let known: Vec<String> = self.driver.state.passages.keys().cloned().collect();
         let cited = if known.is_empty() { Vec::new() } else { vec![self.dice.of(&known)] };
-        fixture::cited_answer(&cited.iter().map(String::as_str).collect::<Vec<_>>())
+        let quote = self.dice.of(&["found", "q", ""]);
+        fixture::quoting_answer(&cited.iter().map(String::as_str).collect::<Vec<_>>(), quote)
     }
 
     fn bad_answer(&mut self) -> Vec<Part> {
