@@ -10,6 +10,18 @@ mod keys;
 /// The longest schema of a task, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 
+/// Refuses a JSON document in which an object has a key twice: of its readers some take the one and some the other, and only
+/// one of them was looked at.
+///
+/// # Errors
+/// A sentence that says where, without the document's text.
+pub fn keys_are_distinct(text: &str) -> Result<(), String> {
+    match serde_json::from_str::<keys::Distinct>(text) {
+        Ok(keys::Distinct) => Ok(()),
+        Err(error) => Err(format!("has a key twice (line {}, column {})", error.line(), error.column())),
+    }
+}
+
 /// A schema that compiles. References to other documents are refused: nothing is ever fetched.
 pub struct OutputSchema {
     value: Value,
@@ -30,8 +42,7 @@ impl OutputSchema {
             true => too_deep(),
             false => format!("is not JSON (line {}, column {})", error.line(), error.column()),
         })?;
-        serde_json::from_str::<keys::Distinct>(text)
-            .map_err(|error| format!("has a key twice (line {}, column {})", error.line(), error.column()))?;
+        keys_are_distinct(text)?;
         Self::try_new(value)
     }
 

@@ -397,8 +397,9 @@ impl Executor {
             epoch: charge.epoch,
             seq: self.state.next_seq,
             last_seq: self.state.counted_seq,
-            totals: self.state.used,
-            settle: charge.settle,
+            // What somebody else reported may be anything.
+            totals: self.state.used.bounded(),
+            settle: charge.settle.bounded(),
             reserve: charge.reserve,
             limits: self.state.limit_amounts(),
             carve: charge.carve,

@@ -61,6 +61,11 @@ impl Amounts {
         self.in_order().iter().all(|amount| (low..=MAX_AMOUNT).contains(amount))
     }
 
+    /// The nearest that counters take; what is beyond the bound is beyond every limit.
+    pub(crate) fn bounded(self) -> Self {
+        self.plus(Self::default())
+    }
+
     /// Whether each is at most the other's.
     pub(super) fn fits(self, other: Self) -> bool {
         self.in_order().iter().zip(other.in_order()).all(|(&a, b)| a <= b)
@@ -183,4 +188,19 @@ fn exceeded(used: Amounts, change: &Advance, room: Amounts) -> Option<Limit> {
     let (used, reserve, room) = (used.in_order(), change.reserve.in_order(), room.in_order());
     let over = |&i: &usize| reserve[i] > 0 && used[i] + reserve[i] > limits[i].saturating_add(room[i]);
     (0..5).find(over).map(|i| Limit::IN_ORDER[i])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a provider reports is its own.
+    #[test]
+    fn amounts_beyond_the_bound_are_taken_as_the_bound() {
+        let absurd = Amounts { input_tokens: i64::MAX, output_tokens: i64::MIN, ..Amounts::default() };
+        let bounded = absurd.bounded();
+        assert_eq!((bounded.input_tokens, bounded.output_tokens), (MAX_AMOUNT, -MAX_AMOUNT));
+        assert!(bounded.within(-MAX_AMOUNT));
+        assert_eq!(bounded.bounded(), bounded);
+    }
 }

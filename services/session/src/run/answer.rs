@@ -85,6 +85,7 @@ fn visible(turn: &Message) -> Vec<Part> {
 
 fn judge_json(state: &State, schema: &Value, text: &str) -> Result<Answer, Vec<String>> {
     let value: Value = serde_json::from_str(text).map_err(|error| vec![format!("it is not JSON: {error}")])?;
+    mar_task::schema::keys_are_distinct(text).map_err(|problem| vec![format!("it {problem}")])?;
     let validator = jsonschema::validator_for(schema).map_err(|_| vec!["its schema does not compile".to_owned()])?;
     let mut problems: Vec<String> = validator
         .iter_errors(&value)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mar_proto::session::{HeldCall, Run, Task, WaitReason, event_leaf::Body};
 use mar_proto::types::{ToolResult, part::Content};
 use mar_runtime::violations::Violations;
-use mar_task::schema::OutputSchema;
+use mar_task::schema::{OutputSchema, keys_are_distinct};
 use uuid::Uuid;
 
 use super::command::Posted;
@@ -152,8 +152,11 @@ fn check_form(task: Option<&Task>, tool: &str, result: &ToolResult) -> Result<()
         },
         _ => None,
     };
-    match text.map(|text| serde_json::from_str::<serde_json::Value>(text)) {
-        Some(Ok(document)) => {
+    match text.map(|text| (serde_json::from_str::<serde_json::Value>(text), keys_are_distinct(text))) {
+        Some((Ok(_), Err(problem))) => {
+            found.field("result.content[0].text", problem);
+        }
+        Some((Ok(document), Ok(()))) => {
             // A schema that was admitted compiles.
             let fits = OutputSchema::parse(schema).is_ok_and(|schema| schema.accepts(&document));
             found.require(fits, "result.content[0].text", "does not fit the output schema of the tool");

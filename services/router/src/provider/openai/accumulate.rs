@@ -14,6 +14,9 @@ use crate::price::Tokens;
 use crate::prompt::Prompt;
 use crate::provider::{Answer, Delta, DeltaKind, Event, Failure, Finish};
 
+/// No turn has more: a million times the largest window. What says so is no usage.
+const MOST_TOKENS: i64 = 1_000_000_000_000;
+
 /// More calls in one answer are no answer.
 const MAX_CALLS: usize = 128;
 /// Name of a call that a model gave none.
@@ -314,8 +317,8 @@ impl Builder {
         let (input, output) = (usage.prompt_tokens?, usage.completion_tokens?);
         let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0);
         let reasoning = usage.completion_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or(0);
-        if input < 0 || output < 0 || cached < 0 || reasoning < 0 {
-            self.warn("a negative usage was ignored");
+        if [input, output, cached, reasoning].iter().any(|tokens| !(0..=MOST_TOKENS).contains(tokens)) {
+            self.warn("a usage that cannot be was ignored");
             return None;
         }
         let (cached_input, reasoning) = (cached.min(input), reasoning.min(output));

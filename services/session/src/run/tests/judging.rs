@@ -20,6 +20,20 @@ fn an_answer_that_does_not_fit_is_repaired_in_one_commit() {
     assert_eq!(story.driver.state.used.steps, 2, "a repair round is a step");
 }
 
+/// Of its readers some take the first of the two and some the last, and only one of them is what was looked at.
+#[test]
+fn an_answer_with_a_key_twice_is_none() {
+    let stranger = r#""citations": [{"passage_id": "nowhere#1"}], "citations": []"#;
+    for answer in
+        [format!(r#"{{"answer": "x", {stranger}}}"#), r#"{"answer": 1, "answer": "x", "citations": []}"#.into()]
+    {
+        let mut story = Story::running(roomy(), Form::Schema);
+        assert_eq!(story.tell(vec![turn(1, 1, vec![text(&answer)])]), ["Turn(1.1)", "Rejected(1)", "Started(2.1)"]);
+        let told = story.driver.state.transcript.last().unwrap().clone();
+        assert!(format!("{told:?}").contains("it has a key twice"), "{told:?}");
+    }
+}
+
 #[test]
 fn an_answer_that_was_cut_off_is_none() {
     for form in [Form::Prose, Form::Schema] {

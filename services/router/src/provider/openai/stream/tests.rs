@@ -232,3 +232,13 @@ fn a_byte_order_mark_before_the_first_event_is_none_of_it() {
     let alone = run(native(), vec!["\u{feff}".as_bytes().to_vec()]);
     assert!(matches!(alone[..], [Err(_)]), "{alone:?}");
 }
+
+#[test]
+fn a_usage_that_cannot_be_counts_as_none() {
+    for absurd in ["9000000000000000000", "1000000000001", "-1"] {
+        let reported = NATIVE.replace("\"prompt_tokens\":100", &format!("\"prompt_tokens\":{absurd}"));
+        assert_ne!(reported, NATIVE);
+        let answer = answer(&whole(native(), &reported));
+        assert_eq!(answer.tokens, None, "{absurd}");
+    }
+}
