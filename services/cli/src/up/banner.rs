@@ -114,7 +114,8 @@ impl Banner<'_> {
         let tools = search.map(|(name, _)| format!(" --tools '{name}.*'")).unwrap_or_default();
         let mut lines = Vec::new();
         if self.models.any() {
-            lines.push(format!("mar run \"What is this about?\"{tools}{endpoint}"));
+            let model = self.models.wanted().map(|model| format!(" --model {model}")).unwrap_or_default();
+            lines.push(format!("mar run \"What is this about?\"{tools}{model}{endpoint}"));
         }
         lines.push(format!("mar models list{endpoint}"));
         lines.push(format!("mar tools list{endpoint}"));

@@ -129,6 +129,11 @@ impl Models {
     pub fn any(&self) -> bool {
         self.openai.is_some() || self.local.is_some() || self.rehearsal.is_some()
     }
+
+    /// The model that has to be named where no other answers: nobody is routed to a rehearsal unasked.
+    pub fn wanted(&self) -> Option<&'static str> {
+        (self.rehearsal.is_some() && self.openai.is_none() && self.local.is_none()).then_some(REHEARSAL)
+    }
 }
 
 impl Found {
@@ -261,6 +266,15 @@ mod tests {
         assert!(names.contains(&"org-my-model-7b".to_owned()), "{names:?}");
         assert!(names.contains(&"qwen2.5-coder-0.5b".to_owned()) && !names.contains(&"qwen2.5-coder-1.5b".to_owned()));
         assert!(names.contains(&"gpt-4o".to_owned()) && names.contains(&"rehearsal".to_owned()));
+    }
+
+    #[test]
+    fn a_rehearsal_is_named_where_nothing_else_answers() {
+        let (catalogue, url) = (String::new(), Some("http://127.0.0.1:7419/v1".to_owned()));
+        let alone = Models { openai: None, local: None, rehearsal: url.clone(), catalogue };
+        assert_eq!(alone.wanted(), Some("rehearsal"));
+        assert_eq!(Models { openai: url, ..alone.clone() }.wanted(), None);
+        assert_eq!(Models { rehearsal: None, ..alone }.wanted(), None);
     }
 
     #[test]
