@@ -198,8 +198,9 @@ impl Found {
     }
 
     /// The selectors that pick nothing, and the upstreams of those that may pick something again. Looks at the whole
-    /// catalogue, before any policy does: what a policy leaves out of `upstream.*` is there. Of an
-    /// upstream that is down nobody knows what it has, so that `upstream.*` takes what was seen of it, if anything.
+    /// catalogue, before any policy does: what a policy leaves out of `upstream.*` is there. Of an upstream that is down
+    /// `upstream.*` takes what was seen of it; where nothing was, it is waited for, or the same task would be another agent a
+    /// moment later.
     fn absent(&self, selectors: &[Selector]) -> (BTreeSet<String>, BTreeSet<String>) {
         let (mut missing, mut down) = (BTreeSet::new(), BTreeSet::new());
         for selector in selectors {
@@ -211,10 +212,10 @@ impl Found {
             if self.tools.keys().any(|name| selector.picks(name)) {
                 continue;
             }
-            if !self.unavailable.contains(upstream) {
-                missing.insert(format!("{PREFIX}{selector}"));
-            } else if selector.named().is_some() {
+            if self.unavailable.contains(upstream) {
                 down.insert(upstream.to_owned());
+            } else {
+                missing.insert(format!("{PREFIX}{selector}"));
             }
         }
         (missing, down)

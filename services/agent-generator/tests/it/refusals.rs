@@ -63,8 +63,9 @@ async fn selectors_that_pick_nothing_are_named_together() {
 async fn selectors_that_pick_nothing_now_may_be_in_order() {
     let mut harness = Harness::start().await;
     harness.gateway.state().unavailable = vec!["down".into()];
-    let made = harness.client.generate_agent(request(task(&["down.*"]))).await.unwrap().into_inner();
-    assert!(made.agent.unwrap().tools.is_empty());
+    let status = refused(&mut harness, request(task(&["down.*", "docs.*"]))).await;
+    assert_eq!((status.code(), Reason::of(&status)), (Code::Unavailable, Some(ErrorReason::UpstreamUnavailable)));
+    assert_eq!(metadata(&status)["upstreams"], "down");
 
     // Everything there is, which the policy leaves out: the upstream is known.
     let mut narrow = task(&["docs.*", "*"]);
