@@ -21,6 +21,8 @@ pub use supervisor::Supervisor;
 
 /// Tools of one upstream beyond this number are left out.
 const MAX_TOOLS: usize = 1_000;
+/// Tools whose names the log has, of those that are left out for one reason.
+const LEFT_OUT_SHOWN: usize = 5;
 /// How long a call waits for an upstream that is being started again.
 const READY_WAIT: Duration = Duration::from_secs(2);
 
@@ -190,11 +192,11 @@ impl Upstream {
     fn define(&self, described: Vec<Described>) -> Catalogue {
         let mut catalogue = Catalogue::new();
         let probes = self.probes(&described);
+        let mut left_out: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for described in described {
             let tool = described.tool.clone();
-            let left_out = |reason: &str| {
-                let shown: String = tool.chars().take(64).collect();
-                tracing::warn!(upstream.name = %self.name, tool.name = ?shown, reason, "tool left out");
+            let mut left_out = |reason: &str| {
+                left_out.entry(reason.to_owned()).or_default().push(tool.chars().take(64).collect());
             };
             if catalogue.len() >= MAX_TOOLS {
                 left_out("the upstream offers too many tools");
@@ -215,6 +217,10 @@ impl Upstream {
                 }
                 Err(refusal) => left_out(&refusal.to_string()),
             }
+        }
+        for (reason, tools) in left_out {
+            let few = tools.get(..LEFT_OUT_SHOWN).unwrap_or(&tools);
+            tracing::warn!(upstream.name = %self.name, tools = tools.len(), names = ?few, reason, "tools left out");
         }
         catalogue
     }

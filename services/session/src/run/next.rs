@@ -122,8 +122,8 @@ impl Plan {
         let draft = answer_rejected(self.state.step, problems);
         if self.state.repaired {
             self.emit(self.now, draft);
-            let text = format!("the answer does not fit after a repair: {} problems", problems.len());
-            self.end(failed(RunState::Failed, "ANSWER_INVALID", &text), None);
+            let text = "the answer does not fit after a repair; AnswerRejected says why";
+            self.end(failed(RunState::Failed, "ANSWER_INVALID", text), None);
             return Next::Nothing;
         }
         self.emit(self.now, draft);
