@@ -54,7 +54,7 @@ struct Sum {
     transitions: BTreeMap<(&'static str, &'static str), usize>,
     points: BTreeMap<Point, (u64, u64)>,
     endings: BTreeMap<String, usize>,
-    marks: [usize; 9],
+    marks: [usize; 10],
 }
 
 impl Sum {
@@ -70,9 +70,9 @@ impl Sum {
         for (how, times) in outcome.endings {
             *self.endings.entry(how).or_default() += times;
         }
-        let Scars { claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, .. } =
+        let Scars { claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries, .. } =
             outcome.judged.scars;
-        let marks = [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices];
+        let marks = [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries];
         self.marks.iter_mut().zip(marks).for_each(|(sum, times)| *sum += times);
     }
 
@@ -110,9 +110,9 @@ impl Sum {
         for (how, times) in &self.endings {
             say(&format!("  {how:<40} {times:>6}"));
         }
-        let [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices] = self.marks;
+        let [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries] = self.marks;
         say(&format!(
-            "  takeovers {claims}, generations lost {lost}, calls repeated {repeated}, doubts {unknown}, counters rebuilt {rebuilt}, commits delayed {delayed}, child runs {children}, draws {refills}, slices {slices}"
+            "  takeovers {claims}, generations lost {lost}, calls repeated {repeated}, doubts {unknown}, counters rebuilt {rebuilt}, commits delayed {delayed}, child runs {children}, draws {refills}, slices {slices}, summaries {summaries}"
         ));
     }
 }

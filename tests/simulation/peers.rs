@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use mar_descriptor::{Descriptor, ModelRole, Sampling};
+use mar_descriptor::{Descriptor, ModelRole, RolePrompt, Sampling};
 use mar_proto::agent::{GenerateAgentRequest, GenerateAgentResponse};
 use mar_proto::router::stream_generate_response::Frame;
 use mar_proto::router::{ProviderAttempt, StreamGenerateResponse, Turn, TurnDelta};
@@ -20,8 +20,10 @@ use mar_proto::types::{
     part::Content,
 };
 use mar_session::clients::{Peers, Refusal, RunContext, TurnRequest, TurnStream};
+use mar_session::run::SUMMARISE;
+use prost::Message as _;
 
-use crate::link::{Link, Lost, Part};
+use crate::link::{Chance, Link, Lost, Part};
 use crate::story::Kind;
 
 /// Declared idempotent: one effect for each key.
@@ -37,6 +39,11 @@ const ASK: &str = "tools/caller.ask";
 /// The runtime's: child runs.
 const DELEGATE: &str = "tools/runtime.delegate";
 const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"}}}"#;
+
+/// Tokens of the window of agents whose conversations outgrow it.
+const NARROW: i64 = 1_500;
+/// Where arguments ask for it a result is so long that it is worth leaving out.
+const WIDE: &str = "wide";
 
 /// What tools remember: calls and effects by tool and key.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +76,8 @@ fn text(text: &str) -> Piece {
 }
 
 fn agent(kind: Kind) -> Agent {
-    static DESCRIPTORS: LazyLock<[SealedDescriptor; 2]> = LazyLock::new(|| [false, true].map(descriptor));
+    static DESCRIPTORS: LazyLock<[SealedDescriptor; 3]> =
+        LazyLock::new(|| [Kind::Chain, Kind::Form, Kind::Long].map(descriptor));
     let tool = |name: &&str| ToolDefinition {
         name: (*name).to_owned(),
         alias: name.trim_start_matches("tools/").replace('.', "_"),
@@ -85,20 +93,37 @@ fn agent(kind: Kind) -> Agent {
         _ => &[SURE, ONCE, MAIL],
     };
     let message = |role: Role, said: &str| Message { role: role.into(), parts: vec![text(said)] };
+    let sealed = match kind {
+        Kind::Form => 1,
+        kind if is_narrow(kind) => 2,
+        _ => 0,
+    };
     Agent {
-        descriptor: Some(DESCRIPTORS[usize::from(kind == Kind::Form)].clone()),
+        descriptor: Some(DESCRIPTORS[sealed].clone()),
         prompt: vec![message(Role::System, "be brief"), message(Role::User, kind.word())],
         tools: tools.iter().map(tool).collect(),
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
-        context_tokens: 0,
+        context_tokens: if is_narrow(kind) { NARROW } else { 0 },
     }
 }
 
-fn descriptor(form: bool) -> SealedDescriptor {
+/// Whether the agent's window is too small for all that it is told.
+fn is_narrow(kind: Kind) -> bool {
+    matches!(kind, Kind::Long | Kind::Thrift)
+}
+
+fn descriptor(kind: Kind) -> SealedDescriptor {
     let mut descriptor = Descriptor::default();
     let sampling = Sampling { max_output_tokens: 100, ..Sampling::default() };
-    descriptor.model.roles.insert("reason".to_owned(), ModelRole { sampling, ..ModelRole::default() });
-    descriptor.prompt.output_schema = form.then(|| SCHEMA.to_owned());
+    descriptor
+        .model
+        .roles
+        .insert("reason".to_owned(), ModelRole { sampling: sampling.clone(), ..ModelRole::default() });
+    if is_narrow(kind) {
+        descriptor.model.roles.insert(SUMMARISE.to_owned(), ModelRole { sampling, ..ModelRole::default() });
+        descriptor.prompt.roles.insert(SUMMARISE.to_owned(), RolePrompt::new("sum it up"));
+    }
+    descriptor.prompt.output_schema = (kind == Kind::Form).then(|| SCHEMA.to_owned());
     let sealed = || Some((descriptor.hash().ok()?.to_string(), descriptor.canonical().ok()?));
     let (hash, canonical) = sealed().unwrap_or_default();
     SealedDescriptor { hash, canonical: canonical.into(), signatures: Vec::new() }
@@ -113,10 +138,11 @@ fn executor(tool: &str) -> Executor {
     }
 }
 
-fn call(tool: &str, step: i64, index: usize) -> Piece {
+fn call(tool: &str, step: i64, index: usize, kind: Kind) -> Piece {
     let arguments_json = match tool {
         DELEGATE if step == 1 => r#"{"tasks":["leaf 1","leaf 2","leaf 3","leaf 4","leaf 5"]}"#.to_owned(),
         DELEGATE => r#"{"tasks":["leaf 6","leaf 7"]}"#.to_owned(),
+        _ if is_narrow(kind) && step % 3 == 1 => format!(r#"{{"n":{step},"{WIDE}":true}}"#),
         _ => format!(r#"{{"n":{step}}}"#),
     };
     let call = ToolCall {
@@ -148,9 +174,9 @@ fn lost(lost: Lost) -> Refusal {
 
 impl SimPeers {
     /// What the model says in this step.
-    fn turn(&self, kind: Kind, step: i64) -> Turn {
+    fn turn(&self, kind: Kind, step: i64, input_tokens: i64) -> Turn {
         let chance = &self.link.chance;
-        let calls = |tools: &[&str]| tools.iter().enumerate().map(|(at, tool)| call(tool, step, at)).collect();
+        let calls = |tools: &[&str]| tools.iter().enumerate().map(|(at, tool)| call(tool, step, at, kind)).collect();
         let stranger = chance.once_in(12) && kind != Kind::Form;
         let parts: Vec<Piece> = match kind {
             _ if stranger => calls(&["tools/nobody.knows"]),
@@ -174,10 +200,31 @@ impl SimPeers {
         Turn {
             message: Some(Message { role: Role::Assistant.into(), parts }),
             model: "models/simulated".into(),
-            usage: Some(Usage { input_tokens: 50, output_tokens: 20, cost_nano_usd: 450_000, ..Usage::default() }),
+            usage: Some(Usage { input_tokens, output_tokens: 20, cost_nano_usd: 450_000, ..Usage::default() }),
             finish_reason: if asks { "TOOL_CALLS" } else { "STOP" }.into(),
             ..Turn::default()
         }
+    }
+}
+
+/// What a prompt takes: at most what was reserved for it, and more the longer it is where that matters.
+fn counted(kind: Kind, request: &TurnRequest) -> i64 {
+    if !is_narrow(kind) && request.model_role != SUMMARISE {
+        return 50;
+    }
+    let bytes: usize = request.messages.iter().map(|message| message.encoded_len()).sum();
+    i64::try_from(bytes / 2).unwrap_or(i64::MAX).min(request.budget.max_input_tokens)
+}
+
+/// Notes on what was done so far; now and then there are none.
+fn notes(chance: &Chance, input_tokens: i64) -> Turn {
+    let said = if chance.once_in(12) { "" } else { "so far so good" };
+    Turn {
+        message: Some(Message { role: Role::Assistant.into(), parts: vec![text(said)] }),
+        model: "models/simulated".into(),
+        usage: Some(Usage { input_tokens, output_tokens: 20, cost_nano_usd: 450_000, ..Usage::default() }),
+        finish_reason: "STOP".into(),
+        ..Turn::default()
     }
 }
 
@@ -219,7 +266,12 @@ impl Peers for SimPeers {
             1 => frames.push(Err(refusal("PROVIDER_BROKEN", true, false))),
             2 => frames.push(Err(refusal("PEER_UNAVAILABLE", true, false))),
             3 => {}
-            _ => frames.push(Ok(frame(Frame::Turn(self.turn(kind, step))))),
+            _ => {
+                let tokens = counted(kind, &request);
+                let sums_up = request.model_role == SUMMARISE;
+                let turn = if sums_up { notes(&chance, tokens) } else { self.turn(kind, step, tokens) };
+                frames.push(Ok(frame(Frame::Turn(turn))));
+            }
         }
         self.link.trip(Part::Router, context.run, || ()).await.map_err(lost)?;
         let (link, until) = (Arc::clone(&self.link), self.link.time.now() + deadline);
@@ -260,7 +312,11 @@ impl Peers for SimPeers {
                 return Outcome::HandedOver(HandedOver { executor: executor.into() });
             }
             self.journal.call(&request.tool, &request.idempotency_key);
-            Outcome::Result(ToolResult { content: vec![text(&request.idempotency_key)], ..ToolResult::default() })
+            let said = match request.arguments_json.contains(WIDE) {
+                true => request.idempotency_key.repeat(1 + 2_000 / request.idempotency_key.len().max(1)),
+                false => request.idempotency_key.clone(),
+            };
+            Outcome::Result(ToolResult { content: vec![text(&said)], ..ToolResult::default() })
         });
         let outcome = done.await.map_err(lost)?;
         if slow {

@@ -32,13 +32,13 @@ pub enum Kind {
     Pairs,
     /// An answer of a form that it may not have.
     Form,
-    /// A chain that is cancelled, or paused and resumed, on the way.
+    /// A chain that is cancelled, or paused and resumed, on the way, and outgrows the window of its agent.
     Long,
     /// Child runs that draw on what is left of limits that are too tight for all of them; some are cancelled on the way.
     Family,
     /// Calls that the caller makes, and questions to it.
     Errand,
-    /// A chain in a session whose budget does not suffice.
+    /// A chain in a session whose budget does not suffice; it would outgrow its agent's window, too.
     Thrift,
     /// What a child run does; no caller asks for it.
     Leaf,
@@ -80,6 +80,8 @@ impl Kind {
             // Five children with an allotment of one step each, and a pool that does not suffice.
             Self::Family => (16, 13),
             Self::Thrift => (30, 30),
+            // Steps for summaries, too.
+            Self::Long => (10, 8),
             _ => (6, 8),
         };
         let on_budget = if chance.once_in(2) { OnBudget::Wait } else { OnBudget::Halt };
