@@ -80,7 +80,8 @@ pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
         ensure!(names(&events).last() == Some(&"RunEnded"), "{} is sealed over an end that is not there", ended.name);
         judged.scars += &oracle::check(&ended, &events)?;
         let children = children(world, &events)?;
-        judged.scars += &oracle::check_family(&events, &children)?;
+        let whole = |run: &Run| id_of(run).is_some_and(|id| !world.has_lost_of(id));
+        judged.scars += &oracle::check_family_of(&events, &children, whole)?;
         for events in std::iter::once(&events).chain(children.iter().map(|(_, events)| events)) {
             judged.note(events);
         }
@@ -135,6 +136,10 @@ fn children(world: &World, events: &[Event]) -> anyhow::Result<Vec<(Run, Vec<Eve
         children.push((run, events));
     }
     Ok(children)
+}
+
+fn id_of(run: &Run) -> Option<Uuid> {
+    run.name.rsplit('/').next()?.parse().ok()
 }
 
 fn is_claim(row: &EventRow) -> bool {

@@ -14,7 +14,7 @@ use mar_proto::types::Usage;
 use crate::caller::names;
 
 use family::Family;
-pub use family::{check_family, children};
+pub use family::{check_family, check_family_of, children};
 pub use leaf::shown;
 pub use lineage::check_fork;
 
