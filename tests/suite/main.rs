@@ -65,6 +65,8 @@ mod otlp;
 #[cfg(test)]
 mod reading;
 #[cfg(test)]
+mod repeating;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod scripts;
