@@ -176,8 +176,12 @@ impl Runs {
         }
         loop {
             let left = self.0.elsewhere.until(run, replica).saturating_sub(self.clock().monotonic());
+            if left.is_zero() {
+                return;
+            }
             let over = views.borrow().over || views.borrow().left;
-            if over || left.is_zero() {
+            if over {
+                signals.tell(Some(replica), &Signal::Moved(run)).await;
                 return;
             }
             let signal = tokio::select! {
@@ -195,7 +199,6 @@ impl Runs {
                 },
                 () = self.clock().sleep(left) => continue,
             };
-            views.mark_unchanged();
             signals.tell(Some(replica), &signal).await;
         }
     }
