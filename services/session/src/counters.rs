@@ -66,7 +66,8 @@ pub struct Advance {
     pub epoch: i64,
     /// The `seq` of the event that this change precedes. Repeating the same (epoch, seq) gives the same answer.
     pub seq: i64,
-    /// The `seq` of the last change that the log holds, -1 for none. Counters that saw another are stale.
+    /// The `seq` of the last change that the log holds, -1 for none. Counters that saw another, or end it with other than
+    /// `totals`, are stale.
     pub last_seq: i64,
     /// What the log says is used: settled plus reservations in flight, before this change.
     pub totals: Amounts,

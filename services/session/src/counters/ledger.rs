@@ -142,8 +142,8 @@ pub(super) fn begin(kept: Option<Kept>, change: &Advance) -> Result<Begun, Error
     let (before, rebuilt) = match kept {
         Some(kept) if change.epoch < kept.epoch => return Err(Error::Stale(change.epoch, kept.epoch)),
         Some(kept) if (change.epoch, change.seq) == (kept.epoch, kept.seq) => return Ok(Begun::Repeated(kept.answer)),
-        Some(kept) if kept.seq == change.last_seq && kept.epoch == change.epoch => (kept.answer.used, None),
-        // Of another owner: two may have asked at one `seq`, and only one of them has committed what it asked for.
+        // The log is believed: two owners may have asked at one `seq`, or one asked again after a loss, and only one answer
+        // has been committed.
         Some(kept) if kept.seq == change.last_seq => {
             (change.totals, (kept.answer.used != change.totals).then_some(kept.seq))
         }

@@ -98,9 +98,12 @@ impl Scripts {
 #[cfg(debug_assertions)]
 fn believed(advance: &Code) -> String {
     let text = advance.text().replace("if kept_seq == last_seq then", "if true then");
-    let text = text.replace("if kept_epoch ~= epoch then", "if false then");
-    text.replace("local used, rebuilt = totals, ''", "local used, rebuilt = {0, 0, 0, 0, 0}, ''")
-        .replace("elseif last_seq ~= -1 then", "elseif false then")
+    let text = text.replace("if kept[2 + i] ~= totals[i] then", "if false then");
+    text.replace(
+        "local used, rebuilt = totals, ''",
+        "local used, rebuilt = #kept == 7 and {unpack(kept, 3)} or {0, 0, 0, 0, 0}, ''",
+    )
+    .replace("elseif last_seq ~= -1 then", "elseif false then")
 }
 
 impl RedisCounters {

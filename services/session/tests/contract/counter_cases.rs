@@ -60,10 +60,10 @@ pub async fn a_fresh_run_starts_at_its_totals(subject: Subject) {
 
 pub async fn settle_then_reserve(subject: Subject) {
     let reserve = Advance { reserve: amounts(1, 0, 100, 500, 9_000), ..first() };
-    subject.counters.advance(reserve).await.unwrap();
+    let totals = subject.counters.advance(reserve).await.unwrap().used;
     // Only what the settlement gives back makes room.
-    let next =
-        Advance { settle: amounts(0, 0, 20, -400, -8_000), reserve: amounts(1, 2, 0, 400, 8_000), ..after(&reserve) };
+    let settle = amounts(0, 0, 20, -400, -8_000);
+    let next = Advance { totals, settle, reserve: amounts(1, 2, 0, 400, 8_000), ..after(&reserve) };
     assert_eq!(subject.counters.advance(next).await.unwrap(), granted(amounts(2, 2, 120, 500, 9_000)));
 }
 
@@ -80,7 +80,7 @@ pub async fn limits_are_checked_in_order(subject: Subject) {
     for (reserve, limit) in cases {
         let answer = subject.counters.advance(Advance { reserve, ..change }).await.unwrap();
         assert_eq!(answer, limit.map_or(granted(LIMITS), |limit| refused(limit, NOTHING)));
-        change = after(&change);
+        change = Advance { totals: answer.used, ..after(&change) };
     }
     let more = Advance { reserve: amounts(0, 0, 0, 1, 0), ..change };
     assert_eq!(subject.counters.advance(more).await.unwrap(), refused(Limit::OutputTokens, LIMITS));
@@ -88,12 +88,11 @@ pub async fn limits_are_checked_in_order(subject: Subject) {
 
 pub async fn a_refusal_still_settles(subject: Subject) {
     let reserve = Advance { reserve: amounts(10, 0, 0, 0, 0), ..first() };
-    subject.counters.advance(reserve).await.unwrap();
-    let next = Advance { settle: amounts(0, 0, 7, 8, 9), reserve: amounts(1, 1, 1, 1, 1), ..after(&reserve) };
+    let totals = subject.counters.advance(reserve).await.unwrap().used;
+    let next = Advance { totals, settle: amounts(0, 0, 7, 8, 9), reserve: amounts(1, 1, 1, 1, 1), ..after(&reserve) };
     let used = amounts(10, 0, 7, 8, 9);
     assert_eq!(subject.counters.advance(next).await.unwrap(), refused(Limit::Steps, used));
-    let nothing = after(&next);
-    let nothing = Advance { settle: NOTHING, reserve: NOTHING, ..nothing };
+    let nothing = Advance { totals: used, settle: NOTHING, reserve: NOTHING, ..after(&next) };
     assert_eq!(subject.counters.advance(nothing).await.unwrap(), granted(used));
 }
 
@@ -101,7 +100,7 @@ pub async fn nothing_reserved_is_never_refused(subject: Subject) {
     // A call that used more than was reserved takes a counter over its limit.
     let over = Advance { settle: amounts(0, 0, 0, 501, 0), ..first() };
     assert_eq!(subject.counters.advance(over).await.unwrap(), granted(amounts(0, 0, 0, 501, 0)));
-    let tools = Advance { settle: NOTHING, reserve: amounts(0, 2, 0, 0, 0), ..after(&over) };
+    let tools = Advance { totals: over.settle, settle: NOTHING, reserve: amounts(0, 2, 0, 0, 0), ..after(&over) };
     assert_eq!(subject.counters.advance(tools).await.unwrap(), granted(amounts(0, 2, 0, 501, 0)));
 }
 
@@ -111,7 +110,7 @@ pub async fn a_change_is_repeated_without_effect(subject: Subject) {
     for _ in 0..3 {
         assert_eq!(subject.counters.advance(one).await.unwrap(), answer);
     }
-    let two = Advance { settle: NOTHING, reserve: amounts(100, 0, 0, 0, 0), ..after(&one) };
+    let two = Advance { totals: answer.used, settle: NOTHING, reserve: amounts(100, 0, 0, 0, 0), ..after(&one) };
     let refusal = subject.counters.advance(two).await.unwrap();
     assert_eq!(refusal, refused(Limit::Steps, answer.used));
     assert_eq!(subject.counters.advance(two).await.unwrap(), refusal);
@@ -145,7 +144,7 @@ pub async fn lost_counters_are_rebuilt(subject: Subject) {
         Advance { seq: 8, last_seq: 7, totals: amounts(9, 2, 30, 40, 50), reserve: amounts(1, 0, 0, 0, 0), ..first() };
     let answer = subject.counters.advance(lost).await.unwrap();
     assert_eq!(answer, Answer { rebuilt: Some(-1), ..granted(amounts(10, 2, 30, 40, 50)) });
-    let next = Advance { totals: NOTHING, ..after(&lost) };
+    let next = Advance { totals: answer.used, ..after(&lost) };
     assert_eq!(subject.counters.advance(next).await.unwrap(), refused(Limit::Steps, answer.used));
 }
 
@@ -175,6 +174,19 @@ pub async fn of_two_owners_at_one_position_the_log_says_whose_counts(subject: Su
     assert_eq!(answer, Answer { rebuilt: Some(committed.seq), ..granted(amounts(1, 3, 0, 0, 0)) });
 }
 
+pub async fn a_late_copy_after_a_loss_is_not_what_the_log_took(subject: Subject) {
+    let limits = amounts(1, 0, 0, 0, 0);
+    let committed = Advance { seq: 5, last_seq: 4, totals: limits, reserve: limits, limits, ..first() };
+    assert_eq!(subject.counters.advance(committed).await.unwrap().verdict, Verdict::Refused(Limit::Steps));
+    subject.counters.forget(committed.root, committed.run).await.unwrap();
+    // Meanwhile there is room: the copy is granted what the log says was refused.
+    let copy = Advance { limits: limits + limits, ..committed };
+    assert_eq!(subject.counters.advance(copy).await.unwrap().verdict, Verdict::Granted);
+    let next = Advance { seq: 6, last_seq: 5, ..committed };
+    let answer = subject.counters.advance(next).await.unwrap();
+    assert_eq!(answer, Answer { rebuilt: Some(5), ..refused(Limit::Steps, limits) });
+}
+
 pub async fn a_forgotten_run_is_gone(subject: Subject) {
     let one = Advance { reserve: amounts(1, 1, 1, 1, 1), ..first() };
     let used = subject.counters.advance(one).await.unwrap().used;
@@ -191,7 +203,7 @@ pub async fn runs_are_apart(subject: Subject) {
         assert_eq!(subject.counters.advance(change).await.unwrap(), granted(amounts(1, 0, 0, 0, 0)));
     }
     subject.counters.forget(one.root, one.run).await.unwrap();
-    let next = after(&child);
+    let next = Advance { totals: child.reserve, ..after(&child) };
     assert_eq!(subject.counters.advance(next).await.unwrap(), granted(amounts(2, 0, 0, 0, 0)));
 }
 
@@ -207,7 +219,7 @@ pub async fn large_amounts_are_exact(subject: Subject) {
     let answer = subject.counters.advance(one).await.unwrap();
     let used = amounts(odd + 1, odd + 10, odd + 100, odd + 1_000, MAX_AMOUNT);
     assert_eq!(answer, granted(used));
-    let more = Advance { reserve: amounts(0, 0, 0, 1, 1), ..after(&one) };
+    let more = Advance { totals: used, reserve: amounts(0, 0, 0, 1, 1), ..after(&one) };
     assert_eq!(subject.counters.advance(more).await.unwrap(), refused(Limit::Cost, used));
     // Positions and epochs are exact up to 2^53.
     let far = Advance { epoch: 1 << 53, seq: 1 << 53, last_seq: (1 << 53) - 1, reserve: NOTHING, ..more };

@@ -87,6 +87,7 @@ macro_rules! counter_suite {
             nothing_reserved_is_never_refused a_change_is_repeated_without_effect a_lower_epoch_is_stale
             lost_counters_are_rebuilt stale_counters_are_rebuilt a_forgotten_run_is_gone runs_are_apart
             of_two_owners_at_one_position_the_log_says_whose_counts
+            a_late_copy_after_a_loss_is_not_what_the_log_took
             large_amounts_are_exact what_cannot_be_counted_is_refused);
         suite!($open, pool_cases:
             a_child_draws_in_its_own_trip a_refusal_draws_nothing what_a_child_leaves_goes_to_its_siblings

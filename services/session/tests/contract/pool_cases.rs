@@ -181,6 +181,7 @@ pub async fn an_end_is_final_for_the_pool(subject: Subject) {
 pub async fn a_closed_pool_gives_nothing(subject: Subject) {
     let (parent, pool) = carved(&*subject.counters).await;
     let close = Advance {
+        totals: parent.reserve,
         settle: amounts(-8, 0, 0, 0, -900),
         reserve: NOTHING,
         carve: Some(Carve::Close(parent.seq)),

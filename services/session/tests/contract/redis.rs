@@ -179,7 +179,7 @@ async fn a_hanging_redis_is_unavailable_and_counts_once() {
     // What waited in the connection runs now; repeating it does not count again.
     let answer = back(&counters, next).await;
     assert_eq!((answer.used, answer.rebuilt), (amounts(2, 0, 0, 0, 0), None));
-    let settled = Advance { reserve: NOTHING, ..after(&next) };
+    let settled = Advance { totals: answer.used, reserve: NOTHING, ..after(&next) };
     assert_eq!(counters.advance(settled).await.unwrap().used, amounts(2, 0, 0, 0, 0));
 }
 

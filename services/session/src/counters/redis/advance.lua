@@ -29,14 +29,10 @@ if #kept == 7 then
     answer[9] = kept_tree
     return answer
   end
+  -- The log is believed: two owners may have asked at one seq, or one asked again after a loss, and only one answer has
+  -- been committed.
   if kept_seq == last_seq then
-    used = {}
-    for i = 1, 5 do used[i] = kept[2 + i] end
-    -- Of another owner: two may have asked at one seq, and only one of them has committed what it asked for.
-    if kept_epoch ~= epoch then
-      for i = 1, 5 do if used[i] ~= totals[i] then rebuilt = text(kept_seq) end end
-      used = totals
-    end
+    for i = 1, 5 do if kept[2 + i] ~= totals[i] then rebuilt = text(kept_seq) end end
   else
     rebuilt = text(kept_seq)
   end
