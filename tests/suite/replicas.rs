@@ -129,6 +129,22 @@ async fn a_replica_that_was_frozen_past_its_time_is_fenced() -> anyhow::Result<(
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_frozen_shows_nothing_old() -> anyhow::Result<()> {
+    let mut system = system().await?;
+    let other = system.replica().await?;
+    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let run = running(&mut here).await?;
+    let following = follow(&here, &run.name);
+    system.signal(0, Signal::Stop).await?;
+    let followed = there.watch(&run.name, 0).await?;
+    whole(&followed)?;
+    system.signal(0, Signal::Cont).await?;
+    let mut again = system.client().await?;
+    assert_eq!(again.get(&run.name).await?, followed.run, "what the run was when it froze");
+    whole(&end_of(following).await?)
+}
+
 /// Well before a replica of [`hearing`] looks around by itself.
 const BEFORE_THE_TIMER: Duration = Duration::from_secs(30);
 
@@ -142,25 +158,42 @@ async fn hearing(script: &str) -> anyhow::Result<Deployment> {
 async fn deltas_are_seen_from_any_replica() -> anyhow::Result<()> {
     let system = hearing(SCRIPT).await?;
     let other = system.replica().await?;
-    let (mut here, mut there) = (system.client().await?, other.client().await?);
+    let (mut here, there) = (system.client().await?, other.client().await?);
     let run = running(&mut here).await?;
-    let followed = there.watch(&run.name, 0).await?;
-    whole(&followed)?;
+    let first = follow(&there, &run.name);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    // In the middle of the turn, which is under way there already.
+    let second = follow(&there, &run.name);
+    for following in [first, second] {
+        let followed = end_of(following).await?;
+        whole(&followed)?;
+        let text = shown(&followed)?;
+        ensure!(!text.is_empty() && followed.text().ends_with(&text), "{text:?} of {:?}", followed.text());
+    }
+    Ok(())
+}
+
+/// What the deltas say, each of the attempt that was told last, and none left out since the first.
+fn shown(followed: &Followed) -> anyhow::Result<String> {
     let (mut attempts, mut text, mut end) = (Vec::new(), String::new(), 0);
     for frame in &followed.frames {
-        match &frame.frame {
-            Some(Frame::Attempt(attempt)) => attempts.push((attempt.step, attempt.epoch, attempt.attempt)),
+        let attempt = match &frame.frame {
+            Some(Frame::Snapshot(snapshot)) => snapshot.attempt.as_ref(),
+            Some(Frame::Attempt(attempt)) => Some(attempt),
             Some(Frame::Delta(delta)) => {
                 ensure!(attempts.last() == Some(&(delta.step, delta.epoch, delta.attempt)), "{attempts:?}: {delta:?}");
                 ensure!(text.is_empty() || delta.offset == end, "{text:?} up to {end}, then {delta:?}");
                 end = delta.offset + i64::try_from(delta.text.len())?;
                 text.push_str(&delta.text);
+                None
             }
-            _ => {}
-        }
+            _ => None,
+        };
+        attempts.extend(attempt.map(|attempt| (attempt.step, attempt.epoch, attempt.attempt)));
     }
-    ensure!(!text.is_empty() && followed.text().ends_with(&text), "{text:?} of {:?}", followed.text());
-    Ok(())
+    let told: std::collections::BTreeSet<_> = attempts.iter().collect();
+    ensure!(told.len() == attempts.len(), "an attempt is told twice: {attempts:?}");
+    Ok(text)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

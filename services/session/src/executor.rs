@@ -122,10 +122,16 @@ pub struct Begin {
 pub struct Inbox {
     sender: mpsc::UnboundedSender<Timed>,
     mail: Arc<Notify>,
+    fenced: CancellationToken,
     clock: Arc<dyn Clock>,
 }
 
 impl Inbox {
+    /// Tells that the run has another owner.
+    pub fn fence(&self) {
+        self.fenced.cancel();
+    }
+
     /// Tells that commands wait in the store.
     pub fn mail(&self) {
         self.mail.notify_one();
@@ -190,7 +196,7 @@ impl Executor {
     pub fn new(shared: Arc<Shared>, begin: Begin, shutdown: CancellationToken, span: Span) -> (Self, Inbox, Feed) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mail = Arc::new(Notify::new());
-        let inbox = Inbox { sender, mail, clock: Arc::clone(&shared.clock) };
+        let inbox = Inbox { sender, mail, fenced: CancellationToken::new(), clock: Arc::clone(&shared.clock) };
         let now = shared.clock.now();
         let view = View {
             run: Arc::new(view::run(begin.before_end.as_ref().unwrap_or(&begin.state), now, None)),
@@ -354,6 +360,9 @@ impl Executor {
             if self.broken.is_cancelled() {
                 return Err(Halt::Broken);
             }
+            if self.inbox.fenced.is_cancelled() {
+                return Err(Halt::Fenced);
+            }
             if self.shutdown.is_cancelled() {
                 return Err(Halt::Shutdown);
             }
@@ -372,6 +381,7 @@ impl Executor {
             tokio::select! {
                 biased;
                 () = self.broken.cancelled() => return Err(Halt::Broken),
+                () = self.inbox.fenced.cancelled() => return Err(Halt::Fenced),
                 () = self.shutdown.cancelled() => return Err(Halt::Shutdown),
                 timed = self.receiver.recv() => self.pending.extend(timed),
                 () = mail.notified() => self.commands.due(),

@@ -34,6 +34,13 @@ pub struct View {
     pub stuck: bool,
 }
 
+impl View {
+    /// A run that nobody executes here, as the store has it.
+    pub fn of(run: Run, over: bool) -> Self {
+        Self { run: run.into(), attempt: None, stopping: over, over, left: false, stuck: false }
+    }
+}
+
 /// The executor's end.
 #[derive(Debug, Clone)]
 pub struct Feed {

@@ -25,7 +25,7 @@ use crate::clients::{Introduced, RunContext};
 use crate::crash::CrashPoints;
 use crate::error::Error;
 use crate::executor::{Begin, Executor, Inbox, Shared};
-use crate::feed::Feed;
+use crate::feed::{Feed, View};
 use crate::log;
 use crate::run::Input;
 use crate::signals::Signal;
@@ -44,6 +44,7 @@ mod follow;
 mod fork;
 mod history;
 mod pools;
+mod standing;
 mod submit;
 mod sweep;
 
@@ -99,6 +100,7 @@ struct Inner {
     moved: watch::Sender<()>,
     activity: Activity,
     elsewhere: elsewhere::Elsewhere,
+    standing: standing::Standing,
 }
 
 /// How replicas know of each other.
@@ -142,7 +144,9 @@ impl Runs {
     /// No runs yet. `ids` also names this replica as an owner: a restart is a new one.
     pub fn new(shared: Shared, ids: Arc<dyn Ids>, limits: Limits, replicas: Replicas) -> Self {
         let owner = format!("session-{}", ids.uuid_v7()).into();
+        let standing = standing::Standing::new(shared.clock.monotonic());
         Self(Arc::new(Inner {
+            standing,
             shared: Arc::new(shared),
             ids,
             owner,
@@ -305,17 +309,17 @@ impl Runs {
     /// A run of the tenant, as it is now.
     pub async fn get(&self, tenant: &str, session: Uuid, run: Uuid, name: &str) -> Result<Run, Error> {
         self.activity().note(tenant, session);
-        if let Some(live) = self.live(tenant, run).filter(|live| live.session == session) {
+        if let Some(live) = self.shown(tenant, session, run) {
             return Ok((*live.feed.views().borrow().run).clone());
         }
         let row = self.row(tenant, session, run, name).await?;
-        self.view_of(&row).await
+        Ok(Arc::unwrap_or_clone(self.view_of(&row).await?.run))
     }
 
     /// A run that is not executed here: as its row says when it has ended, else as its log says.
-    async fn view_of(&self, row: &RunRow) -> Result<Run, Error> {
+    async fn view_of(&self, row: &RunRow) -> Result<View, Error> {
         if has_ended(row.state) {
-            return self.whole_run(row).await;
+            return Ok(View::of(self.whole_run(row).await?, true));
         }
         let session = self.store().session_get(&row.tenant, row.session).await?;
         let session = session.ok_or(store::Error::Corrupt("run without its session"))?;
@@ -325,9 +329,9 @@ impl Runs {
             // Nobody sees an ended run without its seal, which is about to be stored; what came before its end can be read.
             let mut run = self.whole_run(row).await?;
             run.next_seq = state.next_seq - 1;
-            return Ok(run);
+            return Ok(View::of(run, false));
         }
-        Ok(view::run(&state, self.clock().now(), None))
+        Ok(View { attempt: view::open_attempt(&state), ..View::of(view::run(&state, self.clock().now(), None), false) })
     }
 
     /// A run as its row says, with the whole task: summaries leave the input out.

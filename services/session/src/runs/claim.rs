@@ -84,13 +84,6 @@ impl Runs {
         }
     }
 
-    /// A sign of life. One that fails may cost this replica its runs; the log keeps them whole.
-    pub async fn beat(&self) {
-        if let Err(error) = self.store().beat(&self.0.owner, self.0.replicas.patience).await {
-            tracing::debug!(error = %mar_runtime::status::chain(&error), "no sign of life");
-        }
-    }
-
     async fn look(&self) -> Result<(), Error> {
         self.claim_all().await?;
         for run in self.store().command_runs(&self.0.owner).await? {

@@ -71,12 +71,11 @@ impl Runs {
             None => (Posted::Closed, row.id),
         };
         self.0.shared.crash.pass_in(Point::CommandStored, run).await;
-        match self.live(tenant, run) {
-            Some(live) => live.inbox.mail(),
-            None => {
-                self.0.claim.notify_one();
-                self.signal(Signal::Wanted(run));
-            }
+        let live = self.live(tenant, run);
+        live.iter().for_each(|live| live.inbox.mail());
+        if live.is_none() || !self.stands() {
+            self.0.claim.notify_one();
+            self.signal(Signal::Wanted(run));
         }
         Ok((posted, id))
     }

@@ -35,8 +35,8 @@ pub(super) enum Heard {
 #[derive(Debug)]
 struct Followed {
     heard: broadcast::Sender<Heard>,
-    /// When others were last told that it is followed here.
-    told: Option<Duration>,
+    /// When others were last told that it is followed here, and in which ownership of it: its next owner has not heard.
+    told: Option<(Duration, i64)>,
 }
 
 /// What this replica follows elsewhere, and what it tells others of.
@@ -58,12 +58,12 @@ impl Elsewhere {
     }
 
     /// Whether it is time to say that the run is followed here.
-    fn is_due(&self, run: Uuid, now: Duration) -> bool {
+    fn is_due(&self, run: Uuid, epoch: i64, now: Duration) -> bool {
         let mut followed = lock(&self.followed);
         let Some(entry) = followed.get_mut(&run) else { return false };
-        let due = entry.told.is_none_or(|told| now.saturating_sub(told) >= AGAIN);
+        let due = entry.told.is_none_or(|(told, to)| to != epoch || now.saturating_sub(told) >= AGAIN);
         if due {
-            entry.told = Some(now);
+            entry.told = Some((now, epoch));
         }
         due
     }
@@ -126,8 +126,8 @@ impl Runs {
     }
 
     /// Says from time to time that a run is followed here, to whoever executes it.
-    pub(super) fn say_followed(&self, run: Uuid) {
-        if self.0.elsewhere.is_due(run, self.clock().monotonic()) {
+    pub(super) fn say_followed(&self, run: Uuid, epoch: i64) {
+        if self.0.elsewhere.is_due(run, epoch, self.clock().monotonic()) {
             self.signal(Signal::Followed(run, self.0.owner.to_string()));
         }
     }
@@ -169,6 +169,7 @@ impl Runs {
     async fn relay(&self, run: Uuid, replica: &str, feed: &Feed) {
         let signals = &self.0.shared.signals;
         let (mut views, mut deltas) = (feed.views(), feed.deltas());
+        // It may have begun since the followers read the log.
         let open = views.borrow_and_update().attempt.clone();
         if let Some(attempt) = open {
             let frame = RunFrame { frame: Some(Frame::Attempt(attempt)) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_stream::try_stream;
 use futures::Stream;
 use mar_proto::session::run_frame::Frame;
-use mar_proto::session::{Event, Run, RunEnd, RunFrame, RunSnapshot, RunState, event_leaf::Body};
+use mar_proto::session::{AttemptStarted, Event, Run, RunEnd, RunFrame, RunSnapshot, RunState, event_leaf::Body};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -61,7 +61,7 @@ impl Runs {
             Some(view) => view,
             None => {
                 let row = self.row(&follow.tenant, follow.session, follow.run, &name).await?;
-                elsewhere(self.view_of(&row).await?, has_ended(row.state))
+                self.view_of(&row).await?
             }
         };
         self.check_cursor(&follow, opening.run.next_seq).await?;
@@ -69,7 +69,7 @@ impl Runs {
     }
 
     fn live_of(&self, follow: &Follow) -> Option<Live> {
-        self.live(&follow.tenant, follow.run).filter(|live| live.session == follow.session)
+        self.shown(&follow.tenant, follow.session, follow.run)
     }
 
     fn frames(self, opening: View, follow: Follow) -> FrameStream {
@@ -78,6 +78,7 @@ impl Runs {
             let mut last = follow.after;
             let mut moved = self.0.moved.subscribe();
             let mut afar = None;
+            let mut attempt = opening.attempt.clone();
             yield snapshot(&opening);
             let mut view = opening;
             loop {
@@ -139,7 +140,7 @@ impl Runs {
                 // Nobody executes it here.
                 let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
                 let until = self.clock().monotonic() + pause;
-                self.say_followed(follow.run);
+                self.say_followed(follow.run, view.run.epoch);
                 loop {
                     let left = until.saturating_sub(self.clock().monotonic());
                     let wake = tokio::select! {
@@ -153,7 +154,9 @@ impl Runs {
                         () = self.clock().sleep(left) => Wake::Changed,
                     };
                     match wake {
-                        Wake::Delta(Some(frame)) if follow.deltas => yield (*frame).clone(),
+                        Wake::Delta(Some(frame)) if follow.deltas && is_news(&frame, &mut attempt) => {
+                            yield (*frame).clone();
+                        }
                         Wake::Delta(_) => {}
                         Wake::Changed => break,
                         Wake::Lost => Err(Error::Draining)?,
@@ -175,7 +178,7 @@ impl Runs {
         if run.next_seq < cursor {
             return Err(lost_tail(follow, run.next_seq));
         }
-        Ok(elsewhere(run, over))
+        Ok(View::of(run, over))
     }
 
     /// Whether the log has what the caller says it has seen.
@@ -233,8 +236,11 @@ async fn heard(afar: &mut Option<broadcast::Receiver<Heard>>) -> Option<Heard> {
     }
 }
 
-fn elsewhere(run: Run, over: bool) -> View {
-    View { run: run.into(), attempt: None, stopping: over, over, left: false, stuck: false }
+/// Whether a frame from elsewhere says more than the attempt that is known to be open: that is told more than once.
+fn is_news(frame: &RunFrame, open: &mut Option<AttemptStarted>) -> bool {
+    let Some(Frame::Attempt(attempt)) = &frame.frame else { return true };
+    let place = |attempt: &AttemptStarted| (attempt.step, attempt.epoch, attempt.attempt);
+    open.replace(attempt.clone()).is_none_or(|before| place(&before) != place(attempt))
 }
 
 /// Whether what was sent is the log that the run has ended with.
