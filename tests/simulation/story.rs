@@ -138,7 +138,7 @@ fn key(method: &'static str, id: String) -> RequestKey {
 
 /// What a caller makes of a refusal: it comes back after one that says so.
 fn comes_back(error: Error) -> anyhow::Result<()> {
-    let text = error.to_string();
+    let text = mar_runtime::status::chain(&error);
     let status = Status::from(error);
     if Reason::of(&status).is_some() && status.code() != Code::Unavailable {
         bail!("{text}: {status:?}");

@@ -324,6 +324,10 @@ impl Runs {
         let session = self.store().session_get(&row.tenant, row.session).await?;
         let session = session.ok_or(store::Error::Corrupt("run without its session"))?;
         let events = self.events(&row.tenant, row.id).await?;
+        if events.is_empty() {
+            // A run is admitted with its first event: the store has lost both since the row was read.
+            return Err(Error::NotFound { kind: Resource::Run, name: view::run_name(row.session, row.id) });
+        }
         let (state, _) = log::replay(row.id, row.session, salt_key(&session)?, &events)?;
         if state.ended() {
             // Nobody sees an ended run without its seal, which is about to be stored; what came before its end can be read.
