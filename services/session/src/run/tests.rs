@@ -1,14 +1,6 @@
 //! The machine under test: scenarios that are read as prose, and thousands of random histories of a simulated world.
 
 mod audit;
-mod audit_children;
-mod audit_delay;
-mod audit_doubt;
-mod audit_fork;
-mod audit_held;
-mod audit_history;
-mod audit_state;
-mod audit_summary;
 mod delaying;
 mod dice;
 mod doubting;

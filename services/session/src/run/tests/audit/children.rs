@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mar_proto::session::{ToolOutcome, ToolReturned, event_leaf::Body};
 
-use super::audit::{Audit, spent};
+use super::{Audit, spent};
 use crate::counters::Amounts;
 use crate::run::{Effect, Event, State};
 

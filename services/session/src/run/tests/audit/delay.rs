@@ -3,7 +3,7 @@
 use mar_proto::session::{CommitDelayed, RunClaimed};
 use time::{Duration, OffsetDateTime};
 
-use super::audit::Audit;
+use super::Audit;
 use crate::run::{Event, State, timestamp};
 
 impl Audit {

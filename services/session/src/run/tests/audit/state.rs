@@ -1,9 +1,9 @@
 //! The machine's own state against what its events say, and how a run may end.
 
-use mar_proto::session::{ApprovalState, FinishReason, RunEnded, RunState, WaitReason};
+use mar_proto::session::{Answer, ApprovalState, FinishReason, RunEnded, RunState, WaitReason};
 use mar_proto::types::{HaltReason, ToolResult, part::Content};
 
-use super::audit::{Audit, spent};
+use super::{Audit, children::Family, spent};
 use crate::counters::Amounts;
 use crate::run::{CallState, Ending, Event, Phase, State};
 
@@ -80,7 +80,6 @@ impl Audit {
         }
     }
 
-    /// The last event.
     /// A result came with passages.
     pub fn receives(&mut self, result: &ToolResult) {
         let texts = result.content.iter().filter_map(|part| match &part.content {
@@ -94,40 +93,41 @@ impl Audit {
         }
     }
 
+    /// The last event.
     pub fn end(&self, ended: &RunEnded, event: &Event, state: &State) {
-        assert!(!self.delegated.values().any(super::audit_children::Family::is_open), "ended before its children");
+        assert!(!self.delegated.values().any(Family::is_open), "ended before its children");
         let totals = ended.totals.as_ref().unwrap();
         assert_eq!((totals.steps, totals.tool_calls), (self.used.steps, self.used.tool_calls));
         assert_eq!(totals, &state.totals(event.time), "totals are those of the end");
         assert_eq!(ended.halt_reason() != HaltReason::Unspecified, ended.state() == RunState::Halted);
         match (ended.state(), state.ending.as_ref().unwrap()) {
-            (RunState::Succeeded, Ending::Answered(answer)) => {
-                assert!(!self.stopped && ended.failure.is_none() && !answer.parts.is_empty());
-                assert!(
-                    !matches!(self.finish, FinishReason::Length | FinishReason::ContentFilter),
-                    "a part of an answer"
-                );
-                let cited = answer.citations.iter().map(|citation| &citation.passage.as_ref().unwrap().passage_id);
-                assert!(cited.into_iter().all(|id| self.passages.contains(id)), "a citation of nothing received");
-                for citation in &answer.citations {
-                    let words = &self.words[&citation.passage.as_ref().unwrap().passage_id];
-                    let found = !citation.quote.is_empty() && words.contains(citation.quote.trim());
-                    assert_eq!(citation.quote_found, found, "{citation:?} of {words:?}");
-                }
-                let sealed = state.agent.as_ref().unwrap().descriptor.as_ref().unwrap();
-                let schema = mar_descriptor::Descriptor::parse(&sealed.canonical).unwrap().prompt.output_schema;
-                assert_eq!(schema.is_some(), !answer.json.is_empty());
-                if schema.is_some() {
-                    let value: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
-                    assert!(value["answer"].is_string(), "an answer without its form");
-                }
-            }
+            (RunState::Succeeded, Ending::Answered(answer)) => self.answers(answer, ended, state),
             (RunState::Halted, Ending::Halted(reason)) => assert_eq!(*reason, ended.halt_reason()),
             (RunState::Cancelled, Ending::Failed(failure)) => {
                 assert!(self.stopped && failure.reason == "CANCELLED_BY_CALLER");
             }
             (RunState::Failed | RunState::Denied, Ending::Failed(failure)) => assert!(!failure.reason.is_empty()),
             (state, ending) => panic!("{state:?} with {ending:?}"),
+        }
+    }
+
+    /// The answer is whole, in the form that its agent has sealed, and cites what was received.
+    fn answers(&self, answer: &Answer, ended: &RunEnded, state: &State) {
+        assert!(!self.stopped && ended.failure.is_none() && !answer.parts.is_empty());
+        assert!(!matches!(self.finish, FinishReason::Length | FinishReason::ContentFilter), "a part of an answer");
+        let cited = answer.citations.iter().map(|citation| &citation.passage.as_ref().unwrap().passage_id);
+        assert!(cited.into_iter().all(|id| self.passages.contains(id)), "a citation of nothing received");
+        for citation in &answer.citations {
+            let words = &self.words[&citation.passage.as_ref().unwrap().passage_id];
+            let found = !citation.quote.is_empty() && words.contains(citation.quote.trim());
+            assert_eq!(citation.quote_found, found, "{citation:?} of {words:?}");
+        }
+        let sealed = state.agent.as_ref().unwrap().descriptor.as_ref().unwrap();
+        let schema = mar_descriptor::Descriptor::parse(&sealed.canonical).unwrap().prompt.output_schema;
+        assert_eq!(schema.is_some(), !answer.json.is_empty());
+        if schema.is_some() {
+            let value: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+            assert!(value["answer"].is_string(), "an answer without its form");
         }
     }
 }

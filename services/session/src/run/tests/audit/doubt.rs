@@ -3,7 +3,7 @@
 use mar_proto::session::event_leaf::Body;
 use mar_proto::tool::ProbeAnswer;
 
-use super::audit::Audit;
+use super::Audit;
 use crate::run::{Decision, Effect, Event, Input, MAX_CALL_ATTEMPTS, State, Timed};
 
 impl Audit {

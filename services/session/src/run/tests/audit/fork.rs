@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use mar_proto::session::{EventShared, OriginRecalled, ToolIntent, ToolReturned, event_leaf::Body, event_shared};
 use mar_proto::types::ToolResult;
 
-use super::audit::Audit;
-use super::fixture::SEARCH;
-use crate::run::{CallDigest, Event, State, call_digest};
+use super::{Audit, shared_counts};
+use crate::run::tests::fixture::SEARCH;
+use crate::run::{CallDigest, CallState, Event, State, call_digest};
 
 /// What an auditor knows of the run that a fork was forked from.
 #[derive(Debug, Default)]
@@ -64,15 +64,16 @@ impl Audit {
     /// The fork begins with an event of its origin's.
     pub(super) fn shares(&mut self, shared: &EventShared, event: &Event, state: &State) {
         assert!(!self.sealed && shared.body.is_some());
-        if let Some(event_shared::Body::Rejection(_)) = &shared.body {
-            self.shared_rejections += 1;
-        }
-        if let Some(event_shared::Body::Turn(turn)) = &shared.body {
-            assert!(self.turns.insert(turn.step), "step {} is shared twice", turn.step);
-            self.finish = turn.finish_reason();
-        }
-        if let Some(event_shared::Body::Summary(summary)) = &shared.body {
-            assert!(self.turns.insert(summary.step), "step {} is shared twice", summary.step);
+        match &shared.body {
+            Some(event_shared::Body::Rejection(_)) => self.shared_rejections += 1,
+            Some(event_shared::Body::Turn(turn)) => {
+                assert!(self.turns.insert(turn.step), "step {} is shared twice", turn.step);
+                self.finish = turn.finish_reason();
+            }
+            Some(event_shared::Body::Summary(summary)) => {
+                assert!(self.turns.insert(summary.step), "step {} is shared twice", summary.step);
+            }
+            _ => {}
         }
         self.seen.shares(shared, event);
         self.shortened.shares(shared, event, state);
@@ -82,6 +83,15 @@ impl Audit {
             assert!(!read && !self.asked, "an agent of its own is shown what its policies have not seen: {shared:?}");
             self.asked = matches!(&shared.body, Some(event_shared::Body::Turn(turn)) if turn.tool_calls > 0);
         }
+        self.is_of_the_origin(shared, event, state);
+        self.used = self.used + shared_counts(shared);
+        self.last_step = state.step;
+        let wanted = state.calls.iter().filter(|call| call.state == CallState::Wanted);
+        self.owed = wanted.map(|call| call.call_id.clone()).collect();
+    }
+
+    /// What is shared stands in the origin's log, and counts as one of the results that are recorded there.
+    fn is_of_the_origin(&mut self, shared: &EventShared, event: &Event, state: &State) {
         let Some(origin) = &mut self.origin else { return };
         assert!(shared.seq <= state.fork.as_ref().unwrap().through_seq, "it comes after what both share");
         let Some(event_shared::Body::Result(back)) = &shared.body else { return };
@@ -94,7 +104,7 @@ impl Audit {
     }
 
     /// A call that is recorded has the recorded result; another one is made only where it may be.
-    pub(super) fn intends(&mut self, intent: &ToolIntent, event: &Event, state: &State) {
+    pub(super) fn keeps_its_promise(&mut self, intent: &ToolIntent, event: &Event, state: &State) {
         let Some(origin) = &mut self.origin else {
             assert!(state.fork.is_some() || intent.recorded_seq.is_none(), "nothing is recorded");
             return;
