@@ -21,6 +21,8 @@ use tonic_types::StatusExt as _;
 
 use crate::verifying::rows::Rows;
 
+mod telling;
+
 both_ways! {
     notices_come_in_order_and_signed
     a_hook_that_fails_gets_everything_in_the_end
@@ -32,6 +34,8 @@ both_ways! {
 
 const QUESTION: &str = "When is the lighthouse lit?";
 const SECRET: &str = "a secret of the operator's";
+/// Where a hook's secret is, in its configuration.
+const SECRET_FILE: &str = "{ file = \"{folder}/hook.secret\" }";
 const LONG: Duration = Duration::from_secs(60);
 
 /// What the receiver does with a request.
@@ -175,7 +179,7 @@ impl Receiver {
 /// The configuration of a hook.
 fn hook(url: &str) -> String {
     format!(
-        "[session.tenants.dev.hooks.audit]\nurl = \"{url}\"\nsecret = {{ file = \"{{folder}}/hook.secret\" }}\n\
+        "[session.tenants.dev.hooks.audit]\nurl = \"{url}\"\nsecret = {SECRET_FILE}\n\
          retry = \"10ms\"\ntimeout = \"300ms\"\nmax_attempts = 100\n"
     )
 }

@@ -20,8 +20,17 @@ const LEAVES: i64 = 256;
 pub struct Cursor {
     /// The next entry of the session's log.
     log: i64,
-    /// The next event of each run that was admitted and not sealed by then.
-    runs: BTreeMap<Uuid, i64>,
+    /// How much of each run that was admitted and not sealed by then.
+    runs: BTreeMap<Uuid, Place>,
+}
+
+/// How much of a run was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    /// The next event.
+    next: i64,
+    /// It has left PENDING for good.
+    begun: bool,
 }
 
 impl Cursor {
@@ -65,7 +74,7 @@ impl Cursor {
             let Some(entry) = log.get(at) else { return Ok(None) };
             self.log += 1;
             match (entry.kind.as_str(), entry.run) {
-                (kind::RUN_ADMITTED, Some(run)) => drop(self.runs.insert(run, 0)),
+                (kind::RUN_ADMITTED, Some(run)) => drop(self.runs.insert(run, Place::default())),
                 (kind::RUN_SEALED, Some(run)) => drop(self.runs.remove(&run)),
                 _ => {}
             }
@@ -82,15 +91,17 @@ impl Cursor {
         session: Uuid,
         run: Uuid,
     ) -> Result<Option<Notice>, Error> {
+        let mut place = self.runs.get(&run).copied().unwrap_or_default();
         loop {
-            let from = self.runs.get(&run).copied().unwrap_or(0);
-            let leaves = store.event_leaves(tenant, run, from, LEAVES).await?;
+            let leaves = store.event_leaves(tenant, run, place.next, LEAVES).await?;
             if leaves.is_empty() {
+                self.runs.insert(run, place);
                 return Ok(None);
             }
             for (seq, leaf) in leaves {
-                self.runs.insert(run, seq.saturating_add(1));
-                if let Some(notice) = notice::of_event(tenant, session, run, seq, leaf) {
+                place.next = seq.saturating_add(1);
+                if let Some(notice) = notice::of_event(tenant, (session, run), seq, leaf, &mut place.begun) {
+                    self.runs.insert(run, place);
                     return Ok(Some(notice));
                 }
             }

@@ -99,10 +99,13 @@ pub fn of_entry(tenant: &str, session: Uuid, entry: &SessionLogRow, before: &[Se
     })
 }
 
-/// What an event of a run tells; `None` for one that tells nothing, and for one that this version cannot read.
-pub fn of_event(tenant: &str, session: Uuid, run: Uuid, seq: i64, leaf: Bytes) -> Option<Notice> {
+/// What an event of a run tells; `None` for one that tells nothing, and for one that this version cannot read. `begun` says
+/// whether the run has left PENDING for good by what came before, and then by this event.
+pub fn of_event(tenant: &str, (session, run): (Uuid, Uuid), seq: i64, leaf: Bytes, begun: &mut bool) -> Option<Notice> {
     let leaf = log::leaf(run, leaf).ok()?;
-    let told = told(session, run, leaf.body?)?;
+    let body = leaf.body?;
+    *begun |= matches!(body, Body::AgentSealed(_));
+    let told = told((session, run), body, *begun)?;
     let time = leaf.time.and_then(|time| {
         let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
         let time = time::OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
@@ -147,7 +150,7 @@ struct Told {
     group: String,
 }
 
-fn told(session: Uuid, run: Uuid, body: Body) -> Option<Told> {
+fn told((session, run): (Uuid, Uuid), body: Body, begun: bool) -> Option<Told> {
     let of = |kind, state, reason: &str| Told {
         kind,
         state,
@@ -157,10 +160,14 @@ fn told(session: Uuid, run: Uuid, body: Body) -> Option<Told> {
         group: String::new(),
     };
     let state = |state, reason: &str| Some(of(NoticeKind::RunState, Some(state), reason));
+    // What has no agent yet is PENDING, also while it waits for a budget or a part that is down.
+    let unless_pending = |state| if begun { state } else { RunState::Pending };
     match body {
         Body::RunAdmitted(_) => state(RunState::Pending, ""),
-        Body::AgentSealed(_) | Body::RunResumed(_) => state(RunState::Running, ""),
-        Body::RunWaiting(waiting) => state(RunState::Waiting, wait_name(waiting.reason())),
+        Body::AgentSealed(_) => state(RunState::Running, ""),
+        Body::RunWaiting(waiting) => state(unless_pending(RunState::Waiting), wait_name(waiting.reason())),
+        // A pause that is taken back before the run could park has changed no state.
+        Body::RunResumed(resumed) if resumed.since.is_some() => state(unless_pending(RunState::Running), ""),
         Body::RunEnded(ended) => {
             let failure = ended.failure.clone().unwrap_or_default().reason;
             let reason = if ended.state() == RunState::Halted { halt_name(ended.halt_reason()) } else { &failure };
@@ -203,24 +210,69 @@ fn halt_name(reason: HaltReason) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use mar_proto::session::{BudgetScope, BudgetThreshold, BudgetUnit, EventLeaf};
+    use mar_proto::session::{
+        AgentSealed, BudgetScope, BudgetThreshold, BudgetUnit, EventLeaf, RunAdmitted, RunResumed, RunWaiting,
+    };
     use prost::Message as _;
 
     use super::*;
 
-    fn granted(percents: &[i32]) -> Bytes {
+    fn told_of(bodies: Vec<Body>) -> Vec<Notice> {
+        let (mut begun, nobody) = (false, (Uuid::nil(), Uuid::nil()));
+        let leaf = |body| Bytes::from(EventLeaf { body: Some(body), ..EventLeaf::default() }.encode_to_vec());
+        let mut next = |body| of_event("acme", nobody, 3, leaf(body), &mut begun);
+        bodies.into_iter().filter_map(&mut next).collect()
+    }
+
+    fn granted(percents: &[i32]) -> Body {
         let at = |percent: &i32| BudgetThreshold { unit: BudgetUnit::Cost.into(), percent: *percent };
         let crossed = percents.iter().map(at).collect();
-        let slice = SliceGranted { scope: BudgetScope::Tenant.into(), crossed, ..SliceGranted::default() };
-        EventLeaf { body: Some(Body::SliceGranted(slice)), ..EventLeaf::default() }.encode_to_vec().into()
+        Body::SliceGranted(SliceGranted { scope: BudgetScope::Tenant.into(), crossed, ..SliceGranted::default() })
+    }
+
+    fn waiting(reason: WaitReason) -> Body {
+        Body::RunWaiting(RunWaiting { reason: reason.into(), ..RunWaiting::default() })
+    }
+
+    fn resumed(reason: WaitReason, since: Option<prost_types::Timestamp>) -> Body {
+        Body::RunResumed(RunResumed { reason: reason.into(), since })
     }
 
     #[test]
     fn a_slice_tells_the_thresholds_that_it_reached() {
-        let told = |percents: &[i32]| of_event("acme", Uuid::nil(), Uuid::nil(), 3, granted(percents));
-        assert_eq!(told(&[]), None);
-        let notice = told(&[50, 80]).unwrap();
-        assert_eq!(notice.kind, NoticeKind::BudgetThreshold);
-        assert_eq!(notice.reason.as_deref(), Some("TENANT_COST_50,TENANT_COST_80"));
+        assert_eq!(told_of(vec![granted(&[])]), []);
+        let notices = told_of(vec![granted(&[50, 80])]);
+        assert_eq!(notices[0].kind, NoticeKind::BudgetThreshold);
+        assert_eq!(notices[0].reason.as_deref(), Some("TENANT_COST_50,TENANT_COST_80"));
+    }
+
+    #[test]
+    fn states_are_told_as_the_run_has_them() {
+        let since = Some(prost_types::Timestamp::default());
+        let notices = told_of(vec![
+            Body::RunAdmitted(RunAdmitted::default()),
+            waiting(WaitReason::Budget),
+            resumed(WaitReason::Budget, since),
+            Body::AgentSealed(AgentSealed::default()),
+            waiting(WaitReason::Approval),
+            // Paused, and taken back, while it waits for something else.
+            resumed(WaitReason::Paused, None),
+            resumed(WaitReason::Approval, since),
+        ]);
+        let states: Vec<_> = notices
+            .iter()
+            .map(|one| (one.state.as_deref().unwrap_or_default(), one.reason.as_deref().unwrap_or_default()))
+            .collect();
+        assert_eq!(
+            states,
+            [
+                ("PENDING", ""),
+                ("PENDING", "BUDGET"),
+                ("PENDING", ""),
+                ("RUNNING", ""),
+                ("WAITING", "APPROVAL"),
+                ("RUNNING", "")
+            ]
+        );
     }
 }
