@@ -3,8 +3,9 @@
 //! about a minute. Whatever else uses the machine meanwhile takes its share from both sides unevenly: measure on a quiet one.
 //!
 //! Floors: single-insert commits per second of pgbench on the same Postgres, and one trip of an empty script to the same
-//! Redis.
+//! Redis. Peers: durable steps per second of Restate and DBOS.
 
+use std::fmt::Display;
 use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
@@ -41,7 +42,13 @@ use mar_testkit::postgres::Postgres;
 use mar_testkit::redis::Redis;
 use mar_testkit::usage;
 
+mod peers;
+
+use peers::{Job, Peer};
+
 const CLIENTS: usize = 16;
+/// Runs at a time.
+const WIDTHS: [usize; 2] = [CLIENTS, 64];
 const STEPS: i64 = 60;
 const ROUNDS: usize = 4;
 const PGBENCH_SECONDS: u32 = 6;
@@ -219,8 +226,8 @@ async fn redis_trip(url: &str, clock: &SystemClock) -> anyhow::Result<Duration> 
     Ok(clock.monotonic().saturating_sub(began) / TRIPS)
 }
 
-fn micros(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e6
+fn micros(span: Duration) -> String {
+    format!("{:.0} µs", span.as_secs_f64() * 1e6)
 }
 
 #[tokio::main]
@@ -235,10 +242,50 @@ async fn main() -> anyhow::Result<()> {
     let (_, floor_commit) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, 1))?;
     let trip = redis_trip(&redis.url(), &clock).await?;
 
-    let store = PostgresStore::connect(&PostgresConfig::new(store_url.to_string().into())).await?;
+    let runs = runs(&store_url, &redis.url()).await?;
+    transitions(&runs, &clock, 2, 1, 0).await?;
+    let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
+    let mut loads = Vec::new();
+    for (at, width) in WIDTHS.into_iter().enumerate() {
+        let (cpu, stored) = (Cpu::now(&postgres, &redis)?, Stored::now(&postgres, &store_url)?);
+        let (commits, took) = transitions(&runs, &clock, width, ROUNDS, (at + 1) * 100_000).await?;
+        loads.push(Load {
+            width,
+            commits: commits as f64,
+            took,
+            cpu: Cpu::now(&postgres, &redis)?.since(cpu),
+            stored: Stored::now(&postgres, &store_url)?.since(stored),
+        });
+    }
+    runs.close().await;
+    let peers = tokio::task::block_in_place(|| peers(&postgres))?;
+    let (again, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
+
+    let floor_rate = f64::midpoint(floor_rate, again);
+    say(format!("A, transition: decide + counters + commit, peers in process, {STEPS} steps a run"))?;
+    let floor = format!("pgbench, single insert, {CLIENTS} clients");
+    line(floor, format!("{floor_rate:.0} /s"), "floor, before and after")?;
+    for load in &loads {
+        load.report(floor_rate)?;
+    }
+    line("pgbench, single insert, 1 client", micros(floor_commit), "floor")?;
+    line("redis, empty script, one at a time", micros(trip), "floor")?;
+    let each = alone_took / u32::try_from(alone)?;
+    let ratio = each.as_secs_f64() / (floor_commit + trip).as_secs_f64();
+    line("transition, one at a time", micros(each), format!("ratio {ratio:.2} (wanted: 1.50 or less)"))?;
+    let same = loads.iter().find(|load| load.width == CLIENTS).context("no load of the peers' width")?;
+    for peer in &peers {
+        let ratio = format!("ratio {:.1} (wanted of the better one: 3.0 or more)", same.rate() / peer.rate);
+        line(format!("{}, {CLIENTS} workflows at a time", peer.name), format!("{:.0} steps/s", peer.rate), ratio)?;
+    }
+    Ok(())
+}
+
+async fn runs(store_url: &str, redis_url: &str) -> anyhow::Result<Runs> {
+    let store = PostgresStore::connect(&PostgresConfig::new(store_url.to_owned().into())).await?;
     let shared = Shared {
         store: Arc::new(store),
-        counters: Arc::new(RedisCounters::new(&RedisConfig::new(redis.url().into()))?),
+        counters: Arc::new(RedisCounters::new(&RedisConfig::new(redis_url.to_owned().into()))?),
         peers: Arc::new(Instant),
         clock: Arc::new(SystemClock::new()),
         seal_key: SigningKey::from_seed(&[7; 32]),
@@ -247,59 +294,56 @@ async fn main() -> anyhow::Result<()> {
         sabotage: Sabotage::default(),
         signals: Arc::new(Silence),
     };
-    let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
-    transitions(&runs, &clock, 2, 1, 0).await?;
-    let (alone, alone_took) = transitions(&runs, &clock, 1, ROUNDS, 1_000).await?;
-    let (cpu_before, before) = (Cpu::now(&postgres, &redis)?, Stored::now(&postgres, &store_url)?);
-    let (many, many_took) = transitions(&runs, &clock, CLIENTS, ROUNDS, 10_000).await?;
-    let cpu = Cpu::now(&postgres, &redis)?.since(cpu_before);
-    let stored = Stored::now(&postgres, &store_url)?.since(before);
-    let (again, _) = tokio::task::block_in_place(|| pgbench(&postgres, &floor_url, CLIENTS))?;
-    runs.close().await;
+    Ok(Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default()))
+}
 
-    let rate = many as f64 / many_took.as_secs_f64();
-    let floor_rate = f64::midpoint(floor_rate, again);
-    let each = alone_took / u32::try_from(alone)?;
-    let floor_each = floor_commit + trip;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "A, transition: decide + counters + commit, peers in process, {STEPS} steps a run")?;
-    writeln!(
-        out,
-        "  {:<44} {floor_rate:>10.0} /s   floor, before and after",
-        format!("pgbench, single insert, {CLIENTS} clients")
-    )?;
-    writeln!(
-        out,
-        "  {:<44} {rate:>10.0} /s   ratio {:.2} (wanted: 0.60 or more)",
-        format!("transitions, {CLIENTS} runs at a time"),
-        rate / floor_rate
-    )?;
-    for (who, spent) in [("this process", cpu.own), ("Postgres", cpu.postgres), ("Redis", cpu.redis)] {
-        writeln!(out, "  {:<44} {:>10.0} µs", format!("CPU per transition, {who}"), micros(spent) / many as f64)?;
+/// The engines beside us, where they are installed.
+fn peers(postgres: &Postgres) -> anyhow::Result<Vec<Peer>> {
+    let Some(installed) = std::env::var_os("MAR_BENCH_PEERS") else {
+        say("Restate and DBOS are not measured: MAR_BENCH_PEERS names no directory where they are installed")?;
+        return Ok(Vec::new());
+    };
+    let job = Job { workflows: CLIENTS, steps: 2 * STEPS, rounds: ROUNDS };
+    peers::measure(installed.as_ref(), postgres, job)
+}
+
+fn say(text: impl Display) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// A line of the report.
+fn line(what: impl Display, figure: impl Display, beside: impl Display) -> anyhow::Result<()> {
+    say(format!("  {what:<44} {figure:>14}   {beside}"))
+}
+
+/// What so many runs at a time came to.
+struct Load {
+    width: usize,
+    commits: f64,
+    took: Duration,
+    cpu: Cpu,
+    stored: Stored,
+}
+
+impl Load {
+    fn rate(&self) -> f64 {
+        self.commits / self.took.as_secs_f64()
     }
-    writeln!(
-        out,
-        "  {:<44} {:>10.0} µs   (wanted: 100 or less; {events} events)",
-        "CPU per event, Postgres",
-        micros(cpu.postgres) / stored.events as f64,
-        events = stored.events
-    )?;
-    writeln!(
-        out,
-        "  {:<44} {:>10.2}      (group commit, and what it shares with beats and leases)",
-        "transitions per transaction of Postgres",
-        many as f64 / stored.transactions as f64
-    )?;
-    writeln!(out, "  {:<44} {:>10.0} µs   floor", "pgbench, single insert, 1 client", micros(floor_commit))?;
-    writeln!(out, "  {:<44} {:>10.0} µs   floor", "redis, empty script, one at a time", micros(trip))?;
-    writeln!(
-        out,
-        "  {:<44} {:>10.0} µs   ratio {:.2} (wanted: 1.50 or less)",
-        "transition, one at a time",
-        micros(each),
-        micros(each) / micros(floor_each)
-    )?;
-    Ok(())
+
+    fn report(&self, floor: f64) -> anyhow::Result<()> {
+        let each = |spent: Duration| format!("{:.0} µs", spent.as_secs_f64() * 1e6 / self.commits);
+        let ratio = format!("ratio {:.2} (wanted: 0.60 or more)", self.rate() / floor);
+        line(format!("transitions, {} runs at a time", self.width), format!("{:.0} /s", self.rate()), ratio)?;
+        for (who, spent) in [("this process", self.cpu.own), ("Postgres", self.cpu.postgres), ("Redis", self.cpu.redis)] {
+            line(format!("  CPU per transition, {who}"), each(spent), "")?;
+        }
+        let per_event = self.cpu.postgres.as_secs_f64() * 1e6 / self.stored.events as f64;
+        let wanted = format!("(wanted: 100 or less; {} events)", self.stored.events);
+        line("  CPU per event, Postgres", format!("{per_event:.0} µs"), wanted)?;
+        let batch = self.commits / self.stored.transactions as f64;
+        let shared = "(group commit, and what it shares with beats and leases)";
+        line("  transitions per transaction of Postgres", format!("{batch:.2}"), shared)
+    }
 }
 
 /// Processor time spent so far.
