@@ -294,7 +294,11 @@ async fn runs(store_url: &str, redis_url: &str) -> anyhow::Result<Runs> {
         sabotage: Sabotage::default(),
         signals: Arc::new(Silence),
     };
-    Ok(Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default()))
+    let runs = Runs::new(shared, Arc::new(SystemIds), Limits::default(), Replicas::default());
+    // One that gives no sign of life does not trust itself, and reads everything from the store.
+    runs.beat().await;
+    runs.keep_claiming();
+    Ok(runs)
 }
 
 /// The engines beside us, where they are installed.
