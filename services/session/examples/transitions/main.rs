@@ -338,7 +338,8 @@ impl Load {
         let each = |spent: Duration| format!("{:.0} µs", spent.as_secs_f64() * 1e6 / self.commits);
         let ratio = format!("ratio {:.2} (wanted: 0.60 or more)", self.rate() / floor);
         line(format!("transitions, {} runs at a time", self.width), format!("{:.0} /s", self.rate()), ratio)?;
-        for (who, spent) in [("this process", self.cpu.own), ("Postgres", self.cpu.postgres), ("Redis", self.cpu.redis)] {
+        for (who, spent) in [("this process", self.cpu.own), ("Postgres", self.cpu.postgres), ("Redis", self.cpu.redis)]
+        {
             line(format!("  CPU per transition, {who}"), each(spent), "")?;
         }
         let per_event = self.cpu.postgres.as_secs_f64() * 1e6 / self.stored.events as f64;

@@ -1,6 +1,7 @@
 //! Counters in Redis or Valkey, one server or a cluster: a string per run, a hash per pool and budget, each changed by a
 //! script in one trip, or in two where a run's are not as its writer expects.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -280,12 +281,16 @@ fn kept(kept: &Kept) -> String {
         Verdict::Granted => 0,
         Verdict::Refused(limit) => Limit::IN_ORDER.iter().take_while(|&&other| other != limit).count() + 1,
     };
-    format!("{}{verdict}||", place(kept))
+    let mut text = place(kept);
+    let _ = write!(text, "{verdict}||");
+    text
 }
 
 /// Where counters stand, with its end mark.
 fn place(kept: &Kept) -> String {
-    format!("{}|", packed([kept.epoch(), kept.seq()].into_iter().chain(kept.used().in_order())))
+    let mut text = packed([kept.epoch(), kept.seq()].into_iter().chain(kept.used().in_order()));
+    text.push('|');
+    text
 }
 
 /// The braces are the hash tag: a run tree lives on one node of a cluster.
@@ -314,7 +319,15 @@ fn expiry(call: &mut Call<'_>, window: Window) {
 
 /// A list as one field, as the scripts read it.
 fn packed(list: impl IntoIterator<Item = i64>) -> String {
-    list.into_iter().map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
+    let mut text = String::with_capacity(64);
+    for number in list {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        // A string takes whatever is written.
+        let _ = write!(text, "{number}");
+    }
+    text
 }
 
 #[cfg(test)]
