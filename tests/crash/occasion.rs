@@ -18,6 +18,9 @@ pub enum Occasion {
     Children,
     /// A session is erased: `an_erasure_that_was_cut_off_is_completed` in `tests/suite/erasing.rs`.
     Erasure,
+    /// Something is streamed in: `an_upload_that_dies_with_its_process_is_whole_or_not_there` in
+    /// `tests/suite/uploading/dying.rs`.
+    Upload,
     /// A hook is told something: `a_notice_whose_taking_was_not_noted_comes_again` in `tests/suite/hooking.rs`.
     Hook,
 }
@@ -43,6 +46,7 @@ pub const fn of(point: Point) -> Occasion {
         Point::ParkDone => Occasion::Parking,
         Point::ChildrenCommitted | Point::ChildAdmitted | Point::ChildStopped | Point::ParentTold => Occasion::Children,
         Point::ErasureRecorded | Point::ErasureRun | Point::ErasureBlobs | Point::ErasureDone => Occasion::Erasure,
+        Point::UploadBegun | Point::UploadPiece | Point::UploadReceived | Point::UploadWhole => Occasion::Upload,
         Point::HookTaken => Occasion::Hook,
     }
 }
@@ -56,15 +60,17 @@ pub fn points(occasion: Occasion) -> Vec<Point> {
 /// The tests go through whole lists of the registry or through those of an occasion: together these are all of them.
 #[test]
 fn every_point_of_the_registry_is_died_at() {
-    use Occasion::{Children, Command, Erasure, Hook, Parking, Run, Takeover};
+    use Occasion::{Children, Command, Erasure, Hook, Parking, Run, Takeover, Upload};
     let died_at: Vec<Point> = [Run, Takeover, Command, Parking].into_iter().flat_map(points).collect();
     assert!(Point::ALL.iter().all(|point| died_at.contains(point)), "{died_at:?}");
     assert_eq!(died_at.len(), Point::ALL.len());
     assert_eq!(points(Children), Point::OF_CHILDREN);
-    // The tests beside tell erasures by their names, and die at the one point of hooks.
-    let erasures: Vec<Point> =
-        Point::BESIDE.iter().copied().filter(|point| point.name().starts_with("erasure")).collect();
-    assert_eq!(points(Erasure), erasures);
+    // The tests beside tell erasures and uploads by their names, and die at the one point of hooks.
+    let named = |what: &str| -> Vec<Point> {
+        Point::BESIDE.iter().copied().filter(|point| point.name().starts_with(what)).collect()
+    };
+    assert_eq!(points(Erasure), named("erasure"));
+    assert_eq!(points(Upload), named("upload"));
     assert_eq!(points(Hook), [Point::HookTaken]);
-    assert_eq!(Point::BESIDE.len(), erasures.len() + 1);
+    assert_eq!(Point::BESIDE.len(), points(Erasure).len() + points(Upload).len() + 1);
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use mar_proto::session::create_blob_request::Piece;
 use mar_proto::session::*;
 use mar_proto::types::{HaltingPolicy, Media, Part, media::Source, part::Content};
@@ -11,6 +13,7 @@ use mar_runtime::clock::SystemIds;
 use mar_testkit::wait;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Status};
@@ -18,6 +21,8 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::verifying::rows::Rows;
+
+mod dying;
 
 both_ways! {
     what_is_streamed_in_is_read_by_the_model
@@ -27,11 +32,12 @@ both_ways! {
     a_blob_is_read_from_anywhere
     another_tenant_has_no_part_in_it
     what_no_task_names_goes_and_what_is_erased_goes
+    more_than_a_message_holds_reaches_the_model
 }
 
 const ECHO: &str = "[[rule]]\nreply = { text = 'Read.' }\n";
 
-fn header(session: &str, media_type: &str, bytes: &[u8]) -> BlobHeader {
+pub(crate) fn header(session: &str, media_type: &str, bytes: &[u8]) -> BlobHeader {
     BlobHeader {
         request_id: request_id(),
         parent: session.into(),
@@ -47,12 +53,12 @@ fn pieces(header: BlobHeader, bytes: &[u8]) -> Vec<CreateBlobRequest> {
     std::iter::once(first).chain(bytes.chunks(64 << 10).map(chunk)).collect()
 }
 
-async fn put(client: &Client, header: BlobHeader, bytes: &[u8]) -> Result<String, Status> {
+pub(crate) async fn put(client: &Client, header: BlobHeader, bytes: &[u8]) -> Result<String, Status> {
     let stream = tokio_stream::iter(pieces(header, bytes));
     Ok(client.grpc.clone().create_blob(stream).await?.into_inner().name)
 }
 
-async fn read(client: &Client, name: &str, offset: i64) -> Result<Vec<u8>, Status> {
+pub(crate) async fn read(client: &Client, name: &str, offset: i64) -> Result<Vec<u8>, Status> {
     let request = ReadBlobRequest { name: name.into(), offset, idle_timeout: None };
     let mut stream = client.grpc.clone().read_blob(request).await?.into_inner();
     let mut bytes = Vec::new();
@@ -64,7 +70,7 @@ async fn read(client: &Client, name: &str, offset: i64) -> Result<Vec<u8>, Statu
     Ok(bytes)
 }
 
-fn blob(media_type: &str, name: &str) -> Part {
+pub(crate) fn blob(media_type: &str, name: &str) -> Part {
     let media = Media { media_type: media_type.into(), source: Some(Source::Blob(name.into())), size_bytes: 0 };
     Part { content: Some(Content::Media(media)), ..Part::default() }
 }
@@ -357,14 +363,14 @@ async fn what_no_task_names_goes_and_what_is_erased_goes(options: Options) -> an
     Ok(())
 }
 
-/// A model that sees, so that bytes need not be tokens.
+/// A model that sees, and reads as many bytes as it is sent.
 const SEEING: &str = r#"
 [[model]]
 name = "rehearsal"
 provider = "rehearsal"
 provider_model = "rehearsal"
 display_name = "Rehearsal that takes images"
-context_tokens = 131072
+context_tokens = 16000000
 max_output_tokens = 16384
 input_modalities = ["text", "image"]
 output_modalities = ["text"]
@@ -383,34 +389,41 @@ source = "docs/rehearsal.md"
 as_of = "2026-11-22"
 "#;
 
+/// What the model was told last: text, or parts of several kinds.
+fn heard(system: &Deployment) -> anyhow::Result<Value> {
+    let request = system.rehearsal.requests().pop().context("the model was not asked")?;
+    let last = request.body["messages"].as_array().and_then(|all| all.last()).context("no message")?.clone();
+    Ok(last["content"].clone())
+}
+
 /// More than a message between callers and session, or between any two services but session and router, may have.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_of_six_mebibytes_reaches_the_model() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let catalogue = folder.path().join("catalogue.toml");
-    std::fs::write(&catalogue, SEEING)?;
-    let options = Options::new(mar_tests::Shape::One, mar_tests::Stores::Embedded).script(ECHO);
-    let system = Deployment::start(options.env("MAR_ROUTER__CATALOGUE", catalogue.display().to_string())).await?;
+async fn more_than_a_message_holds_reaches_the_model(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options.script(ECHO).catalogue(SEEING)).await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
     let bytes = words(6 << 20).into_bytes();
     let name = put(&client, header(&session, "image/png", &bytes), &bytes).await?;
-    let followed = client.run_in(&session, task_with(&name)).await?;
-    assert_eq!(followed.text(), "Read.", "{:?}", followed.run);
-    let request = system.rehearsal.requests().pop().context("the model was not asked")?;
-    let parts =
-        request.body["messages"].as_array().and_then(|all| all.last()).context("no message")?["content"].clone();
-    let urls: Vec<&str> =
-        parts.as_array().context("no parts")?.iter().filter_map(|part| part["image_url"]["url"].as_str()).collect();
-    assert_eq!(urls.len(), 2, "named twice");
-    let whole = bytes.len().div_ceil(3) * 4 + "data:image/png;base64,".len();
-    assert!(urls.iter().all(|url| url.len() == whole), "{:?}", urls.iter().map(|url| url.len()).collect::<Vec<_>>());
-    Ok(())
-}
-
-/// What names an image twice, under the usual limits: an image costs no more for its bytes.
-fn task_with(name: &str) -> Task {
+    // An image costs no more for its bytes: the usual limits do.
     let mut task = task::question("What do you see?");
-    task.input.extend([blob("image/png", name), blob("image/png", name)]);
-    task
+    task.input.extend([blob("image/png", &name), blob("image/png", &name)]);
+    let followed = client.run_in(&session, task).await?;
+    assert_eq!(followed.text(), "Read.", "{:?}", followed.run);
+    let parts = heard(&system)?;
+    let urls: Vec<&str> =
+        parts.as_array().into_iter().flatten().filter_map(|part| part["image_url"]["url"].as_str()).collect();
+    assert_eq!(urls.len(), 2, "named twice");
+    let whole = format!("data:image/png;base64,{}", BASE64.encode(&bytes));
+    assert!(urls.iter().all(|url| *url == whole), "{:?}", urls.iter().map(|url| url.len()).collect::<Vec<_>>());
+
+    let long = format!("{} né fin.", words(5 << 20));
+    let name = put(&client, header(&session, "text/plain", long.as_bytes()), long.as_bytes()).await?;
+    let alone = Task { without_history: true, ..about("What is this?", vec![blob("text/plain", &name)]) };
+    let followed = client.run_in(&session, alone).await?;
+    assert_eq!(followed.text(), "Read.", "{:?}", followed.run);
+    let told = heard(&system)?;
+    let told = told.as_str().context("it is more than text")?;
+    assert!(told.contains(&long), "{} bytes of {}", told.len(), long.len());
+    let verified = client.grpc.verify_run(VerifyRunRequest { name: followed.run.name }).await?.into_inner();
+    assert!(verified.valid && verified.sealed, "{verified:?}");
+    Ok(())
 }

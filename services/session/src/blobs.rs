@@ -17,6 +17,7 @@ use mar_runtime::violations::Violations;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::crash::Point;
 use crate::error::Error;
 use crate::runs::Runs;
 use crate::store::blobs::PIECE;
@@ -110,10 +111,13 @@ impl Runs {
         if matches!(known, Known::New) {
             self.open(&row).await?;
             guard = Some(Abandon { runs: self.clone(), row: Some(row.clone()) });
+            self.crash().pass(Point::UploadBegun).await;
         }
         self.receive(&row, guard.is_some(), chunks).await?;
+        self.crash().pass(Point::UploadReceived).await;
         let keep = self.limits().blobs.keep;
         let finished = self.store().blob_finish(&upload.key, &row, keep).await.map_err(Error::Store)?;
+        self.crash().pass(Point::UploadWhole).await;
         let blob = whole(finished, &upload)?;
         if blob.id == row.id
             && let Some(guard) = &mut guard
@@ -200,6 +204,7 @@ impl Runs {
         if !self.store().blob_piece(&row.tenant, row.id, *number, piece).await? {
             return Err(Error::UploadOverdue);
         }
+        self.crash().pass(Point::UploadPiece).await;
         *number += 1;
         Ok(())
     }

@@ -28,7 +28,8 @@ macro_rules! points {
             /// Every point, in the order in which a run passes them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Every point that no run passes: those of an erasure, in this order, and of what hooks are told.
+            /// Every point that no run passes: those of an erasure, in this order, of an upload, in this order, and of what hooks are
+            /// told.
             pub const BESIDE: &[Self] = &[$(Self::$erasing),+];
 
             /// Every point that only a run with child runs, or a child run, passes.
@@ -73,6 +74,10 @@ points! {
         ErasureRun = "erasure.run", "the payloads of one more run are gone";
         ErasureBlobs = "erasure.blobs", "some more blobs are gone";
         ErasureDone = "erasure.done", "nothing is left but the chains; nobody was told";
+        UploadBegun = "upload.begun", "that an upload is under way is durable, and when it goes; none of its bytes is";
+        UploadPiece = "upload.piece", "one more piece of an upload is durable; nobody can read it";
+        UploadReceived = "upload.received", "every byte of an upload is durable; it is not whole";
+        UploadWhole = "upload.whole", "a blob is whole, with its request's id; nobody was told";
         HookTaken = "hook.taken", "a hook has taken a notice; that it has is not durable";
     }
     children {

@@ -169,6 +169,22 @@ impl Rows {
         Ok(on_both!(self, sql, |query, pool| sqlx::query_scalar(query).fetch_one(pool).await?))
     }
 
+    /// Lets the time come at which what is streamed into a session goes, unless it is kept, and the session's timers'.
+    pub async fn make_uploads_due(&self, session: Uuid) -> anyhow::Result<()> {
+        match self {
+            Self::File(pool) => {
+                let sql = "UPDATE uploads SET expire_time = 1 WHERE session = $1 AND expire_time IS NOT NULL";
+                sqlx::query(sql).bind(session).execute(pool).await.map(drop)?;
+            }
+            Self::Server(pool) => {
+                let sql =
+                    "UPDATE session.uploads SET expire_time = now() WHERE session = $1 AND expire_time IS NOT NULL";
+                sqlx::query(sql).bind(session).execute(pool).await.map(drop)?;
+            }
+        }
+        self.make_timers_due().await
+    }
+
     /// Lets the time of every timer come.
     pub async fn make_timers_due(&self) -> anyhow::Result<()> {
         match self {

@@ -14,9 +14,6 @@ use crate::clients::TurnRequest;
 use crate::store::blobs::PIECE;
 use crate::store::{self, Store};
 
-/// Bytes of one part of text.
-const TEXT: usize = 1 << 20;
-
 /// Why a blob is not in the request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unresolved {
@@ -71,10 +68,11 @@ fn told(message: &Message, known: &BTreeMap<String, Bytes>, named: &mut BTreeMap
         });
         let text = media_of(part).filter(|media| is_text(&media.media_type)).and(bytes);
         match text.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
-            Some(text) => {
-                let piece = |text: &str| Part { content: Some(Content::Text(text.to_owned())), ..part.clone() };
-                parts.extend(pieces(text).map(piece));
+            // One part, however long: parts of text are paragraphs of their own to a model.
+            Some(text) if !text.is_empty() => {
+                parts.push(Part { content: Some(Content::Text(text.to_owned())), ..part.clone() });
             }
+            Some(_) => {}
             None => {
                 if let (Some(name), Some(bytes)) = (blob_of(part), bytes) {
                     named.insert(name.to_owned(), bytes.clone());
@@ -84,15 +82,6 @@ fn told(message: &Message, known: &BTreeMap<String, Bytes>, named: &mut BTreeMap
         }
     }
     Message { role: message.role, parts }
-}
-
-/// The text in pieces that each fit a part.
-fn pieces(mut rest: &str) -> impl Iterator<Item = &str> {
-    std::iter::from_fn(move || {
-        let (piece, left) = rest.split_at(rest.floor_char_boundary(TEXT));
-        rest = left;
-        (!piece.is_empty()).then_some(piece)
-    })
 }
 
 async fn read(store: &dyn Store, tenant: &str, name: &str) -> Result<Bytes, Unresolved> {
@@ -119,7 +108,7 @@ mod tests {
 
     #[test]
     fn text_is_told_as_text_and_the_rest_by_name() {
-        let long = "é".repeat(TEXT);
+        let long = "é".repeat(4 << 20);
         let known =
             BTreeMap::from([("a".to_owned(), Bytes::from(long.clone())), ("b".to_owned(), Bytes::from_static(b"png"))]);
         let parts = vec![
@@ -135,11 +124,11 @@ mod tests {
             Some(Content::Text(text)) => text.clone(),
             _ => String::new(),
         };
-        assert_eq!(told.parts.len(), 6);
-        assert_eq!(text(&told.parts[0]) + &text(&told.parts[1]), long);
-        assert_eq!(told.parts[2..4], parts[1..3]);
-        assert_eq!(text(&told.parts[4]), "{}");
-        assert_eq!(told.parts[5], parts[4]);
+        assert_eq!(told.parts.len(), 5);
+        assert_eq!(text(&told.parts[0]), long, "in one piece");
+        assert_eq!(told.parts[1..3], parts[1..3]);
+        assert_eq!(text(&told.parts[3]), "{}");
+        assert_eq!(told.parts[4], parts[4]);
         assert_eq!(named.keys().collect::<Vec<_>>(), ["b"]);
     }
 
