@@ -69,6 +69,8 @@ mod repeating;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod retaining;
+#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod seals;

@@ -10,8 +10,10 @@ pub fn shown(event: &Event) -> anyhow::Result<EventLeaf> {
     let mut leaf = log::leaf(run, event.leaf.clone())?;
     if let Some(Body::ToolIntent(intent)) = &mut leaf.body {
         anyhow::ensure!(intent.idempotency_key.is_empty(), "the leaf {} holds a hash of arguments", event.seq);
-        let arguments = event.content.as_ref().map_or("", |content| content.arguments_json.as_str());
-        intent.idempotency_key = idempotency_key(run, &intent.call_id, arguments);
+        // It is told as long as the arguments are there.
+        if let Some(content) = &event.content {
+            intent.idempotency_key = idempotency_key(run, &intent.call_id, &content.arguments_json);
+        }
     }
     Ok(leaf)
 }
