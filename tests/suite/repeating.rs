@@ -7,8 +7,12 @@ use anyhow::Context as _;
 use mar_proto::session::*;
 use mar_testkit::process::built_binary;
 use mar_tests::client::request_id;
-use mar_tests::{Client, Deployment, Options, Shape, Stores, task};
+use mar_tests::{Client, Deployment, Options, Shape, task};
 use tokio::process::Command;
+
+both_ways! {
+    a_repetition_names_what_has_changed_and_nothing_else
+}
 
 const SCRIPT: &str = r#"
 [[rule]]
@@ -73,13 +77,14 @@ impl Sources {
         self.write("platform.cedar", &format!("@id(\"all\") permit (principal, action, resource);\n{rules}"))
     }
 
-    fn env(&self) -> Vec<(&'static str, String)> {
+    /// Has the services of a system that was prepared read them.
+    fn serve(&self, system: &Deployment) -> anyhow::Result<()> {
         let path = |name: &str| self.path().join(name).display().to_string();
-        vec![
-            ("MAR_AGENT_GENERATOR__RECIPES", path("recipes")),
-            ("MAR_AGENT_GENERATOR__PLATFORM_POLICY", path("platform.cedar")),
-            ("MAR_TOOL_GATEWAY__PLATFORM_POLICY", path("platform.cedar")),
-        ]
+        let policy = format!("platform_policy = '{}'\n", path("platform.cedar"));
+        let config = std::fs::read_to_string(system.config_file())?
+            .replace("[agent_generator]\n", &format!("[agent_generator]\nrecipes = '{}'\n{policy}", path("recipes")))
+            .replace("[tool_gateway]\n", &format!("[tool_gateway]\n{policy}"));
+        Ok(std::fs::write(system.config_file(), config)?)
     }
 }
 
@@ -110,18 +115,23 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-async fn restart(system: &mut Deployment, sources: &Sources) -> anyhow::Result<Client> {
-    system.kill(0).await?;
-    system.restart_with(0, sources.env()).await?;
+async fn restart(system: &mut Deployment, shape: Shape) -> anyhow::Result<Client> {
+    let processes = if shape == Shape::One { 1 } else { 4 };
+    for service in 0..processes {
+        system.kill(service).await?;
+    }
+    for service in 0..processes {
+        system.restart(service).await?;
+    }
     system.wait_for_tools(&["docs"]).await?;
     system.client().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repetition_names_what_has_changed_and_nothing_else() -> anyhow::Result<()> {
-    let sources = Sources::new()?;
-    let options = Options::new(Shape::One, Stores::Embedded).script(SCRIPT).catalogue(CATALOGUE);
-    let mut system = Deployment::start(Options { env: sources.env(), ..options }).await?;
+async fn a_repetition_names_what_has_changed_and_nothing_else(options: Options) -> anyhow::Result<()> {
+    let (sources, shape) = (Sources::new()?, options.shape);
+    let mut system = Deployment::prepare(options.script(SCRIPT).catalogue(CATALOGUE)).await?;
+    sources.serve(&system)?;
+    system.start_all().await?;
     system.wait_for_tools(&["docs"]).await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
@@ -138,7 +148,7 @@ async fn a_repetition_names_what_has_changed_and_nothing_else() -> anyhow::Resul
 
     // Another recipe is another prompt; what was asked, found and decided stays.
     sources.write("recipes/tally/system.jinja", "You count twice.")?;
-    let mut client = restart(&mut system, &sources).await?;
+    let mut client = restart(&mut system, shape).await?;
     assert_eq!(repeated(&mut client, &first.name).await?, [set(&["PROMPT"]), set(&[])]);
     let (code, told) = said(&system, &first.name).await?;
     assert!(code == Some(1) && told.contains("DIFFERENT") && told.contains("You count twice."), "{code:?}: {told}");
@@ -147,7 +157,7 @@ async fn a_repetition_names_what_has_changed_and_nothing_else() -> anyhow::Resul
     // A model that has changed is another model to choose from.
     let catalogue = system.folder().join("catalogue.toml");
     std::fs::write(&catalogue, CATALOGUE.replace("100000", "90000"))?;
-    let mut client = restart(&mut system, &sources).await?;
+    let mut client = restart(&mut system, shape).await?;
     assert_eq!(repeated(&mut client, &first.name).await?, [set(&["MODELS"]), set(&[])]);
     std::fs::write(&catalogue, CATALOGUE)?;
 
@@ -155,14 +165,14 @@ async fn a_repetition_names_what_has_changed_and_nothing_else() -> anyhow::Resul
     sources.policy(
         "@id(\"no-mail\") forbid (principal, action == Action::\"callTool\", resource == Tool::\"mail.send\");",
     )?;
-    let mut client = restart(&mut system, &sources).await?;
+    let mut client = restart(&mut system, shape).await?;
     assert_eq!(repeated(&mut client, &first.name).await?, [set(&["POLICY", "VERDICTS"]), set(&[])]);
 
     // One that forbids a call withholds its recorded result, though nothing would be sent.
     sources.policy(
         "@id(\"no-search\") forbid (principal, action == Action::\"callTool\", resource == Tool::\"docs.search\");",
     )?;
-    let mut client = restart(&mut system, &sources).await?;
+    let mut client = restart(&mut system, shape).await?;
     assert_eq!(repeated(&mut client, &first.name).await?, [set(&["POLICY", "RESULTS", "VERDICTS"]), set(&[])]);
     Ok(())
 }
