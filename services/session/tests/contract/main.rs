@@ -39,7 +39,8 @@ macro_rules! store_suite {
             the_log_of_a_session_chains);
         suite!($open, run_cases:
             a_run_is_admitted_whole an_admission_is_repeated runs_need_an_open_session serial_runs_exclude_each_other
-            parallel_runs_do_not serial_admissions_at_a_time_admit_one a_first_event_is_first runs_change_until_they_end
+            parallel_runs_do_not a_child_is_admitted_whole a_child_is_admitted_once children_need_an_open_session
+            serial_admissions_at_a_time_admit_one a_first_event_is_first runs_change_until_they_end
             runs_are_paged open_runs_are_claimed claims_respect_the_log_version claims_at_a_time_are_disjoint);
         suite!($open, holding_cases:
             a_parked_run_is_claimed_at_its_time only_its_holder_parks_a_run a_command_wakes_a_parked_run

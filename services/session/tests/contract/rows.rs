@@ -104,6 +104,11 @@ pub struct Log {
 }
 
 impl Log {
+    /// One that goes on where another chain was.
+    pub fn after(head: [u8; 32]) -> Self {
+        Self { seq: 0, head }
+    }
+
     pub fn next(&mut self, leaf: &[u8]) -> EventRow {
         self.next_with(leaf, None)
     }

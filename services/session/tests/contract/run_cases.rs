@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use mar_session::store::{Admission, Error, Page, RequestKey, RunRow, SessionRow};
+use mar_session::store::{Admission, Error, EventRow, Page, RequestKey, RunRow, SessionRow};
 use tokio::task::JoinSet;
 
 use crate::rows::{Concurrency, Log, OWNER, Subject, TENANT, change, id, key, noise, run, session};
@@ -89,6 +89,97 @@ pub async fn parallel_runs_do_not(subject: Subject) {
     let serial = run(&session, Concurrency::Serial);
     let busy = subject.store.run_admit(&key(), &serial, &first, OWNER).await.unwrap();
     assert_eq!(busy, Admission::Busy(runs[0].id));
+}
+
+/// A root run that excludes others, and a child of its call.
+async fn child_of_a_run(subject: &Subject) -> (RunRow, RunRow, EventRow) {
+    let (parent, _) = subject.admitted().await;
+    let session = subject.store.session_get(TENANT, parent.session).await.unwrap().unwrap();
+    let child = run(&session, Concurrency::Parallel);
+    // Its chain begins with the intent of its parent.
+    let first = Log::after([5; 32]).next_with(b"child", Some(noise(2, 40_000)));
+    (parent, child, first)
+}
+
+/// What the owner of the parent claims beside it.
+async fn claimed_by_owner(subject: &Subject) -> Vec<(RunRow, i64)> {
+    crate::claims(subject.store.run_claim(OWNER, 1, 10, crate::PATIENCE).await.unwrap())
+}
+
+pub async fn a_child_is_admitted_whole(subject: Subject) {
+    let (parent, child, first) = child_of_a_run(&subject).await;
+    // What stands in a root run's way, its parent, does not stand in its way.
+    assert_eq!(subject.store.child_admit(&child, &first).await.unwrap(), Admission::Admitted);
+    assert_eq!(subject.store.run_get(TENANT, child.id).await.unwrap(), Some(child.clone()));
+    assert_eq!(subject.read(&child).await, std::slice::from_ref(&first));
+    let log = subject.store.session_log(TENANT, child.session).await.unwrap();
+    let last = log.last().unwrap();
+    assert_eq!((log.len(), last.run, last.run_hash), (3, Some(child.id), Some(first.hash)));
+    // It is nobody's, and due: the owner of its parent may claim it like any other, once.
+    assert_eq!(claimed_by_owner(&subject).await, [(child.clone(), 2)]);
+    assert_eq!(claimed_by_owner(&subject).await, []);
+
+    // What is no first event leaves nothing.
+    let mut log = Log::default();
+    log.next(b"skipped");
+    let other = RunRow { id: id(), ..child };
+    let refused = subject.store.child_admit(&other, &log.next(b"second")).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    assert_eq!(subject.store.run_get(TENANT, other.id).await.unwrap(), None);
+    assert_eq!(subject.store.session_log(TENANT, parent.session).await.unwrap().len(), 3);
+}
+
+pub async fn a_child_is_admitted_once(subject: Subject) {
+    let (_, child, first) = child_of_a_run(&subject).await;
+    // Two replicas hold the parent for theirs, and each brings rows of its own making.
+    let mut calls = JoinSet::new();
+    for number in 0..6_u8 {
+        let (store, summary) = (Arc::clone(&subject.store), vec![number; 3]);
+        let mine = RunRow { summary: summary.clone().into(), ..child.clone() };
+        let first = Log::after([5; 32]).next_with(&summary, Some(vec![number; 20_000].into()));
+        calls.spawn(async move { (store.child_admit(&mine, &first).await.unwrap(), mine, first) });
+    }
+    let answers = calls.join_all().await;
+    assert!(answers.iter().all(|(answer, ..)| *answer == Admission::Admitted), "{answers:?}");
+    let stored = subject.store.run_get(TENANT, child.id).await.unwrap().unwrap();
+    let (_, _, taken) = answers.iter().find(|(_, mine, _)| *mine == stored).unwrap();
+    assert_eq!(subject.read(&child).await, std::slice::from_ref(taken), "the row and the event of one of them");
+    assert_eq!(subject.store.session_log(TENANT, child.session).await.unwrap().len(), 3);
+    // Nor does it begin again later, when it is somebody's, or over.
+    assert_eq!(claimed_by_owner(&subject).await, [(stored, 2)]);
+    assert_eq!(subject.store.child_admit(&child, &first).await.unwrap(), Admission::Admitted);
+    assert_eq!(claimed_by_owner(&subject).await, []);
+    subject.store.run_change(TENANT, child.id, &change(8, Some(taken.hash))).await.unwrap();
+    assert_eq!(subject.store.child_admit(&child, &first).await.unwrap(), Admission::Admitted);
+    assert_eq!(subject.store.run_get(TENANT, child.id).await.unwrap().unwrap().state, 8);
+    assert_eq!(claimed_by_owner(&subject).await, []);
+}
+
+pub async fn children_need_an_open_session(subject: Subject) {
+    let (parent, child, first) = child_of_a_run(&subject).await;
+    let store = &subject.store;
+    let nowhere = RunRow { session: id(), ..child.clone() };
+    assert_eq!(store.child_admit(&nowhere, &first).await.unwrap(), Admission::NotOpen(None));
+    // Another tenant's session is none, and stays as it is.
+    let foreign = RunRow { tenant: "globex".to_owned(), ..child.clone() };
+    assert_eq!(store.child_admit(&foreign, &first).await.unwrap(), Admission::NotOpen(None));
+    for tenant in [TENANT, "globex"] {
+        assert_eq!(store.run_get(tenant, child.id).await.unwrap(), None);
+    }
+    // The parent has ended, and its session with it: who still holds the parent for open starts nothing.
+    let sibling = RunRow { id: id(), ..child.clone() };
+    store.child_admit(&sibling, &first).await.unwrap();
+    let head = subject.read(&parent).await[0].hash;
+    assert!(store.run_change(TENANT, parent.id, &change(8, Some(head))).await.unwrap());
+    let session = store.session_get(TENANT, parent.session).await.unwrap().unwrap();
+    for (version, state) in [(2, 2), (3, 3)] {
+        let changed = SessionRow { state, version, ..session.clone() };
+        store.session_change(None, &changed).await.unwrap().unwrap();
+        assert_eq!(store.child_admit(&child, &first).await.unwrap(), Admission::NotOpen(Some(state)));
+        assert_eq!(store.child_admit(&sibling, &first).await.unwrap(), Admission::Admitted, "it was before");
+    }
+    assert_eq!(store.run_get(TENANT, child.id).await.unwrap(), None);
+    assert_eq!(subject.read(&child).await, []);
 }
 
 pub async fn serial_admissions_at_a_time_admit_one(subject: Subject) {
