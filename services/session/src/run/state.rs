@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mar_proto::session::{Agent, Answer, ApprovalState, RunFailure, RunState, Task, Totals, WaitReason};
-use mar_proto::types::{
-    Doubt, Executor, HaltReason, HaltingPolicy, Media, Message, Probe, ToolDefinition, ToolResult, Usage,
-};
+use mar_proto::session::{Agent, Answer, RunFailure, RunState, StopRequested, Task, Totals, WaitReason};
+use mar_proto::types::{HaltReason, HaltingPolicy, Message, Usage};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::answer::Summariser;
 use super::cut::Cut;
-use super::delegation::{Delegated, Parent};
+use super::delegation::Parent;
 use super::fork::Fork;
 use super::history::History;
 use super::loop_detector::LoopDetector;
@@ -21,12 +19,14 @@ use super::slices::Purse;
 use super::summary::{Aim, Density};
 use crate::counters::Amounts;
 
-/// Bytes of a message's frame (role marks, separators) that a provider's template may turn into tokens.
-pub(super) const MESSAGE_OVERHEAD: i64 = 16;
-/// Tokens of an image beyond the bytes of its part: at least, at most.
-const IMAGE: (usize, usize) = (2_048, 65_536);
-/// Bytes that a router may add to the prompt to describe tools and output form.
-pub(super) const PROMPT_OVERHEAD: i64 = 4_096;
+mod approval;
+mod call;
+mod prompt;
+mod waiting;
+
+pub use approval::{Approval, Decided};
+pub use call::{Call, CallState};
+pub(super) use prompt::{MESSAGE_OVERHEAD, PROMPT_OVERHEAD, message_bytes};
 
 /// A run, as far as its log tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,140 +178,6 @@ pub struct Generation {
     pub aim: Aim,
 }
 
-/// A tool call of the current step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Call {
-    /// `{run}/{step}/{index}`
-    pub call_id: String,
-    /// The provider's id.
-    pub provider_call_id: String,
-    /// `tools/…`, or what the model wrote.
-    pub tool: String,
-    /// The tool as sealed; `None` where the model named none of the agent's.
-    pub definition: Option<ToolDefinition>,
-    /// Arguments as the model wrote them.
-    pub arguments_json: String,
-    /// Id of the human decision that a policy asked for.
-    pub approval: Option<String>,
-    /// Id of the human decision on its doubt, until it is issued again.
-    pub question: Option<String>,
-    /// The `seq` of the result that the log of the run's origin holds of it, which it is given.
-    pub recorded: Option<i64>,
-    /// When its last try was issued.
-    pub issued_at: Option<OffsetDateTime>,
-    /// How far it is.
-    pub state: CallState,
-}
-
-impl Call {
-    /// Whether the gateway only decides on it: the caller, or the runtime, makes it once it is handed over.
-    pub fn is_made_elsewhere(&self) -> bool {
-        self.definition.as_ref().is_some_and(|tool| tool.executor() != Executor::Unspecified)
-    }
-
-    /// What the operator declares about calls whose outcome nobody knows.
-    pub fn doubt(&self) -> Option<&Doubt> {
-        self.definition.as_ref()?.doubt.as_ref()
-    }
-
-    /// The key under which its tool knows it.
-    pub fn idempotency_key(&self, run: Uuid) -> String {
-        super::idempotency_key(run, &self.call_id, &self.arguments_json)
-    }
-
-    /// What can be asked whether it took effect.
-    pub fn probe(&self) -> Option<&Probe> {
-        self.doubt()?.probe.as_ref()
-    }
-
-    /// Id of the human decision that it waits for, or waited for last.
-    pub fn asked(&self) -> Option<&str> {
-        self.question.as_deref().or(self.approval.as_deref())
-    }
-}
-
-/// A human decision on one exact call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Approval {
-    /// `{step}-{index}`
-    pub id: String,
-    /// `{run}/{step}/{index}`
-    pub call_id: String,
-    /// `tools/{upstream}.{tool}`
-    pub tool: String,
-    /// The exact arguments.
-    pub arguments_json: String,
-    /// Whether untrusted content had entered the conversation.
-    pub tainted: bool,
-    /// What it is bound to, as the gateway computed it.
-    pub digest: String,
-    /// Why a policy wants it.
-    pub message: String,
-    /// Who may decide; empty for anybody but the run's own principal.
-    pub group: String,
-    /// How many have to approve.
-    pub needed: i32,
-    /// When it was asked for.
-    pub asked_at: OffsetDateTime,
-    /// When it lapses.
-    pub expires_at: OffsetDateTime,
-    /// Where it stands.
-    pub state: ApprovalState,
-    /// Decisions so far, in order.
-    pub decisions: Vec<Decided>,
-    /// Whether it is on the doubt about a call that was issued.
-    pub in_doubt: bool,
-}
-
-/// One person's decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decided {
-    /// Who.
-    pub principal: String,
-    /// Whether the call may go ahead.
-    pub approved: bool,
-    /// Why.
-    pub comment: String,
-    /// When.
-    pub at: OffsetDateTime,
-}
-
-/// How far a call is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum CallState {
-    /// The turn asks for it; nothing is reserved.
-    Wanted,
-    /// Its intent is in the log: this try may have had its effect.
-    Open {
-        /// Session's number of the try.
-        attempt: i64,
-    },
-    /// A try was issued, nobody knows whether it took effect, and its probe is being asked.
-    Doubted {
-        /// The try in doubt.
-        attempt: i64,
-    },
-    /// It waits for a human's decision: on whether it is made, or, of a call in doubt, on whether it is issued again.
-    Asking {
-        /// The try that was asked about.
-        attempt: i64,
-    },
-    /// It may go ahead.
-    Approved {
-        /// The try that was asked about.
-        attempt: i64,
-    },
-    /// Child runs work on it.
-    Delegated(Box<Delegated>),
-    /// It is in the caller's hands, or, for CHILD_RUN, about to start child runs.
-    Handed {
-        /// What the run waits for.
-        reason: WaitReason,
-    },
-    /// It is over.
-    Returned(Box<ToolResult>),
-}
-
 /// Another try of a generation that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryDue {
@@ -334,6 +200,18 @@ pub struct Stop {
     pub halt_reason: HaltReason,
     /// Set when CANCELLED.
     pub reason: String,
+}
+
+impl Stop {
+    /// As it stands in the log.
+    pub fn of(requested: &StopRequested, at: OffsetDateTime) -> Self {
+        Self {
+            at,
+            outcome: requested.outcome(),
+            halt_reason: requested.halt_reason(),
+            reason: requested.reason.clone(),
+        }
+    }
 }
 
 /// How a run ended.
@@ -365,161 +243,9 @@ impl State {
         }
     }
 
-    /// Time in RUNNING as of `now`.
-    pub fn active_time(&self, now: OffsetDateTime) -> Duration {
-        self.active + self.running_since.map_or(Duration::ZERO, |since| (now - since).max(Duration::ZERO))
-    }
-
-    /// When `max_active_time` will have passed if the run goes on running.
-    pub fn active_deadline(&self) -> Option<OffsetDateTime> {
-        let limit = self.limits.max_active_time.as_ref()?;
-        let left = Duration::new(limit.seconds, limit.nanos) - self.active;
-        self.running_since.and_then(|since| since.checked_add(left))
-    }
-
-    /// Whether a generation or a call is in flight.
-    pub fn in_flight(&self) -> bool {
-        self.generation.is_some() || self.open_calls().next().is_some() || self.doubted_calls().next().is_some()
-    }
-
-    /// Calls whose intent is in the log and whose result is not.
-    pub fn open_calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.iter().filter(|call| matches!(call.state, CallState::Open { .. }))
-    }
-
-    /// Calls whose probe is being asked.
-    pub fn doubted_calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.iter().filter(|call| matches!(call.state, CallState::Doubted { .. }))
-    }
-
-    /// Calls that a human or the caller holds, or that were just approved.
-    pub fn held_calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.iter().filter(|call| {
-            matches!(call.state, CallState::Asking { .. } | CallState::Approved { .. } | CallState::Handed { .. })
-        })
-    }
-
-    /// What the run waits for with nothing in flight; `None` while it can go on by itself.
-    pub fn parks_for(&self) -> Option<WaitReason> {
-        if self.in_flight() {
-            return None;
-        }
-        let held = |wanted: fn(&CallState) -> bool| self.calls.iter().any(|call| wanted(&call.state));
-        let ready = |state: &CallState| {
-            matches!(state, CallState::Approved { .. } | CallState::Handed { reason: WaitReason::ChildRun })
-        };
-        if held(ready) && !self.paused {
-            return None;
-        }
-        if held(|state| matches!(state, CallState::Asking { .. })) {
-            return Some(WaitReason::Approval);
-        }
-        let handed = self.calls.iter().find_map(|call| match call.state {
-            CallState::Handed { reason } if reason != WaitReason::ChildRun => Some(reason),
-            _ => None,
-        });
-        let children = self.has_open_children().then_some(WaitReason::ChildRun);
-        handed.or(children).or(self.paused.then_some(WaitReason::Paused))
-    }
-
-    /// What the run waits for, since [`State::changed_at`].
-    pub fn waits_for(&self) -> Option<WaitReason> {
-        match self.phase {
-            Phase::Waiting(reason) | Phase::Pending(Some(reason)) => Some(reason),
-            _ => None,
-        }
-    }
-
-    /// Whether the run waits for a command or a time: it needs no executor until then.
-    pub fn is_parked(&self) -> bool {
-        let waits = matches!(self.phase, Phase::Waiting(reason) if reason != WaitReason::Dependency);
-        // What it waited for may have come, and a slice is being asked for: nothing would bring that to a run that is let go of.
-        let waits = waits && (self.parks_for().is_some() || self.renews_at.is_some());
-        let unfunded = self.phase == Phase::Pending(Some(WaitReason::Budget));
-        (waits && !self.is_due() || unfunded) && self.stop.is_none() && !self.in_flight()
-    }
-
     /// Whether the run is over.
     pub fn ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
-    }
-
-    /// When the run next has something to do without any input. Stays where it is while counters are away: who asks them
-    /// paces the asking.
-    pub fn wake_at(&self) -> Option<OffsetDateTime> {
-        if self.ended() {
-            return None;
-        }
-        if let Some(stop) = &self.stop {
-            return Some(if self.in_flight() { stop.at + super::CANCEL_GRACE } else { self.children_due(stop) });
-        }
-        let mut at = self.expires_at;
-        if let Some(active) = self.active_deadline() {
-            at = at.min(active);
-        }
-        // Something in flight brings its own input, and counters that are away hold back a try however overdue.
-        if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) {
-            at = at.min(self.changed_at + Duration::seconds(1));
-        } else if self.is_due() {
-            at = at.min(self.changed_at);
-        } else if let Some(retry) = &self.retry
-            && !self.in_flight()
-            && !self.paused
-        {
-            at = at.min(retry.at);
-        }
-        let renewal = self.renews_at.into_iter();
-        Some(self.approvals_due().chain(renewal).fold(at, OffsetDateTime::min))
-    }
-
-    /// Whether the run, a child, goes on at once: what it has committed says what it may draw for, and nothing brings another
-    /// input. Budgets are its root's to ask.
-    fn is_due(&self) -> bool {
-        let stands = matches!(self.phase, Phase::Running | Phase::Waiting(_)) && self.parent.is_some();
-        stands && !self.in_flight() && self.retry.is_none() && self.parks_for().is_none()
-    }
-
-    /// Until when the children of a run that stops are waited for.
-    pub fn children_due(&self, stop: &Stop) -> OffsetDateTime {
-        let levels = i32::try_from(self.limits.max_depth.unwrap_or(0).clamp(1, 8)).unwrap_or(1);
-        stop.at + super::CHILDREN_GRACE * levels
-    }
-
-    /// When the approvals that are asked for lapse.
-    fn approvals_due(&self) -> impl Iterator<Item = OffsetDateTime> {
-        let asking = self.calls.iter().filter(|call| matches!(call.state, CallState::Asking { .. }));
-        asking.filter_map(|call| self.approval(call).map(|approval| approval.expires_at))
-    }
-
-    /// The approval that a call waits for, or waited for last.
-    pub fn approval(&self, call: &Call) -> Option<&Arc<Approval>> {
-        self.approvals.get(call.asked()?)
-    }
-
-    /// An upper bound of the tokens of the prompt that the next generation sends: one token for each byte, which a byte-level
-    /// tokenizer never exceeds. The settlement gives back what was not used.
-    pub fn prompt_bound(&self) -> i64 {
-        let start = PROMPT_OVERHEAD + self.prompt_frame();
-        self.transcript.iter().fold(start, |sum, message| sum.saturating_add(message_bytes(message) + MESSAGE_OVERHEAD))
-    }
-
-    /// Bytes of a prompt that are in none of its messages: the tools, and the answer's form.
-    pub(super) fn prompt_frame(&self) -> i64 {
-        let form = i64::try_from(2 * self.output_schema.len()).unwrap_or(i64::MAX / 4);
-        self.tool_bytes().saturating_add(form)
-    }
-
-    /// Size of the tool definitions as a model is told of them.
-    fn tool_bytes(&self) -> i64 {
-        let tools = self.agent.as_ref().map_or(&[][..], |agent| agent.tools.as_slice());
-        let bytes: usize =
-            tools.iter().map(|tool| tool.alias.len() + tool.description.len() + 2 * tool.input_schema_json.len()).sum();
-        i64::try_from(bytes).unwrap_or(i64::MAX / 4)
-    }
-
-    /// The tool of the agent that a turn names.
-    pub fn tool(&self, name: &str) -> Option<&ToolDefinition> {
-        self.agent.as_ref()?.tools.iter().find(|tool| tool.name == name)
     }
 
     /// Totals as callers see them.
@@ -533,31 +259,4 @@ impl State {
             active_time_ms: i64::try_from(self.active_time(now).whole_milliseconds()).unwrap_or(i64::MAX),
         }
     }
-}
-
-/// Size of what a message says.
-pub(super) fn message_bytes(message: &Message) -> i64 {
-    use mar_proto::types::part::Content;
-    let bytes: usize = message
-        .parts
-        .iter()
-        .map(|part| match &part.content {
-            Some(Content::Text(text) | Content::Refusal(text)) => text.len(),
-            Some(Content::ToolCall(call)) => call.tool.len() + call.arguments_json.len() + call.provider_call_id.len(),
-            Some(Content::ToolResult(result)) => {
-                result.content.iter().map(prost::Message::encoded_len).sum::<usize>() + result.provider_call_id.len()
-            }
-            Some(Content::Media(media)) => media_bound(media) + prost::Message::encoded_len(part),
-            Some(_) => prost::Message::encoded_len(part),
-            None => 0,
-        })
-        .sum();
-    i64::try_from(bytes).unwrap_or(i64::MAX / 4)
-}
-
-/// What media may cost beyond the size of their part: a blob's bytes, which are elsewhere. No provider makes more tokens of an
-/// image than [`IMAGE`], and the router reckons with some for the smallest.
-fn media_bound(media: &Media) -> usize {
-    let size = usize::try_from(media.size_bytes).unwrap_or(0);
-    if media.media_type.starts_with("image/") { size.clamp(IMAGE.0, IMAGE.1) } else { size }
 }

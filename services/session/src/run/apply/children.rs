@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mar_proto::session::{ChildEnded, DelegationIntent, EventContent, ParentRun};
+use mar_proto::session::{AllotmentRefilled, ChildEnded, DelegationIntent, EventContent, ParentRun};
 use uuid::Uuid;
 
 use super::super::amounts::add_usage;
@@ -78,6 +78,12 @@ impl State {
         if counted_seq.is_none() && !difference.is_zero() {
             self.counted_seq = -1;
         }
+    }
+
+    /// What a child has drawn from its parent's pool is added to its limits.
+    pub(super) fn refill(&mut self, refilled: &AllotmentRefilled) {
+        let drawn = refilled.drawn.as_ref().map(Amounts::of_reservation).unwrap_or_default();
+        self.drawn = self.drawn + drawn;
     }
 
     /// A call that is told to be over while children of it are open stays at everything that was taken for it.
