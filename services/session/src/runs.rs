@@ -288,15 +288,9 @@ impl Runs {
         let (executor, inbox, feed) =
             Executor::new(Arc::clone(&self.0.shared), begin, self.0.shutdown.clone(), span.clone());
         let live = Live { tenant: session.tenant.clone(), session: session.id, epoch, inbox, feed };
-        {
-            let mut lives = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
-            // An ownership that came to light late has a successor here already.
-            if lives.get(&run).is_some_and(|live| live.epoch > epoch) {
-                return Ok(());
-            }
-            lives.insert(run, live);
+        if !self.show(run, live) {
+            return Ok(());
         }
-        self.0.moved.send_replace(());
         let inner = Arc::clone(&self.0);
         let task = async move {
             executor.drive().await;
@@ -304,6 +298,18 @@ impl Runs {
         };
         self.0.tasks.spawn(task.instrument(span));
         Ok(())
+    }
+
+    /// Has a run found by those who look for it, unless its ownership came to light late and has a successor here already.
+    fn show(&self, run: Uuid, live: Live) -> bool {
+        let mut lives = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if lives.get(&run).is_some_and(|known| known.epoch > live.epoch) {
+            return false;
+        }
+        lives.insert(run, live);
+        drop(lives);
+        self.0.moved.send_replace(());
+        true
     }
 
     /// A run of the tenant, as it is now.

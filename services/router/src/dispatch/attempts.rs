@@ -248,6 +248,18 @@ impl Tried {
         }
     }
 
+    /// Closes an attempt that failed: what it took is counted, and where nothing may come after it, why.
+    async fn close(&mut self, prepared: &Prepared, choice: &Choice, mut failure: Failure, seen: Seen) -> Option<Error> {
+        let began = seen.began();
+        if began {
+            failure.consumed = Consumed::Input;
+        }
+        let output = prepared.output(choice, seen).await;
+        let place = prepared.dispatcher.pool.place(&choice.model.provider);
+        self.failed(choice, &place, failure.clone(), output);
+        self.end(failure, began, prepared)
+    }
+
     /// The error of a call that its last failure ends: an answer that had begun cannot begin again with another model, and
     /// what one provider refuses is not taken to the next.
     fn end(&mut self, last: Failure, began: bool, prepared: &Prepared) -> Option<Error> {
@@ -318,7 +330,7 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 yield Ok(Frame::Attempt { number: tried.number, model: choice.model.name.clone() });
                 let mut seen = Seen::default();
                 let span = prepared.span(&choice, tried.number);
-                let mut failure = match prepared.begin(&choice).instrument(span.clone()).await {
+                let failure = match prepared.begin(&choice).instrument(span.clone()).await {
                     Err(failure) => failure,
                     Ok(mut events) => loop {
                         match events.next().await {
@@ -340,18 +352,13 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
                 };
                 span.record("error.type", failure.class.as_str());
                 drop(span);
-                let began = seen.began();
-                if began {
-                    failure.consumed = Consumed::Input;
-                }
-                let output = prepared.output(&choice, seen).await;
-                let place = prepared.dispatcher.pool.place(&choice.model.provider);
-                tried.failed(&choice, &place, failure.clone(), output);
                 round.note(&choice.model.provider, failure.class);
-                if may_pass(failure.class) {
+                let passes = may_pass(failure.class);
+                let end = tried.close(&prepared, &choice, failure, seen).await;
+                if passes {
                     live.push(choice);
                 }
-                if let Some(end) = tried.end(failure, began, &prepared) {
+                if let Some(end) = end {
                     yield Err(end);
                     return;
                 }

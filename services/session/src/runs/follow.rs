@@ -8,7 +8,7 @@ use async_stream::try_stream;
 use futures::Stream;
 use mar_proto::session::run_frame::Frame;
 use mar_proto::session::{AttemptStarted, Event, Run, RunEnd, RunFrame, RunSnapshot, RunState, event_leaf::Body};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
 use super::{Live, READ_BYTES, READ_EVENTS, Runs, elsewhere::Heard, has_ended, stored_run};
@@ -28,9 +28,57 @@ const ELSEWHERE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a follower wakes.
 enum Wake {
-    Delta(Option<Arc<RunFrame>>),
+    /// A frame that no store keeps.
+    Delta(Arc<RunFrame>),
+    /// There may be more to see.
     Changed,
+    /// The service stops.
     Lost,
+}
+
+/// The feed of a run that is executed here.
+struct Here {
+    feed: Feed,
+    views: watch::Receiver<View>,
+    deltas: broadcast::Receiver<Arc<RunFrame>>,
+}
+
+impl Here {
+    fn attach(live: Live) -> Self {
+        Self { views: live.feed.views(), deltas: live.feed.deltas(), feed: live.feed }
+    }
+
+    fn look(&mut self) -> View {
+        self.views.borrow_and_update().clone()
+    }
+}
+
+/// How much of the log a follower has.
+struct Seen {
+    /// The next event's `seq`.
+    cursor: i64,
+    /// Hash of the event before that, where it is known.
+    last: Option<[u8; 32]>,
+}
+
+impl Seen {
+    /// Takes the next event: it follows what was seen before, or is of another log.
+    fn take(&mut self, follow: &Follow, event: &Event) -> Result<(), Error> {
+        if self.last.is_some_and(|last| event.prev_hash != last[..]) {
+            return Err(lost_tail(follow, self.cursor));
+        }
+        self.last = <[u8; 32]>::try_from(&event.hash[..]).ok();
+        self.cursor = event.seq + 1;
+        Ok(())
+    }
+
+    /// Whether what was seen is the log that the run has ended with.
+    fn check_end(&self, follow: &Follow, run: &Run) -> Result<(), Error> {
+        let head = run.seal.as_ref().map(|seal| &seal.head);
+        let other = self.last.zip(head).is_some_and(|(last, head)| head[..] != last[..]);
+        let lost = run.next_seq < self.cursor || other;
+        if lost { Err(lost_tail(follow, run.next_seq.min(self.cursor))) } else { Ok(()) }
+    }
 }
 
 /// What is followed, and how.
@@ -74,36 +122,24 @@ impl Runs {
 
     fn frames(self, opening: View, follow: Follow) -> FrameStream {
         Box::pin(try_stream! {
-            let mut cursor = follow.from_seq;
-            let mut last = follow.after;
+            let mut seen = Seen { cursor: follow.from_seq, last: follow.after };
             let mut moved = self.0.moved.subscribe();
             let mut afar = None;
             let mut attempt = opening.attempt.clone();
             yield snapshot(&opening);
             let mut view = opening;
             loop {
-                let live = self.live_of(&follow);
-                if live.is_none() && afar.is_none() {
+                // Attached before the events are read: what comes meanwhile wakes.
+                let mut here = self.live_of(&follow).map(Here::attach);
+                if here.is_none() && afar.is_none() {
                     afar = Some(self.0.elsewhere.follow(follow.run));
                 }
-                // Attached before the events are read: what comes meanwhile wakes.
-                let mut views = live.as_ref().map(|live| live.feed.views());
-                let mut deltas = live.as_ref().map(|live| live.feed.deltas());
-                match (&mut views, view.over) {
-                    (Some(views), _) => view = views.borrow_and_update().clone(),
-                    (None, true) => {}
-                    (None, false) => view = self.seen_from_here(&follow, cursor).await?,
-                }
+                view = self.latest(&follow, here.as_mut(), view, seen.cursor).await?;
                 loop {
-                    while cursor < view.run.next_seq {
-                        let feed = live.as_ref().map(|live| &live.feed);
-                        for event in self.read(&follow, feed, cursor, view.run.next_seq).await? {
-                            // What was sent before is what this one follows, or it is of another log.
-                            if last.is_some_and(|last| event.prev_hash != last[..]) {
-                                Err(lost_tail(&follow, cursor))?;
-                            }
-                            last = <[u8; 32]>::try_from(&event.hash[..]).ok();
-                            cursor = event.seq + 1;
+                    while seen.cursor < view.run.next_seq {
+                        let feed = here.as_ref().map(|here| &here.feed);
+                        for event in self.read(&follow, feed, seen.cursor, view.run.next_seq).await? {
+                            seen.take(&follow, &event)?;
                             if event.seq % 5 == 4 && self.0.shared.sabotage.is(Fault::DropEvent) {
                                 continue;
                             }
@@ -111,7 +147,7 @@ impl Runs {
                         }
                     }
                     if view.over {
-                        check_end(&follow, &view.run, cursor, last)?;
+                        seen.check_end(&follow, &view.run)?;
                         yield frame(Frame::End(RunEnd { run: Some((*view.run).clone()) }));
                         return;
                     }
@@ -123,40 +159,19 @@ impl Runs {
                     if view.left {
                         break;
                     }
-                    let (Some(views), Some(deltas)) = (&mut views, &mut deltas) else { break };
-                    let wake = tokio::select! {
-                        biased;
-                        delta = deltas.recv(), if follow.deltas => Wake::Delta(delta.ok()),
-                        () = self.0.shutdown.cancelled() => Wake::Lost,
-                        _ = views.changed() => Wake::Changed,
-                    };
-                    match wake {
-                        Wake::Delta(Some(delta)) => yield (*delta).clone(),
-                        // A delta that was missed is superseded by the committed turn.
-                        Wake::Delta(None) | Wake::Changed => view = views.borrow_and_update().clone(),
+                    let Some(here) = &mut here else { break };
+                    match self.wake_here(here, follow.deltas).await {
+                        Wake::Delta(delta) => yield (*delta).clone(),
+                        Wake::Changed => view = here.look(),
                         Wake::Lost => Err(Error::Draining)?,
                     }
                 }
-                // Nobody executes it here.
                 let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
                 let until = self.clock().monotonic() + pause;
                 self.say_followed(follow.run, view.run.epoch);
                 loop {
-                    let left = until.saturating_sub(self.clock().monotonic());
-                    let wake = tokio::select! {
-                        biased;
-                        () = self.0.shutdown.cancelled() => Wake::Lost,
-                        _ = moved.changed() => Wake::Changed,
-                        heard = heard(&mut afar) => match heard {
-                            Some(Heard::Shown(frame)) => Wake::Delta(Some(frame)),
-                            Some(Heard::Moved) | None => Wake::Changed,
-                        },
-                        () = self.clock().sleep(left) => Wake::Changed,
-                    };
-                    match wake {
-                        Wake::Delta(Some(frame)) if follow.deltas && is_news(&frame, &mut attempt) => {
-                            yield (*frame).clone();
-                        }
+                    match self.wake_elsewhere(&mut moved, &mut afar, until).await {
+                        Wake::Delta(frame) if follow.deltas && is_news(&frame, &mut attempt) => yield (*frame).clone(),
                         Wake::Delta(_) => {}
                         Wake::Changed => break,
                         Wake::Lost => Err(Error::Draining)?,
@@ -164,6 +179,45 @@ impl Runs {
                 }
             }
         })
+    }
+
+    async fn latest(&self, follow: &Follow, here: Option<&mut Here>, last: View, cursor: i64) -> Result<View, Error> {
+        match here {
+            Some(here) => Ok(here.look()),
+            None if last.over => Ok(last),
+            None => self.seen_from_here(follow, cursor).await,
+        }
+    }
+
+    /// Waits for news of a run that is executed here.
+    async fn wake_here(&self, here: &mut Here, wants_deltas: bool) -> Wake {
+        tokio::select! {
+            biased;
+            // A delta that was missed is superseded by the committed turn.
+            delta = here.deltas.recv(), if wants_deltas => delta.map_or(Wake::Changed, Wake::Delta),
+            () = self.0.shutdown.cancelled() => Wake::Lost,
+            _ = here.views.changed() => Wake::Changed,
+        }
+    }
+
+    /// Waits for news of a run that is not executed here, or until it is time to look at it again.
+    async fn wake_elsewhere(
+        &self,
+        moved: &mut watch::Receiver<()>,
+        afar: &mut Option<broadcast::Receiver<Heard>>,
+        until: Duration,
+    ) -> Wake {
+        let left = until.saturating_sub(self.clock().monotonic());
+        tokio::select! {
+            biased;
+            () = self.0.shutdown.cancelled() => Wake::Lost,
+            _ = moved.changed() => Wake::Changed,
+            heard = heard(afar) => match heard {
+                Some(Heard::Shown(frame)) => Wake::Delta(frame),
+                Some(Heard::Moved) | None => Wake::Changed,
+            },
+            () = self.clock().sleep(left) => Wake::Changed,
+        }
     }
 
     /// A run that is not executed here, by its stored state; how far its log goes is found by reading it.
@@ -241,13 +295,6 @@ fn is_news(frame: &RunFrame, open: &mut Option<AttemptStarted>) -> bool {
     let Some(Frame::Attempt(attempt)) = &frame.frame else { return true };
     let place = |attempt: &AttemptStarted| (attempt.step, attempt.epoch, attempt.attempt);
     open.replace(attempt.clone()).is_none_or(|before| place(&before) != place(attempt))
-}
-
-/// Whether what was sent is the log that the run has ended with.
-fn check_end(follow: &Follow, run: &Run, cursor: i64, last: Option<[u8; 32]>) -> Result<(), Error> {
-    let head = run.seal.as_ref().map(|seal| &seal.head);
-    let other = last.zip(head).is_some_and(|(last, head)| head[..] != last[..]);
-    if run.next_seq < cursor || other { Err(lost_tail(follow, run.next_seq.min(cursor))) } else { Ok(()) }
 }
 
 fn lost_tail(follow: &Follow, next_seq: i64) -> Error {

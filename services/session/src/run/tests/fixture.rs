@@ -4,13 +4,13 @@ use std::sync::LazyLock;
 
 use mar_descriptor::{Descriptor, ModelRole, RolePrompt, Sampling};
 use mar_proto::session::{
-    Agent, BudgetScope, EventContent, FinishReason, ParentRun, ReservationPrice, RunAdmitted, SliceGranted, Task,
-    ToolOutcome, WaitReason, event_leaf::Body, event_shared,
+    Agent, BudgetScope, EventContent, EventShared, FinishReason, ParentRun, ReservationPrice, RunAdmitted, RunEnded,
+    SliceGranted, Task, ToolOutcome, WaitReason, event_leaf::Body, event_shared,
 };
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{
-    Doubt, Executor, HaltingPolicy, Message, OnBudget, OnUnknown, Part, Passage, Probe, Role, SealedDescriptor,
-    ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
+    Doubt, Executor, HaltReason, HaltingPolicy, Message, OnBudget, OnUnknown, Part, Passage, Probe, Role,
+    SealedDescriptor, ToolCall, ToolDefinition, ToolResult, Usage, part::Content,
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -388,8 +388,7 @@ pub fn word(event: &Event) -> String {
         Body::GenerationFailed(failed) => format!("Failed({}.{} {})", failed.step, failed.attempt, failed.reason),
         Body::ToolIntent(intent) => format!("Intent({}.{})", place(&intent.call_id), intent.attempt),
         Body::ToolReturned(back) => {
-            let outcome = back.outcome().as_str_name().trim_start_matches("TOOL_OUTCOME_");
-            format!("Returned({} {outcome})", place(&back.call_id))
+            format!("Returned({} {})", place(&back.call_id), short(back.outcome().as_str_name(), "TOOL_OUTCOME_"))
         }
         Body::AnswerRejected(rejected) => format!("Rejected({})", rejected.problems),
         Body::CountersRebuilt(rebuilt) => format!("Rebuilt({})", rebuilt.found_seq),
@@ -400,43 +399,45 @@ pub fn word(event: &Event) -> String {
         Body::PauseRequested(_) => "PauseRequested".to_owned(),
         Body::ApprovalRequested(asked) => format!("Asked({})", asked.approval),
         Body::ApprovalDecided(decided) => {
-            let state = decided.state().as_str_name().trim_start_matches("APPROVAL_STATE_");
-            format!("Decided({} {state})", decided.approval)
+            format!("Decided({} {})", decided.approval, short(decided.state().as_str_name(), "APPROVAL_STATE_"))
         }
         Body::CallHandedOver(handed) => format!("Handed({})", place(&handed.call_id)),
         Body::SliceGranted(granted) => {
-            let scope = granted.scope().as_str_name().trim_start_matches("BUDGET_SCOPE_");
-            format!("Slice({scope} {})", granted.cost_nano_usd)
+            format!("Slice({} {})", short(granted.scope().as_str_name(), "BUDGET_SCOPE_"), granted.cost_nano_usd)
         }
         Body::DelegationIntent(intent) => format!("Delegated({} {})", place(&intent.call_id), intent.children.len()),
-        Body::ChildEnded(ended) => {
-            let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
-            format!("ChildEnded({state})")
-        }
+        Body::ChildEnded(ended) => format!("ChildEnded({})", short(ended.state().as_str_name(), "RUN_STATE_")),
         Body::AllotmentRefilled(_) => "Refilled".to_owned(),
         Body::OriginRecalled(recalled) => format!("Recalled({} {})", recalled.turns, recalled.recorded_calls),
-        Body::EventShared(shared) => match &shared.body {
-            Some(event_shared::Body::Turn(turn)) => format!("Shared(turn {})", turn.step),
-            Some(event_shared::Body::Result(back)) => format!("Shared(result {})", place(&back.call_id)),
-            Some(event_shared::Body::Summary(summary)) => format!("Shared(summary {})", summary.step),
-            _ => "Shared(rejection)".to_owned(),
-        },
+        Body::EventShared(shared) => word_shared(shared),
         Body::CallDoubted(doubted) => format!("Doubted({}.{})", place(&doubted.call_id), doubted.attempt),
         Body::CallProbed(probed) => {
-            let answer = probed.answer().as_str_name().trim_start_matches("PROBE_ANSWER_");
-            format!("Probed({} {answer})", place(&probed.call_id))
+            format!("Probed({} {})", place(&probed.call_id), short(probed.answer().as_str_name(), "PROBE_ANSWER_"))
         }
-        Body::RunEnded(ended) => {
-            let state = ended.state().as_str_name().trim_start_matches("RUN_STATE_");
-            let reason = ended.halt_reason().as_str_name().trim_start_matches("HALT_REASON_");
-            let why = if ended.halt_reason == 0 {
-                ended.failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default()
-            } else {
-                reason.to_owned()
-            };
-            format!("Ended({state}{}{why})", if why.is_empty() { "" } else { " " })
-        }
+        Body::RunEnded(ended) => word_of_end(ended),
     }
+}
+
+fn word_shared(shared: &EventShared) -> String {
+    match &shared.body {
+        Some(event_shared::Body::Turn(turn)) => format!("Shared(turn {})", turn.step),
+        Some(event_shared::Body::Result(back)) => format!("Shared(result {})", place(&back.call_id)),
+        Some(event_shared::Body::Summary(summary)) => format!("Shared(summary {})", summary.step),
+        _ => "Shared(rejection)".to_owned(),
+    }
+}
+
+fn word_of_end(ended: &RunEnded) -> String {
+    let state = short(ended.state().as_str_name(), "RUN_STATE_");
+    let why = match (&ended.failure, ended.halt_reason()) {
+        (failure, HaltReason::Unspecified) => failure.as_ref().map_or("", |failure| &failure.reason),
+        (_, reason) => short(reason.as_str_name(), "HALT_REASON_"),
+    };
+    if why.is_empty() { format!("Ended({state})") } else { format!("Ended({state} {why})") }
+}
+
+fn short<'a>(name: &'a str, prefix: &str) -> &'a str {
+    name.trim_start_matches(prefix)
 }
 
 /// `{step}/{index}` of a call id.

@@ -1,13 +1,103 @@
 //! Random histories.
 
+use std::collections::BTreeMap;
+
 use mar_proto::session::{FinishReason, event_leaf::Body, event_shared};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 
 use super::world::World;
 use crate::run::Event;
 
 /// Enough to reach every corner below with room, and quick enough for every run of the tests.
 const HISTORIES: u32 = 2_000;
+
+/// What histories have to reach.
+const CORNERS: &[&str] = &[
+    "answer cut by length",
+    "answer cut by a filter",
+    "calls cut by length",
+    "calls cut by a filter",
+    "not made: filtered",
+    "quote found",
+    "quote not found",
+    "Claimed",
+    "Rebuilt",
+    "Waiting",
+    "Resumed",
+    "Rejected",
+    "Delayed",
+    "Recalled",
+    "shared turn",
+    "shared result",
+    "shared rejection",
+    "decided",
+    "decided again",
+    "replayed",
+    "not allowed",
+    "Ended(FAILED PAYLOADS_GONE)",
+    "PauseRequested",
+    "Asked",
+    "Decided(APPROVED)",
+    "Decided(DENIED)",
+    "Decided(EXPIRED)",
+    "Decided(PENDING)",
+    "Handed",
+    "Slice",
+    "Ended(HALTED TENANT_BUDGET)",
+    "Ended(HALTED SESSION_BUDGET)",
+    "Delegated",
+    "Refilled",
+    "ChildEnded(SUCCEEDED)",
+    "ChildEnded(FAILED)",
+    "ChildEnded(HALTED)",
+    "Ended(HALTED MAX_DEPTH)",
+    "Doubted",
+    "Probed(HAPPENED)",
+    "Probed(DID_NOT_HAPPEN)",
+    "Probed(UNKNOWN)",
+    "Stop",
+    "Failed",
+    "Ended(SUCCEEDED)",
+    "Ended(HALTED MAX_STEPS)",
+    "Ended(HALTED MAX_TOOL_CALLS)",
+    "Ended(HALTED ACTIVE_TIME)",
+    "Ended(HALTED EXPIRED)",
+    "Ended(HALTED INPUT_TOKENS)",
+    "Ended(HALTED OUTPUT_TOKENS)",
+    "Ended(HALTED COST)",
+    "Ended(HALTED COUNTERS_UNAVAILABLE)",
+    "Ended(HALTED LOOP_DETECTED)",
+    "Ended(CANCELLED CANCELLED_BY_CALLER)",
+    "Ended(FAILED ANSWER_INVALID)",
+    "Ended(FAILED LOST)",
+    "Ended(FAILED PROVIDER_FAILED)",
+    "Ended(DENIED POLICY_DENIED)",
+];
+
+/// What long histories have to reach.
+const CORNERS_OF_SCHOLARS: &[&str] = &[
+    "Summing",
+    "Summary",
+    "Looking back",
+    "Looked back",
+    "left out: SUMMARY_FAILED",
+    "left out: CONTEXT_WINDOW",
+    "shared summary of earlier runs",
+    "shared without earlier runs",
+    "Elided",
+    "Failed(SUMMARY_EMPTY)",
+    "Failed(SUMMARY_TOO_LONG)",
+    "Failed(CONTEXT_EXCEEDED)",
+    "Failed(LOST)",
+    "shared summary",
+    "shared elision",
+    "Ended(SUCCEEDED)",
+    "Ended(HALTED CONTEXT_WINDOW)",
+    "Ended(HALTED MAX_STEPS)",
+    "Ended(FAILED SUMMARY_EMPTY)",
+];
 
 proptest! {
     #![proptest_config(ProptestConfig {
@@ -44,7 +134,7 @@ proptest! {
 }
 
 /// Corners that only forks reach.
-fn of_forks(event: &crate::run::Event) -> Vec<&'static str> {
+fn of_forks(event: &Event) -> Vec<&'static str> {
     let mut corners = Vec::new();
     match &event.body {
         Body::ToolIntent(intent) if intent.recorded_seq.is_some() => {
@@ -108,135 +198,57 @@ fn of_scholars(event: &Event) -> String {
     }
 }
 
-#[test]
-fn long_histories_reach_every_corner() {
-    use proptest::strategy::ValueTree;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let scripts = proptest::collection::vec(any::<u8>(), 80..240);
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..4_000 {
-        let mut world = World::of_scholar(scripts.new_tree(&mut runner).unwrap().current());
-        world.run_out();
-        for event in &world.driver.events {
-            *seen.entry(of_scholars(event)).or_default() += 1;
-            for corner in of_forks(event) {
-                *seen.entry(corner.to_owned()).or_default() += 1;
-            }
-        }
-    }
-    let corners = [
-        "Summing",
-        "Summary",
-        "Looking back",
-        "Looked back",
-        "left out: SUMMARY_FAILED",
-        "left out: CONTEXT_WINDOW",
-        "shared summary of earlier runs",
-        "shared without earlier runs",
-        "Elided",
-        "Failed(SUMMARY_EMPTY)",
-        "Failed(SUMMARY_TOO_LONG)",
-        "Failed(CONTEXT_EXCEEDED)",
-        "Failed(LOST)",
-        "shared summary",
-        "shared elision",
-        "Ended(SUCCEEDED)",
-        "Ended(HALTED CONTEXT_WINDOW)",
-        "Ended(HALTED MAX_STEPS)",
-        "Ended(FAILED SUMMARY_EMPTY)",
-    ];
-    for corner in corners {
-        assert!(seen.contains_key(corner), "no history reached {corner}: {seen:#?}");
+/// Corners that any history may reach.
+fn of_events(event: &Event) -> String {
+    let word = super::fixture::word(event);
+    let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);
+    match kind {
+        "Ended" | "ChildEnded" => word,
+        "Decided" | "Probed" => format!("{kind}({}", word.split_once(' ').unwrap().1),
+        _ => kind.to_owned(),
     }
 }
 
-/// A suite that never reaches a corner proves nothing of it.
-#[test]
-fn histories_reach_every_corner() {
-    use proptest::strategy::ValueTree;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let scripts = proptest::collection::vec(any::<u8>(), 60..240);
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+/// How often the worlds of 4,000 scripts reach each corner.
+fn corners(
+    scripts: &impl Strategy<Value = Vec<u8>>,
+    world: fn(Vec<u8>) -> World,
+    of: impl Fn(&Event) -> Vec<String>,
+) -> BTreeMap<String, usize> {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeMap::new();
     for _ in 0..4_000 {
-        let mut world = World::new(scripts.new_tree(&mut runner).unwrap().current());
+        let mut world = world(scripts.new_tree(&mut runner).unwrap().current());
         world.run_out();
-        for event in &world.driver.events {
-            let word = super::fixture::word(event);
-            let kind = word.split_once('(').map_or(word.as_str(), |(kind, _)| kind);
-            let corner = match kind {
-                "Ended" => word.clone(),
-                "ChildEnded" => word.clone(),
-                "Decided" | "Probed" => format!("{kind}({}", word.split_once(' ').unwrap().1),
-                _ => kind.to_owned(),
-            };
+        for corner in world.driver.events.iter().flat_map(&of) {
             *seen.entry(corner).or_default() += 1;
-            for corner in of_forks(event).into_iter().chain(of_turns(event)) {
-                *seen.entry(corner.to_owned()).or_default() += 1;
-            }
         }
     }
-    let corners = [
-        "answer cut by length",
-        "answer cut by a filter",
-        "calls cut by length",
-        "calls cut by a filter",
-        "not made: filtered",
-        "quote found",
-        "quote not found",
-        "Claimed",
-        "Rebuilt",
-        "Waiting",
-        "Resumed",
-        "Rejected",
-        "Delayed",
-        "Recalled",
-        "shared turn",
-        "shared result",
-        "shared rejection",
-        "decided",
-        "decided again",
-        "replayed",
-        "not allowed",
-        "Ended(FAILED PAYLOADS_GONE)",
-        "PauseRequested",
-        "Asked",
-        "Decided(APPROVED)",
-        "Decided(DENIED)",
-        "Decided(EXPIRED)",
-        "Decided(PENDING)",
-        "Handed",
-        "Slice",
-        "Ended(HALTED TENANT_BUDGET)",
-        "Ended(HALTED SESSION_BUDGET)",
-        "Delegated",
-        "Refilled",
-        "ChildEnded(SUCCEEDED)",
-        "ChildEnded(FAILED)",
-        "ChildEnded(HALTED)",
-        "Ended(HALTED MAX_DEPTH)",
-        "Doubted",
-        "Probed(HAPPENED)",
-        "Probed(DID_NOT_HAPPEN)",
-        "Probed(UNKNOWN)",
-        "Stop",
-        "Failed",
-        "Ended(SUCCEEDED)",
-        "Ended(HALTED MAX_STEPS)",
-        "Ended(HALTED MAX_TOOL_CALLS)",
-        "Ended(HALTED ACTIVE_TIME)",
-        "Ended(HALTED EXPIRED)",
-        "Ended(HALTED INPUT_TOKENS)",
-        "Ended(HALTED OUTPUT_TOKENS)",
-        "Ended(HALTED COST)",
-        "Ended(HALTED COUNTERS_UNAVAILABLE)",
-        "Ended(HALTED LOOP_DETECTED)",
-        "Ended(CANCELLED CANCELLED_BY_CALLER)",
-        "Ended(FAILED ANSWER_INVALID)",
-        "Ended(FAILED LOST)",
-        "Ended(FAILED PROVIDER_FAILED)",
-        "Ended(DENIED POLICY_DENIED)",
-    ];
+    seen
+}
+
+/// A suite that never reaches a corner proves nothing of it.
+fn reaches(corners: &[&str], seen: &BTreeMap<String, usize>) {
     for corner in corners {
-        assert!(seen.contains_key(corner), "no history reached {corner}: {seen:#?}");
+        assert!(seen.contains_key(*corner), "no history reached {corner}: {seen:#?}");
     }
+}
+
+#[test]
+fn long_histories_reach_every_corner() {
+    let scripts = proptest::collection::vec(any::<u8>(), 80..240);
+    let seen = corners(&scripts, World::of_scholar, |event| {
+        std::iter::once(of_scholars(event)).chain(of_forks(event).into_iter().map(str::to_owned)).collect()
+    });
+    reaches(CORNERS_OF_SCHOLARS, &seen);
+}
+
+#[test]
+fn histories_reach_every_corner() {
+    let scripts = proptest::collection::vec(any::<u8>(), 60..240);
+    let seen = corners(&scripts, World::new, |event| {
+        let told = of_forks(event).into_iter().chain(of_turns(event)).map(str::to_owned);
+        std::iter::once(of_events(event)).chain(told).collect()
+    });
+    reaches(CORNERS, &seen);
 }
