@@ -1,6 +1,7 @@
 //! A live model is found behind any number of dead ones.
 
 use mar_proto::session::{ModelConstraints, Task, event_leaf::Body};
+use mar_tests::catalogue::Model;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
 
 use crate::story::{bodies, end};
@@ -12,34 +13,8 @@ const MODELS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "live"
 const PAUSES: &str = "[router.retry]\nbase = '5ms'\nmax = '10ms'\n";
 
 fn catalogue(provider: impl Fn(&str) -> String) -> String {
-    let models = MODELS.iter().enumerate().map(|(rank, name)| {
-        let (provider, quality) = (provider(name), 90 - 10 * rank);
-        format!(
-            r#"
-[[model]]
-name = "{name}"
-provider = "{provider}"
-provider_model = "{name}"
-display_name = "{name} (scripted, not a model)"
-context_tokens = 131072
-max_output_tokens = 1000
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = {{ input = "1", output = "2" }}
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = {{ default = {quality} }}
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#
-        )
+    let models = MODELS.iter().enumerate().map(|(rank, &name)| {
+        Model { name, provider: provider(name), quality: 90 - 10 * rank, ..Model::default() }.toml()
     });
     models.collect()
 }
@@ -63,13 +38,10 @@ struct Outcome {
 }
 
 async fn run(text: &str, script: &str, catalogue: &str, extra: &str) -> anyhow::Result<Outcome> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("catalogue.toml");
-    std::fs::write(&file, catalogue)?;
     let options = Options::new(Shape::One, Stores::Embedded)
         .script(script)
         .extra(format!("{PAUSES}{extra}"))
-        .env("MAR_ROUTER__CATALOGUE", file.display().to_string())
+        .catalogue(catalogue)
         .env("MAR_ROUTER__PROVIDERS__REHEARSAL__BOUNDS__FIRST_BYTE", "200ms");
     let system = Deployment::start(options).await?;
     let followed = system.client().await?.run(question(text)).await?;

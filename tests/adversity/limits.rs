@@ -2,6 +2,7 @@
 
 use mar_proto::session::{Task, event_leaf::Body};
 use mar_proto::types::{HaltingPolicy, Usage};
+use mar_tests::catalogue::Model;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
 
 use crate::story::{bodies, end};
@@ -21,32 +22,6 @@ match = { contains = "[liar]", turn = 0 }
 reply = { tool_calls = [{ name = "docs_search", arguments = { query = "harbour" } }], usage = { input = 100000, output = 5000 } }
 [[rule]]
 reply = { text = "Fine." }
-"#;
-
-/// One model, for 1 USD (input) and 2 USD (output) a million tokens.
-const CATALOGUE: &str = r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal (scripted, not a model)"
-context_tokens = 131072
-max_output_tokens = 1000
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = { input = "1", output = "2" }
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = { default = 0 }
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
 "#;
 
 fn span(seconds: i64) -> Option<prost_types::Duration> {
@@ -77,12 +52,7 @@ fn cases() -> Vec<(&'static str, HaltingPolicy, &'static str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_limit_binds_and_nothing_counted_overshoots() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let catalogue = folder.path().join("catalogue.toml");
-    std::fs::write(&catalogue, CATALOGUE)?;
-    let options = Options::new(Shape::One, Stores::Embedded)
-        .script(SCRIPT)
-        .env("MAR_ROUTER__CATALOGUE", catalogue.display().to_string());
+    let options = Options::new(Shape::One, Stores::Embedded).script(SCRIPT).catalogue(Model::default().toml());
     let system = Deployment::start(options).await?;
     let mut client = system.client().await?;
     for (text, limits, expected) in cases() {

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time for real processes")]
 
 pub mod caller;
+pub mod catalogue;
 pub mod client;
 pub mod deployment;
 pub mod dice;

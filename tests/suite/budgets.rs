@@ -5,6 +5,7 @@ use mar_proto::session::{
     UpdateSessionRequest, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, HaltingPolicy, OnBudget};
+use mar_tests::catalogue::Model;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, Shape, Stores, task};
 
@@ -13,32 +14,6 @@ both_ways! {
     a_run_that_waits_goes_on_when_the_budget_is_raised
     a_tenant_counts_its_runs
 }
-
-/// One model, for 1 USD (input) and 2 USD (output) a million tokens: an answer of at most 1,000 tokens.
-const CATALOGUE: &str = r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal (scripted, not a model)"
-context_tokens = 131072
-max_output_tokens = 1000
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = { input = "1", output = "2" }
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = { default = 0 }
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#;
 
 const FINE: &str = "[[rule]]\nreply = { text = \"Fine.\" }";
 
@@ -157,12 +132,9 @@ async fn a_tenant_counts_its_runs(options: Options) -> anyhow::Result<()> {
 
 /// What runs use in all stays within the session's cost, and what they leave goes to later ones.
 async fn a_session_counts_what_it_costs(stores: Stores) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let catalogue = folder.path().join("catalogue.toml");
-    std::fs::write(&catalogue, CATALOGUE)?;
     let script = "[[rule]]\nreply = { text = \"Fine.\", usage = { input = 2000, output = 500 } }";
     let options = Options::new(Shape::One, stores).script(script);
-    let system = Deployment::start(options.env("MAR_ROUTER__CATALOGUE", catalogue.display().to_string())).await?;
+    let system = Deployment::start(options.catalogue(Model::default().toml())).await?;
     let mut client = system.client().await?;
     let most = 20_000_000;
     let budget = SessionBudget { max_cost_nano_usd: Some(most), ..SessionBudget::default() };

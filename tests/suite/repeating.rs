@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use mar_proto::session::*;
 use mar_testkit::process::built_binary;
+use mar_tests::catalogue::Model;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, Shape, task};
 use tokio::process::Command;
@@ -25,30 +26,9 @@ reply = { tool_calls = [{ name = "docs_search", arguments = { query = "harbour" 
 const FRONT: &str = "name = 'tally'\nversion = 1\nrole = 'counts'\ntask_types = ['tally']\n[sampling]\nmax_output_tokens = 64\n\
                      [budget]\nprompt_bytes = 4000\n";
 
-const CATALOGUE: &str = r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal (scripted, not a model)"
-context_tokens = 100000
-max_output_tokens = 200
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = { input = "1", output = "2" }
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = { default = 0 }
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#;
+fn catalogue(context_tokens: i64) -> String {
+    Model { context_tokens, max_output_tokens: 200, ..Model::default() }.toml()
+}
 
 /// What agents are made from, in files that a test changes.
 struct Sources(tempfile::TempDir);
@@ -129,7 +109,7 @@ async fn restart(system: &mut Deployment, shape: Shape) -> anyhow::Result<Client
 
 async fn a_repetition_names_what_has_changed_and_nothing_else(options: Options) -> anyhow::Result<()> {
     let (sources, shape) = (Sources::new()?, options.shape);
-    let mut system = Deployment::prepare(options.script(SCRIPT).catalogue(CATALOGUE)).await?;
+    let mut system = Deployment::prepare(options.script(SCRIPT).catalogue(catalogue(100_000))).await?;
     sources.serve(&system)?;
     system.start_all().await?;
     system.wait_for_tools(&["docs"]).await?;
@@ -155,11 +135,11 @@ async fn a_repetition_names_what_has_changed_and_nothing_else(options: Options) 
     sources.write("recipes/tally/system.jinja", "You count.")?;
 
     // A model that has changed is another model to choose from.
-    let catalogue = system.folder().join("catalogue.toml");
-    std::fs::write(&catalogue, CATALOGUE.replace("100000", "90000"))?;
+    let models = system.folder().join("catalogue.toml");
+    std::fs::write(&models, catalogue(90_000))?;
     let mut client = restart(&mut system, shape).await?;
     assert_eq!(repeated(&mut client, &first.name).await?, [set(&["MODELS"]), set(&[])]);
-    std::fs::write(&catalogue, CATALOGUE)?;
+    std::fs::write(&models, catalogue(100_000))?;
 
     // A policy that says the same of these calls lets the same results through; verdicts name the text that they were reached under.
     sources.policy(

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use mar_proto::session::event_leaf::Body;
 use mar_proto::session::*;
 use mar_proto::types::{HaltReason, HaltingPolicy, Message};
+use mar_tests::catalogue::Model;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 
@@ -24,33 +25,8 @@ both_ways! {
 const WINDOW: i64 = 4_000;
 
 /// One model that reads and writes so many bytes at once.
-fn model(context_tokens: i64) -> String {
-    format!(
-        r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal (scripted, not a model)"
-context_tokens = {context_tokens}
-max_output_tokens = 200
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = {{ input = "1", output = "2" }}
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = {{ default = 0 }}
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#
-    )
+fn model(context_tokens: i64) -> Model {
+    Model { context_tokens, max_output_tokens: 200, ..Model::default() }
 }
 
 /// Who sums up says this; the agent searches for one thing after another, then answers.
@@ -78,7 +54,7 @@ fn documents(size: usize) -> Vec<(&'static str, &'static str)> {
 
 async fn start(options: Options, window: i64, size: usize, script: &str) -> anyhow::Result<Deployment> {
     let options = Options { documents: documents(size), ..options };
-    Deployment::start(options.catalogue(model(window)).script(script)).await
+    Deployment::start(options.catalogue(model(window).toml()).script(script)).await
 }
 
 fn search() -> Task {
@@ -240,10 +216,9 @@ async fn summarisers_that_fail(options: Options) -> anyhow::Result<()> {
         (format!("{{ text = \"{}\" }}", "so it went on and on and on ".repeat(300)), "SUMMARY_TOO_LONG"),
         (r#"{ error = { status = 400, body = "no" } }"#.to_owned(), "PROVIDER_REFUSED"),
     ] {
-        let catalogue = model(WINDOW).replace("max_output_tokens = 200", "max_output_tokens = 1024");
+        let wordy = Model { max_output_tokens: 1_024, ..model(4_800) };
         let options = Options { documents: documents(600), ..options.clone() };
-        let window = catalogue.replace("context_tokens = 4000", "context_tokens = 4800");
-        let system = Deployment::start(options.catalogue(window).script(script(&reply))).await?;
+        let system = Deployment::start(options.catalogue(wordy.toml()).script(script(&reply))).await?;
         let mut client = system.client().await?;
         let run = client.run(search()).await?.run;
         let failure = run.failure.clone().context("it did not fail")?;
