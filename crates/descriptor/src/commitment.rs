@@ -4,13 +4,12 @@
 //! session's one salt key, so a single payload can be opened by giving away its salt alone, and destroying the key makes
 //! every commitment of the session meaningless while all chains still verify.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac, digest::Output};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 
-use crate::{error::Error, hash::digest_from_text};
+use crate::digest::written_out;
 
 const PREFIX: &str = "hmac-sha256:";
 
@@ -108,48 +107,7 @@ impl Commitment {
     }
 }
 
-impl fmt::Display for Commitment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for Commitment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Commitment {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        digest_from_text(PREFIX, text).map(Self)
-    }
-}
-
-impl TryFrom<&[u8]> for Commitment {
-    type Error = Error;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, Error> {
-        let bytes = <[u8; 32]>::try_from(bytes)
-            .map_err(|_| Error::Digest(format!("expected 32 bytes, got {}", bytes.len())))?;
-        Ok(Self(bytes))
-    }
-}
-
-impl Serialize for Commitment {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Commitment {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+written_out!(Commitment, PREFIX);
 
 /// HMAC pads a key that is shorter than the block with zeros (RFC 2104 §2); done here it cannot fail on the length.
 fn keyed(key: &[u8; 32]) -> Hmac<Sha256> {

@@ -11,10 +11,9 @@ mod violation;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
-    canonical,
+    document,
     error::Error,
     hash::{Hash, domain},
 };
@@ -71,13 +70,7 @@ impl Descriptor {
     /// # Errors
     /// [`Error::Canonical`] or [`Error::Shape`].
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let value = canonical::parse_canonical(bytes)?;
-        let descriptor: Self = serde_json::from_value(value).map_err(Error::Shape)?;
-        // serde reads an absent optional field as none; written out it is null, and the hash another.
-        if descriptor.canonical()? != bytes {
-            return Err(canonical::Error::NotCanonical.into());
-        }
-        Ok(descriptor)
+        document::parse(bytes)
     }
 
     /// The canonical form that is hashed, signed and carried.
@@ -85,7 +78,7 @@ impl Descriptor {
     /// # Errors
     /// [`Error::Canonical`] when a limit or the whole is too large.
     pub fn canonical(&self) -> Result<Vec<u8>, Error> {
-        canonical_of(self)
+        document::canonical(self)
     }
 
     /// The descriptor hash.
@@ -156,11 +149,6 @@ impl Default for Descriptor {
     }
 }
 
-fn canonical_of(document: &impl Serialize) -> Result<Vec<u8>, Error> {
-    let value: Value = serde_json::to_value(document).map_err(Error::Shape)?;
-    Ok(canonical::to_canonical(&value)?)
-}
-
 fn section_hash(domain: &str, section: &impl Serialize) -> Result<Hash, Error> {
-    Ok(Hash::of(domain, &canonical_of(section)?))
+    Ok(Hash::of(domain, &document::canonical(section)?))
 }

@@ -1,12 +1,9 @@
 //! Domain-separated SHA-256 digests.
 
-use std::{fmt, str::FromStr};
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{canonical, error::Error};
+use crate::{canonical, digest::written_out};
 
 /// Domain lines: what kind of thing a digest is over, so that no digest of one kind is ever one of another kind.
 pub mod domain {
@@ -125,59 +122,7 @@ impl Hash {
     }
 }
 
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Hash {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        digest_from_text(PREFIX, text).map(Self)
-    }
-}
-
-impl TryFrom<&[u8]> for Hash {
-    type Error = Error;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, Error> {
-        let bytes = <[u8; 32]>::try_from(bytes)
-            .map_err(|_| Error::Digest(format!("expected 32 bytes, got {}", bytes.len())))?;
-        Ok(Self(bytes))
-    }
-}
-
-impl Serialize for Hash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Hash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-/// Reads `<prefix><64 lower-case hex digits>`. Upper case is refused: one digest has one spelling.
-pub(crate) fn digest_from_text(prefix: &str, text: &str) -> Result<[u8; 32], Error> {
-    let digits = text.strip_prefix(prefix).ok_or_else(|| Error::Digest(format!("expected the prefix `{prefix}`")))?;
-    if digits.len() != 64 || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(Error::Digest("expected 64 lower-case hex digits".to_owned()));
-    }
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(digits, &mut bytes).map_err(|e| Error::Digest(e.to_string()))?;
-    Ok(bytes)
-}
+written_out!(Hash, PREFIX);
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,9 @@ pub mod seal;
 pub mod session_seal;
 pub mod statement;
 
+mod digest;
+mod document;
+
 pub use chain::{Head, event_hash};
 pub use commitment::{Commitment, Salt, SaltKey};
 pub use descriptor::{

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    canonical,
     chain::Head,
     commitment::Commitment,
+    document,
     error::Error,
     hash::{Hash, domain},
     key::{SigningKey, VerifyingKeys},
@@ -53,8 +53,7 @@ impl RunSeal {
     /// # Errors
     /// [`Error::Canonical`] when the head's number is beyond 2^53−1.
     pub fn canonical(&self) -> Result<Vec<u8>, Error> {
-        let value = serde_json::to_value(self).map_err(Error::Shape)?;
-        Ok(canonical::to_canonical(&value)?)
+        document::canonical(self)
     }
 
     /// The run seal itself.
@@ -70,12 +69,7 @@ impl RunSeal {
     /// # Errors
     /// [`Error::Canonical`] or [`Error::Shape`].
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let value = canonical::parse_canonical(bytes)?;
-        let seal: Self = serde_json::from_value(value).map_err(Error::Shape)?;
-        if seal.canonical()? != bytes {
-            return Err(canonical::Error::NotCanonical.into());
-        }
-        Ok(seal)
+        document::parse(bytes)
     }
 
     /// Signs the seal.

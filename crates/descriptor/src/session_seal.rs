@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    canonical,
     chain::Head,
+    document,
     error::Error,
     hash::{Hash, domain},
     key::{SigningKey, VerifyingKeys},
@@ -48,8 +48,7 @@ impl SessionSeal {
     /// # Errors
     /// When a number is too large for the canonical form.
     pub fn canonical(&self) -> Result<Vec<u8>, Error> {
-        let value = serde_json::to_value(self).map_err(Error::Shape)?;
-        Ok(canonical::to_canonical(&value)?)
+        document::canonical(self)
     }
 
     /// The seal itself: SHA-256 over the domain line and the canonical form.
@@ -65,12 +64,7 @@ impl SessionSeal {
     /// # Errors
     /// When the bytes are not canonical or not a session seal.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let value = canonical::parse_canonical(bytes)?;
-        let seal: Self = serde_json::from_value(value).map_err(Error::Shape)?;
-        if seal.canonical()? != bytes {
-            return Err(canonical::Error::NotCanonical.into());
-        }
-        Ok(seal)
+        document::parse(bytes)
     }
 
     /// Signs the seal. The same seal and key give the same signature.
