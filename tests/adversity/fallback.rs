@@ -32,7 +32,7 @@ fn question(text: &str) -> Task {
 
 struct Outcome {
     end: String,
-    /// Models that failed, try by try.
+    /// Models that failed, attempt by attempt.
     failed: Vec<Vec<String>>,
     model: String,
 }
@@ -66,7 +66,7 @@ async fn one_try_goes_past_models_that_fail_at_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An answer that has begun is not begun again within a try, and one that may have been read uses up a try's reservation.
+/// An answer that has begun is not begun again within an attempt, and one that may have been read uses up an attempt's reservation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_try_begins_with_models_that_have_not_failed() -> anyhow::Result<()> {
     // Read once, it uses up most of a reservation.

@@ -9,7 +9,7 @@ use mar_tests::{Client, Deployment, Followed, Options, Shape, Stores, task};
 
 use crate::story::{self, bodies, end, failures, reservations, results, text, when};
 
-/// Short pauses, so that three tries of three tries do not take long.
+/// Short pauses, so that three attempts of three attempts do not take long.
 const PAUSES: &str = "[router.retry]\nbase = \"10ms\"\nmax = \"1500ms\"\n";
 
 const SCRIPT: &str = r#"
@@ -342,7 +342,7 @@ async fn what_a_hanging_provider_has_read_is_counted() -> anyhow::Result<()> {
     let sum: i64 = settled.iter().map(|(_, used)| used.input_tokens).sum();
     assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (sum, 0, true));
 
-    // The limit leaves one token too few for a second try.
+    // The limit leaves one token too few for a second attempt.
     let most = reserved + first.input_tokens - 1;
     let limits = HaltingPolicy { max_input_tokens: Some(most), ..HaltingPolicy::default() };
     let followed = client.run(task::limited(task::question("anybody?"), limits)).await?;
@@ -351,7 +351,7 @@ async fn what_a_hanging_provider_has_read_is_counted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What each failed try had reserved of input, and what it settled at.
+/// What each failed attempt had reserved of input, and what it settled at.
 fn settlements(run: &Followed) -> Vec<(i64, Usage)> {
     let mut reserved = 0;
     let mut settled = Vec::new();

@@ -160,7 +160,7 @@ struct Replay {
     doubtful_calls: BTreeMap<String, ToolIntent>,
     /// Calls that somebody holds.
     held: BTreeSet<String>,
-    /// What the probe said of the last try of a call.
+    /// What the probe said of the last attempt of a call.
     probes: BTreeMap<String, ProbeAnswer>,
     /// Calls that child runs were started for.
     families: BTreeMap<String, Family>,

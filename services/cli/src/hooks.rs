@@ -39,7 +39,7 @@ async fn dead(args: &DeadArgs, out: Out) -> Result<Exit, Failure> {
     let columns = [
         ("AGE", Align::Right),
         ("KIND", Align::Left),
-        ("TRIES", Align::Right),
+        ("ATTEMPTS", Align::Right),
         ("FAILURE", Align::Left),
         ("NOTICE", Align::Left),
     ];

@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// A generation's try is open.
+    /// A generation's attempt is open.
     pub fn attempt(&mut self, attempt: &AttemptStarted) {
         if let Self::Live(live) = self {
             live.attempt(attempt);

@@ -41,7 +41,7 @@ pub struct Wish {
     pub prompt: Arc<Prompt>,
     /// What it may use.
     pub budget: Budget,
-    /// Models that failed in earlier tries of the same turn: tried after all others.
+    /// Models that failed in earlier attempts of the same turn: tried after all others.
     pub try_last: Vec<String>,
     /// When it has to be there, in the clock's monotonic time.
     pub deadline: Option<Duration>,
@@ -67,7 +67,7 @@ pub struct Budget {
 /// What happens on the way to a turn.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// A try begins; it voids the deltas before it.
+    /// An attempt begins; it voids the deltas before it.
     Attempt {
         /// From 1.
         number: u32,
@@ -125,7 +125,7 @@ pub struct Dispatcher {
 pub use attempts::{Failed, RetryConfig};
 pub use spend::Spend;
 
-/// An admitted model and what a try of it takes.
+/// An admitted model and what an attempt of it takes.
 #[derive(Clone, Debug)]
 struct Choice {
     model: Arc<Model>,

@@ -17,7 +17,7 @@ pub mod http;
 pub mod openai;
 pub mod pool;
 
-/// One try of one model.
+/// One attempt of one model.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// The model.

@@ -22,7 +22,7 @@ const DELTAS: usize = 256;
 pub struct View {
     /// The run.
     pub run: Arc<Run>,
-    /// The try that is open.
+    /// The attempt that is open.
     pub attempt: Option<AttemptStarted>,
     /// Whether a demand to stop is durable.
     pub stopping: bool,

@@ -54,11 +54,11 @@ pub struct Hook {
     pub key: Key,
     /// What it is told of; empty for everything.
     pub kinds: BTreeSet<NoticeKind>,
-    /// Tries before a notice is dead.
+    /// Attempts before a notice is dead.
     pub max_attempts: i32,
-    /// Pause before the second try; doubled with each.
+    /// Pause before the second attempt; doubled with each.
     pub retry: Duration,
-    /// How long one try may take.
+    /// How long one attempt may take.
     pub timeout: Duration,
 }
 

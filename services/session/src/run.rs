@@ -53,9 +53,9 @@ pub use slices::{Granted, Lack, Purse, threshold};
 pub use state::{Approval, Call, CallState, Decided, Ending, Generation, Phase, State, Stop};
 pub use summary::{Aim, SUMMARISE};
 
-/// Tries of one generation that reach a provider before the run fails.
+/// Attempts of one generation that reach a provider before the run fails.
 pub const MAX_ATTEMPTS: i64 = 3;
-/// Tries of one idempotent tool call.
+/// Attempts of one idempotent tool call.
 pub const MAX_CALL_ATTEMPTS: i64 = 3;
 /// How long effects in flight are waited for after a stop.
 pub const CANCEL_GRACE: time::Duration = time::Duration::seconds(2);
@@ -88,14 +88,14 @@ pub enum Effect {
     Generate {
         /// Step of the generation.
         step: i64,
-        /// Session's number of the try.
+        /// Session's number of the attempt.
         attempt: i64,
     },
     /// Issue an open call; answered by [`Input::Returned`].
     Invoke {
         /// `{run}/{step}/{index}`
         call_id: String,
-        /// Session's number of the try.
+        /// Session's number of the attempt.
         attempt: i64,
     },
     /// Ask a budget for a slice; answered by [`Input::Granted`] or [`Input::Exhausted`]. Asked for again with every
@@ -110,7 +110,7 @@ pub enum Effect {
     Probe {
         /// `{run}/{step}/{index}`
         call_id: String,
-        /// The try in doubt.
+        /// The attempt in doubt.
         attempt: i64,
     },
     /// Signal everything in flight to stop.

@@ -24,7 +24,7 @@ pub fn run_state(phase: Phase) -> RunState {
     }
 }
 
-/// The try that is open.
+/// The attempt that is open.
 pub fn open_attempt(state: &State) -> Option<AttemptStarted> {
     state.generation.as_ref().map(|generation| AttemptStarted {
         step: generation.step,

@@ -113,7 +113,7 @@ fn generation_failed(failed: &GenerationFailed, ink: Ink) -> String {
 }
 
 fn tool_intent(intent: &ToolIntent, content: &EventContent, ink: Ink) -> String {
-    let again = if intent.attempt > 1 { format!(" (try {})", intent.attempt) } else { String::new() };
+    let again = if intent.attempt > 1 { format!(" (attempt {})", intent.attempt) } else { String::new() };
     let name = tool_name(&intent.tool);
     format!("  calls    {} {}{again}", ink.name(&name), one_line(&content.arguments_json, SHOWN))
 }

@@ -1,4 +1,4 @@
-//! One try after another, until a model answers or nothing is left to try.
+//! One attempt after another, until a model answers or nothing is left to try.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl Prepared {
         }
     }
 
-    /// Counts the output that came before a try failed.
+    /// Counts the output that came before an attempt failed.
     async fn output(&self, choice: &Choice, seen: Seen) -> Tokens {
         if !seen.began() {
             return Tokens::default();
@@ -159,7 +159,7 @@ impl Prepared {
         format!("; its output was constrained to one of {}{more} and answer", named.join(", "))
     }
 
-    /// Whether what is left of the budget pays for one more try.
+    /// Whether what is left of the budget pays for one more attempt.
     fn covers(&self, choice: &Choice, tried: &Tried) -> bool {
         let budget = &self.wish.budget;
         tried.number < budget.max_attempts && tried.spend.covers(budget, choice)
@@ -374,7 +374,7 @@ fn frames(prepared: Prepared) -> impl Stream<Item = Result<Frame, Error>> + Send
     }
 }
 
-/// The first try is not covered. Selection has checked each model, so this is the rare case of a budget without
+/// The first attempt is not covered. Selection has checked each model, so this is the rare case of a budget without
 /// attempts.
 fn uncovered(prepared: &Prepared, choice: &Choice) -> Error {
     let budget = &prepared.wish.budget;

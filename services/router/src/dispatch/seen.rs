@@ -4,7 +4,7 @@ use mar_proto::types::{Part, Reasoning, part};
 
 use crate::provider::{Delta, DeltaKind};
 
-/// The output that a try has shown so far.
+/// The output that an attempt has shown so far.
 #[derive(Debug, Default)]
 pub struct Seen {
     began: bool,

@@ -16,14 +16,14 @@ pub struct Spend {
 }
 
 impl Spend {
-    /// Whether the budget still covers a try.
+    /// Whether the budget still covers an attempt.
     pub(super) fn covers(&self, budget: &Budget, choice: &Choice) -> bool {
         let input = self.tokens.all_input().saturating_add(choice.input_tokens);
         let most = choice.price.most(choice.input_tokens, choice.max_output_tokens);
         input <= budget.max_input_tokens && self.cost_nano_usd.saturating_add(most) <= budget.max_cost_nano_usd
     }
 
-    /// Adds what a try used.
+    /// Adds what an attempt used.
     pub(super) fn add(&mut self, choice: &Choice, tokens: Tokens, estimated: bool) {
         let sum = &mut self.tokens;
         sum.input = sum.input.saturating_add(tokens.input);
@@ -34,7 +34,7 @@ impl Spend {
         self.estimated |= estimated;
     }
 
-    /// Adds what a failed try may have used: its input, where the provider may have read it, and the output that came.
+    /// Adds what a failed attempt may have used: its input, where the provider may have read it, and the output that came.
     pub(super) fn add_failed(&mut self, choice: &Choice, failure: &Failure, output: Tokens) {
         if failure.consumed == Consumed::Input {
             self.add(choice, Tokens { input: choice.input_tokens, ..output }, true);

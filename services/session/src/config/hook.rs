@@ -22,12 +22,12 @@ pub struct HookConfig {
     pub secret: Option<SecretRef>,
     /// Only these kinds; all by default.
     pub kinds: BTreeSet<NoticeKind>,
-    /// Tries before a notice is dead, 12 by default; 1 to 100.
+    /// Attempts before a notice is dead, 12 by default; 1 to 100.
     pub max_attempts: i32,
-    /// Pause before the second try, doubled with each up to 10 min; 1 s by default, 10 ms to 10 min.
+    /// Pause before the second attempt, doubled with each up to 10 min; 1 s by default, 10 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub retry: Duration,
-    /// How long one try may take, 10 s by default; 100 ms to 20 s.
+    /// How long one attempt may take, 10 s by default; 100 ms to 20 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }

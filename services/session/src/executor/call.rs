@@ -19,7 +19,7 @@ use crate::run::{ApprovalWanted, Call, CallReturn, CallState, Input, error_resul
 const ASK: &str = "tools/caller.ask";
 /// The longest that one call may take; upstreams have their own, shorter limits.
 pub(super) const MAX_TIME: Duration = Duration::from_secs(600);
-/// Pause before an idempotent call is repeated, doubled with each try.
+/// Pause before an idempotent call is repeated, doubled with each attempt.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Executor {

@@ -21,11 +21,11 @@ use crate::run::{Aim, FinishedTurn, Input, Retry, SUMMARISE};
 
 /// The longest that one generation may take.
 const MAX_TIME: Duration = Duration::from_secs(600);
-/// Tries that the router may make within one of ours: enough to go past several dead models.
+/// Attempts that the router may make within one of ours: enough to go past several dead models.
 const ROUTER_ATTEMPTS: i32 = 8;
 /// Failed models that the router is told of at most.
 const MOST_FAILED: usize = 256;
-/// Our tries and the router's are numbered together.
+/// Our attempts and the router's are numbered together.
 const ATTEMPT_STRIDE: i64 = ROUTER_ATTEMPTS as i64;
 
 /// Reason of a generation that was given up because the service stops.
@@ -120,7 +120,7 @@ impl Executor {
     }
 }
 
-/// Puts what the prompt names into the request. What cannot be read now is read again with the next try; nothing was sent.
+/// Puts what the prompt names into the request. What cannot be read now is read again with the next attempt; nothing was sent.
 async fn resolve(shared: &Shared, context: &RunContext, request: &mut TurnRequest, place: Place) -> Result<(), Input> {
     let failure = match blobs::resolve(&*shared.store, &context.caller.tenant, request).await {
         Ok(()) => return Ok(()),

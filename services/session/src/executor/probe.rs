@@ -15,7 +15,7 @@ use crate::run::{Call, CallState, Input, Probed};
 
 /// How often a probe that cannot be asked is tried.
 const TRIES: u32 = 3;
-/// Pause before it is tried again, doubled with each try.
+/// Pause before it is tried again, doubled with each attempt.
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Executor {

@@ -58,7 +58,7 @@ impl Plan {
         }
     }
 
-    /// Calls whose probe is being asked, with the try in doubt.
+    /// Calls whose probe is being asked, with the attempt in doubt.
     pub(super) fn doubted_calls(&self) -> Vec<(Call, i64)> {
         let doubted = self.state.calls.iter().filter_map(|call| match call.state {
             CallState::Doubted { attempt } => Some((call.clone(), attempt)),
@@ -145,7 +145,7 @@ fn asks_human(call: &Call) -> bool {
     call.doubt().is_some_and(|doubt| doubt.on_unknown() == OnUnknown::AskHuman)
 }
 
-/// What a decision on a doubt is bound to: this try of this call, with its tool, definition, arguments and key.
+/// What a decision on a doubt is bound to: this attempt of this call, with its tool, definition, arguments and key.
 fn digest(state: &State, call: &Call, attempt: i64) -> String {
     let definition = call.definition.as_ref().map(|tool| tool.definition_hash.as_str()).unwrap_or_default();
     let mut hash = Sha256::new();

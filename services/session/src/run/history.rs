@@ -19,7 +19,7 @@ use super::summary::{Aim, Upcoming, write_message};
 const NO_SUMMARISER: &str = "NO_SUMMARISER";
 /// A limit of the run has too little room for a summary.
 const LIMITS: &str = "LIMITS";
-/// No try yielded a summary.
+/// No attempt yielded a summary.
 const SUMMARY_FAILED: &str = "SUMMARY_FAILED";
 /// The window has no room.
 const CONTEXT_WINDOW: &str = "CONTEXT_WINDOW";

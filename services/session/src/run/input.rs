@@ -53,11 +53,11 @@ pub enum Input {
     GenerationFailed {
         /// Its step.
         step: i64,
-        /// Its try.
+        /// Its attempt.
         attempt: i64,
         /// Name of an `ErrorReason`.
         reason: String,
-        /// Whether another try may do better.
+        /// Whether another attempt may do better.
         retry: Retry,
         /// What it used where that is known; `None` settles at the full reservation.
         usage: Option<Usage>,
@@ -80,7 +80,7 @@ pub enum Input {
     HandedOver {
         /// `{run}/{step}/{index}`
         call_id: String,
-        /// Session's number of the try.
+        /// Session's number of the attempt.
         attempt: i64,
         /// TOOL_RESULT, INPUT or CHILD_RUN.
         reason: WaitReason,
@@ -225,7 +225,7 @@ pub struct Resolution {
 pub struct ApprovalWanted {
     /// `{run}/{step}/{index}`
     pub call_id: String,
-    /// Session's number of the try.
+    /// Session's number of the attempt.
     pub attempt: i64,
     /// What the decision is bound to.
     pub digest: String,
@@ -243,7 +243,7 @@ pub struct ApprovalWanted {
     pub policy_hashes: Vec<String>,
 }
 
-/// Whether a failed generation is worth another try.
+/// Whether a failed generation is worth another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// The same request will fail again.
@@ -260,7 +260,7 @@ pub enum Retry {
 pub struct FinishedTurn {
     /// Its step.
     pub step: i64,
-    /// Its try.
+    /// Its attempt.
     pub attempt: i64,
     /// What the model said; its tool calls name `tools/…` where they name a tool of the agent.
     pub message: Message,
@@ -274,7 +274,7 @@ pub struct FinishedTurn {
     pub finish_reason: FinishReason,
     /// What translation dropped or changed.
     pub translation_warnings: Vec<String>,
-    /// The router's tries that failed.
+    /// The router's attempts that failed.
     pub failed_attempts: Vec<String>,
 }
 
@@ -283,7 +283,7 @@ pub struct FinishedTurn {
 pub struct Probed {
     /// `{run}/{step}/{index}`
     pub call_id: String,
-    /// The try in doubt.
+    /// The attempt in doubt.
     pub attempt: i64,
     /// Whether the call took effect.
     pub answer: ProbeAnswer,
@@ -308,7 +308,7 @@ pub struct Probed {
 pub struct CallReturn {
     /// `{run}/{step}/{index}`
     pub call_id: String,
-    /// Session's number of the try.
+    /// Session's number of the attempt.
     pub attempt: i64,
     /// How it ended.
     pub outcome: ToolOutcome,

@@ -30,7 +30,7 @@ pub(super) enum Next {
 pub(super) struct Due {
     /// Its step.
     pub step: i64,
-    /// Session's number of the try.
+    /// Session's number of the attempt.
     pub attempt: i64,
     /// What it may use.
     pub reservation: Amounts,

@@ -114,7 +114,7 @@ pub struct State {
     pub repaired: bool,
     /// Whether the step in hand repairs an answer.
     pub repairing: bool,
-    /// The last failed generation of the step, while another try is due.
+    /// The last failed generation of the step, while another attempt is due.
     pub retry: Option<RetryDue>,
     /// `models/{model}` that failed in the step in hand, each once, in order.
     pub failed_models: Vec<String>,
@@ -170,7 +170,7 @@ pub enum Phase {
 pub struct Generation {
     /// Its step.
     pub step: i64,
-    /// Session's number of the try.
+    /// Session's number of the attempt.
     pub attempt: i64,
     /// What it may use.
     pub reservation: Amounts,
@@ -178,12 +178,12 @@ pub struct Generation {
     pub aim: Aim,
 }
 
-/// Another try of a generation that is due.
+/// Another attempt of a generation that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryDue {
-    /// Tries that reached a provider, from the last one on in which a model failed for the first time in the step.
+    /// Attempts that reached a provider, from the last one on in which a model failed for the first time in the step.
     pub reached: i64,
-    /// Number of the last try.
+    /// Number of the last attempt.
     pub attempt: i64,
     /// Not before.
     pub at: OffsetDateTime,

@@ -22,7 +22,7 @@ pub struct Claim {
     pub session: Uuid,
     /// What was told, in the service's own encoding; empty for nothing.
     pub cursor: Bytes,
-    /// Tries of the next notice that have failed.
+    /// Attempts of the next notice that have failed.
     pub attempts: i32,
     /// Number of what had happened by the time of the claim.
     pub marks: i64,
@@ -52,7 +52,7 @@ pub struct DeadNotice {
     pub session: Uuid,
     /// The notice as it was sent.
     pub notice: Bytes,
-    /// Why the last try failed.
+    /// Why the last attempt failed.
     pub failure: String,
     /// How often it was tried.
     pub attempts: i32,

@@ -10,7 +10,7 @@ use super::super::state::{MESSAGE_OVERHEAD, message_bytes};
 use super::super::summary::{Aim, INTRODUCTION, SUMMARY_EMPTY, SUMMARY_TOO_LONG, summary_message, words};
 
 impl Plan {
-    /// Takes a summary in. One that says nothing, or is no shorter than what it would stand for, is a failed try, and paid for.
+    /// Takes a summary in. One that says nothing, or is no shorter than what it would stand for, is a failed attempt, and paid for.
     pub(super) fn summary(&mut self, turn: &FinishedTurn, aim: Aim, at: OffsetDateTime) {
         let (text, earlier) = (words(&turn.message), &self.state.history);
         let (message, replaces, replaced_bytes, history_through) = match aim {

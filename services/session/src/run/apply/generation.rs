@@ -64,7 +64,7 @@ impl State {
         bound: i64,
     ) {
         let usage = turn.usage.unwrap_or_default();
-        // What several tries have read tells nothing of one prompt.
+        // What several attempts have read tells nothing of one prompt.
         if bound > 0 && turn.failed_attempts.is_empty() {
             self.measure(input_tokens(&usage), bound);
         }
@@ -137,7 +137,7 @@ impl State {
         self.retry = Some(RetryDue { reached, attempt: failed.attempt, at: at + delay });
     }
 
-    /// Tries that count when one more fails with these models. As long as each try finds other models dead than the ones
+    /// Attempts that count when one more fails with these models. As long as each attempt finds other models dead than the ones
     /// before, there may be a live one behind them: the count begins anew.
     pub(in crate::run) fn reached_with(&self, models: &[String]) -> i64 {
         if self.finds_another(models) { 0 } else { self.retry.map_or(0, |retry| retry.reached) }
@@ -156,7 +156,7 @@ fn says_something(message: &Message) -> bool {
     })
 }
 
-/// Pause before try `attempt + 1`: 250 ms doubling up to 30 s.
+/// Pause before attempt `attempt + 1`: 250 ms doubling up to 30 s.
 fn backoff(attempt: i64) -> Duration {
     let doublings = u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0);
     (Duration::milliseconds(250) * 2_i32.pow(doublings)).min(Duration::seconds(30))

@@ -27,7 +27,7 @@ pub struct Call {
     pub question: Option<String>,
     /// The `seq` of the result that the log of the run's origin holds of it, which it is given.
     pub recorded: Option<i64>,
-    /// When its last try was issued.
+    /// When its last attempt was issued.
     pub issued_at: Option<OffsetDateTime>,
     /// How far it is.
     pub state: CallState,
@@ -65,24 +65,24 @@ impl Call {
 pub enum CallState {
     /// The turn asks for it; nothing is reserved.
     Wanted,
-    /// Its intent is in the log: this try may have had its effect.
+    /// Its intent is in the log: this attempt may have had its effect.
     Open {
-        /// Session's number of the try.
+        /// Session's number of the attempt.
         attempt: i64,
     },
-    /// A try was issued, nobody knows whether it took effect, and its probe is being asked.
+    /// An attempt was issued, nobody knows whether it took effect, and its probe is being asked.
     Doubted {
-        /// The try in doubt.
+        /// The attempt in doubt.
         attempt: i64,
     },
     /// It waits for a human's decision: on whether it is made, or, of a call in doubt, on whether it is issued again.
     Asking {
-        /// The try that was asked about.
+        /// The attempt that was asked about.
         attempt: i64,
     },
     /// It may go ahead.
     Approved {
-        /// The try that was asked about.
+        /// The attempt that was asked about.
         attempt: i64,
     },
     /// Child runs work on it.

@@ -77,7 +77,7 @@ impl State {
         if let Some(active) = self.active_deadline() {
             at = at.min(active);
         }
-        // Something in flight brings its own input, and counters that are away hold back a try however overdue.
+        // Something in flight brings its own input, and counters that are away hold back an attempt however overdue.
         if matches!(self.phase, Phase::Waiting(WaitReason::Dependency)) {
             at = at.min(self.changed_at + Duration::seconds(1));
         } else if self.is_due() {

@@ -104,7 +104,7 @@ fn a_human_lets_a_doubtful_call_be_issued_again() {
     let words = story.tell(vec![wanted(&call_id(1, 0), 2)]);
     assert_eq!(words, ["Asked(1-0)", "Waiting"]);
     story.tell(vec![resolve(3, "1-0", "bob", true), resolve(4, "1-0", "cid", true)]);
-    // And the next try may be as doubtful as the first.
+    // And the next attempt may be as doubtful as the first.
     let words = story.tell(vec![claimed(3)]);
     assert_eq!(words, ["Claimed(3)", "Doubted(1/0.3)"]);
     let words = story.tell(vec![probed(&call_id(1, 0), 3, Unknown)]);

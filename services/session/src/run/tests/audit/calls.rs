@@ -23,7 +23,7 @@ pub struct CallRecord {
     pub allowed: bool,
     /// Its probe, or a human, is asked whether it took effect.
     pub in_doubt: bool,
-    /// What its probe said of the last try.
+    /// What its probe said of the last attempt.
     pub probed: Option<ProbeAnswer>,
     /// Its last intent was neither answered nor handed to anybody.
     pub in_flight: bool,
