@@ -17,5 +17,6 @@ mod points;
 mod probed;
 mod random;
 mod scene;
+mod summing;
 mod takeover;
 mod twice;
