@@ -37,8 +37,14 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
         children.push((child, events));
     }
     scars += &oracle::check_family(&events, &children)?;
+    let forked = told.fork.is_some();
+    if let Some(fork) = &told.fork {
+        let of_fork = caller.judge_fork(fork, &events).await?;
+        scars += &of_fork;
+    }
     let ended = children.into_iter().map(|(child, _)| child).chain(told.seen.ended.clone());
-    Ok(Judged { scars, ended: ended.map(|run| (id_of(&run.name), how(&run))).collect() })
+    let ended = ended.chain(told.fork.as_ref().and_then(|fork| fork.ended.clone()));
+    Ok(Judged { forked, scars, ended: ended.map(|run| (id_of(&run.name), how(&run))).collect() })
 }
 
 /// What came of a run and its child runs.
@@ -47,6 +53,8 @@ pub struct Judged {
     pub scars: Scars,
     /// How each ended, by id.
     pub ended: BTreeMap<String, String>,
+    /// Whether a fork of the run was judged with it.
+    pub forked: bool,
 }
 
 fn id_of(name: &str) -> String {

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 mod arms;
+mod fork;
 mod heirs;
 mod judge;
 mod replica;
@@ -16,6 +17,7 @@ mod scene;
 mod storm;
 mod story;
 mod tail;
+mod upload;
 mod weather;
 
 use anyhow::ensure;
@@ -31,6 +33,7 @@ async fn a_short_storm() -> anyhow::Result<()> {
     let report = Storm::start(Plan::short()).await?.rage().await?;
     report.print()?;
     ensure!(report.bound * 2 >= report.runs, "{} of {} runs had a limit that binds", report.bound, report.runs);
+    ensure!(report.deltas > 0 && report.uploads > 0 && report.forks > 0, "nobody saw, uploaded or forked anything");
     for promoted in ["PostgresPromoted", "RedisPromoted"] {
         ensure!(report.weather.contains_key(promoted), "nothing was {promoted}");
     }

@@ -29,6 +29,12 @@ pub struct Report {
     pub expected: usize,
     /// Requests and streams.
     pub tries: usize,
+    /// Pieces of turns that followers were shown before.
+    pub deltas: usize,
+    /// Runs that were forked when they had ended.
+    pub forks: usize,
+    /// Runs whose input was streamed in.
+    pub uploads: usize,
     pub scars: Scars,
     pub effects: Effects,
 }
@@ -43,6 +49,9 @@ impl Report {
         self.bound += usize::from(told.kind.is_bound());
         self.expected += usize::from(ended == told.kind.expected());
         self.tries += told.tries;
+        self.deltas += told.seen.deltas.fitting;
+        self.uploads += usize::from(told.uploaded);
+        self.forks += usize::from(judged.forked);
         *self.outcomes.entry((told.kind, how)).or_default() += 1;
         self.scars += &judged.scars;
     }
@@ -94,6 +103,9 @@ impl Report {
             ("child runs", scars.children),
             ("draws on a parent", scars.refills),
             ("requests and streams", self.tries),
+            ("pieces of turns shown", self.deltas),
+            ("inputs streamed in", self.uploads),
+            ("forks", self.forks),
             ("tool intents", self.effects.intents),
             ("tool calls", self.effects.calls),
             ("effects", self.effects.effects),

@@ -21,7 +21,7 @@ use mar_tests::dice::Dice;
 /// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Three tools, then an answer.
+    /// An input that is streamed in, three tools, then an answer; and a fork of it.
     Medley,
     /// One idempotent call a step for ever, until the limit of steps binds.
     Chain,
@@ -124,6 +124,10 @@ pub struct Told {
     pub seen: Seen,
     /// Requests and streams beyond the first.
     pub tries: usize,
+    /// Whether its input was streamed in.
+    pub uploaded: bool,
+    /// What was seen of a fork of it.
+    pub fork: Option<Seen>,
 }
 
 impl Teller {
@@ -141,7 +145,7 @@ impl Teller {
 
     /// Asks for a run of this kind and insists until it has ended.
     pub async fn tell(&mut self, kind: Kind) -> anyhow::Result<Told> {
-        let mut told = Told { kind, seen: Seen::default(), tries: 0 };
+        let mut told = Told { kind, seen: Seen::default(), tries: 0, uploaded: false, fork: None };
         let patience = self.patience;
         let telling = self.insist(&mut told);
         let ended = tokio::time::timeout(patience, telling).await;
@@ -152,7 +156,12 @@ impl Teller {
 
     async fn insist(&mut self, told: &mut Told) -> anyhow::Result<()> {
         let session = self.session().await;
-        let request = request(&session, told.kind.task());
+        let mut task = told.kind.task();
+        if told.kind == Kind::Medley {
+            task.input.push(self.upload(&session).await?);
+            told.uploaded = true;
+        }
+        let request = request(&session, task);
         // The same id names another request of another method.
         let streamed = self.dice.once_in(2);
         if streamed {
@@ -165,7 +174,12 @@ impl Teller {
         tokio::select! {
             followed = self.follow(streamed.then_some(&request), told) => followed,
             meddled = meddler.meddle(kind, &name) => meddled,
+        }?;
+        let answered = told.seen.ended.as_ref().is_some_and(|run| run.state() == RunState::Succeeded);
+        if told.kind == Kind::Medley && answered {
+            told.fork = Some(self.fork(&told.seen.name).await?);
         }
+        Ok(())
     }
 
     async fn session(&mut self) -> String {
@@ -211,7 +225,7 @@ impl Teller {
     }
 
     /// Follows on one stream after another, of any replica: some break, some are dropped.
-    async fn follow(&mut self, request: Option<&RunTaskRequest>, told: &mut Told) -> anyhow::Result<()> {
+    pub async fn follow(&mut self, request: Option<&RunTaskRequest>, told: &mut Told) -> anyhow::Result<()> {
         while told.seen.ended.is_none() {
             told.tries += 1;
             let mut caller = Caller { client: self.client().await, gateway: String::new() };
@@ -285,7 +299,7 @@ async fn start(mut client: Client, request: &RunTaskRequest) -> anyhow::Result<O
 }
 
 /// Whether a refusal is one that a caller tries again after.
-fn comes_back(status: &Status) -> anyhow::Result<()> {
+pub fn comes_back(status: &Status) -> anyhow::Result<()> {
     if Reason::of(status).is_some() && status.code() != Code::Unavailable {
         bail!("{status:?}");
     }

@@ -19,6 +19,7 @@ use prost::bytes::Bytes;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status};
 
+use crate::deltas::Deltas;
 use crate::oracle::{self, Scars};
 
 /// How long a caller goes on trying.
@@ -50,6 +51,8 @@ pub struct Seen {
     pub reasons: Vec<ErrorReason>,
     /// Streams that broke off.
     pub broken: usize,
+    /// What was shown before it was committed.
+    pub deltas: Deltas,
 }
 
 /// A request that can be repeated.
@@ -64,7 +67,8 @@ pub fn request(session: &str, task: Task) -> RunTaskRequest {
 }
 
 impl Seen {
-    /// Takes a frame in. An event that was seen before or comes too early is a failure.
+    /// Takes a frame in. An event that was seen before or comes too early is a failure, and so is a piece of a turn that was
+    /// committed otherwise.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -74,8 +78,10 @@ impl Seen {
                 let run = snapshot.run.context("a snapshot without its run")?;
                 ensure!(self.name.is_empty() || self.name == run.name, "{} became {}", self.name, run.name);
                 self.name = run.name;
+                snapshot.attempt.iter().for_each(|attempt| self.deltas.begin(attempt));
             }
             Frame::Event(event) => {
+                self.deltas.settle(&event)?;
                 let next = i64::try_from(self.events.len())?;
                 ensure!(event.seq == *replayed, "{}: event {} after {}", self.name, event.seq, *replayed - 1);
                 *replayed += 1;
@@ -87,7 +93,8 @@ impl Seen {
                 }
             }
             Frame::End(end) => self.ended = Some(end.run.context("an end without its run")?),
-            Frame::Attempt(_) | Frame::Delta(_) => {}
+            Frame::Attempt(attempt) => self.deltas.begin(&attempt),
+            Frame::Delta(delta) => self.deltas.take(delta),
         }
         Ok(())
     }

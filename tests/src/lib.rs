@@ -8,6 +8,7 @@
 pub mod caller;
 pub mod catalogue;
 pub mod client;
+pub mod deltas;
 pub mod deployment;
 pub mod dice;
 pub mod oracle;
