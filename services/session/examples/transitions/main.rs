@@ -41,6 +41,7 @@ use mar_session::tenants::Tenants;
 use mar_testkit::postgres::Postgres;
 use mar_testkit::redis::Redis;
 use mar_testkit::usage;
+use tokio::task::JoinSet;
 
 mod peers;
 
@@ -186,7 +187,11 @@ async fn transitions(
             anyhow::Ok(())
         }
     };
-    futures::future::try_join_all((0..width).map(one)).await?;
+    // Each a task, as a caller's call is one: on the thread that waits for all of them every event would wake it.
+    let mut lanes: JoinSet<anyhow::Result<()>> = (0..width).map(one).collect();
+    while let Some(lane) = lanes.join_next().await {
+        lane??;
+    }
     let took = clock.monotonic().saturating_sub(began);
     // Admission, the first commit A with the agent, two commits a step but for the last, which ends the run in its B.
     let commits = (width * rounds) as u64 * (1 + 1 + 2 * STEPS as u64);
@@ -226,6 +231,14 @@ async fn redis_trip(url: &str, clock: &SystemClock) -> anyhow::Result<Duration> 
     Ok(clock.monotonic().saturating_sub(began) / TRIPS)
 }
 
+/// Scripts that a Redis has run so far.
+async fn calls(url: &str) -> anyhow::Result<u64> {
+    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await?;
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    Ok(line.and_then(|line| line.split(',').next()).context("no scripts ran")?.parse()?)
+}
+
 fn micros(span: Duration) -> String {
     format!("{:.0} µs", span.as_secs_f64() * 1e6)
 }
@@ -248,12 +261,14 @@ async fn main() -> anyhow::Result<()> {
     let mut loads = Vec::new();
     for (at, width) in WIDTHS.into_iter().enumerate() {
         let (cpu, stored) = (Cpu::now(&postgres, &redis)?, Stored::now(&postgres, &store_url)?);
+        let counted = calls(&redis.url()).await?;
         let (commits, took) = transitions(&runs, &clock, width, ROUNDS, (at + 1) * 100_000).await?;
         loads.push(Load {
             width,
             commits: commits as f64,
             took,
             cpu: Cpu::now(&postgres, &redis)?.since(cpu),
+            calls: calls(&redis.url()).await? - counted,
             stored: Stored::now(&postgres, &store_url)?.since(stored),
         });
     }
@@ -327,6 +342,8 @@ struct Load {
     took: Duration,
     cpu: Cpu,
     stored: Stored,
+    /// Scripts that Redis ran.
+    calls: u64,
 }
 
 impl Load {
@@ -345,6 +362,8 @@ impl Load {
         let per_event = self.cpu.postgres.as_secs_f64() * 1e6 / self.stored.events as f64;
         let wanted = format!("(wanted: 100 or less; {} events)", self.stored.events);
         line("  CPU per event, Postgres", format!("{per_event:.0} µs"), wanted)?;
+        let trips = self.calls as f64 / self.commits;
+        line("  trips to Redis per transition", format!("{trips:.2}"), "(1.00 but for admissions and ends)")?;
         let batch = self.commits / self.stored.transactions as f64;
         let shared = "(group commit, and what it shares with beats and leases)";
         line("  transitions per transaction of Postgres", format!("{batch:.2}"), shared)

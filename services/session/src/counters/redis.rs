@@ -184,7 +184,7 @@ impl RedisCounters {
             };
             call.arg(word).args(size.in_order());
             if let Some(draw) = change.draw {
-                call.arg(draw.pool.nonce).arg(change.run).args(draw.drawn.in_order()).args(draw.want.in_order());
+                call.arg(draw.pool.nonce).id(change.run).args(draw.drawn.in_order()).args(draw.want.in_order());
             }
         }
         read::answer(&self.link.call::<Vec<String>>(&call).await?, change.epoch)
@@ -218,7 +218,7 @@ impl Counters for RedisCounters {
         pool::check_held(&ended)?;
         let keys = [run_key(root, ended.run), pool_key(root, pool.parent, pool.seq)];
         let mut call = self.scripts.release.call(&keys);
-        call.arg(pool.nonce).arg(ended.run).args([ended.epoch, ended.seq]).args(ended.amounts.in_order());
+        call.arg(pool.nonce).id(ended.run).args([ended.epoch, ended.seq]).args(ended.amounts.in_order());
         self.done(&call).await
     }
 
@@ -230,7 +230,7 @@ impl Counters for RedisCounters {
         call.arg(packed(rebuild.size.in_order())).arg(packed(sum.in_order()));
         for held in &rebuild.held {
             let share = [held.epoch, held.seq + 1].into_iter().chain(held.amounts.in_order()).chain([0, 0, 0, 0, 0, 1]);
-            call.arg(held.run).arg(packed(share));
+            call.id(held.run).arg(packed(share));
         }
         self.done(&call).await
     }
@@ -241,7 +241,7 @@ impl Budgets for RedisCounters {
     async fn grant(&self, slice: &Slice) -> Result<Grant, Error> {
         budget::check_slice(slice)?;
         let mut call = self.scripts.grant.call(&[budget_key(&slice.budget, slice.window)]);
-        call.arg(slice.generation).arg(slice.id);
+        call.arg(slice.generation).id(slice.id);
         expiry(&mut call, slice.window);
         for spend in [slice.limit, slice.want, slice.least] {
             call.args(spend.in_order());
@@ -258,7 +258,7 @@ impl Budgets for RedisCounters {
     async fn give_back(&self, back: &GiveBack) -> Result<(), Error> {
         budget::check_back(back)?;
         let mut call = self.scripts.give_back.call(&[budget_key(&back.budget, back.window)]);
-        call.arg(back.id).args(back.unused.in_order());
+        call.id(back.id).args(back.unused.in_order());
         self.done(&call).await
     }
 
@@ -269,7 +269,7 @@ impl Budgets for RedisCounters {
         expiry(&mut call, rebuild.window);
         call.arg(packed(used.in_order())).arg(packed(rebuild.recorded.map(i64::from)));
         for (id, Spend { cost_nano_usd, runs }) in &rebuild.open {
-            call.arg(id).arg(packed([*cost_nano_usd, *runs, 0, 0, 0, 0]));
+            call.id(id).arg(packed([*cost_nano_usd, *runs, 0, 0, 0, 0]));
         }
         self.done(&call).await
     }

@@ -306,7 +306,8 @@ impl Store for PostgresStore {
         if append::all_inline(events) {
             return self.appends.append(scope, events).await;
         }
-        self.db.call(|_| events::append_with_blobs(&self.db, scope, events, first)).await
+        // Seldom, and large: apart from what every append carries along.
+        Box::pin(self.db.call(|_| events::append_with_blobs(&self.db, scope, events, first))).await
     }
 
     async fn event_read(

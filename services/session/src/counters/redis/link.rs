@@ -1,18 +1,19 @@
 //! The connection: one server or a cluster, plain or TLS, and what an error of it means. Signals go over one of their own.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, TlsCertificates,
+    Arg, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, TlsCertificates, ToRedisArgs,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSub},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::RedisConfig;
 use crate::counters::Error;
@@ -40,9 +41,9 @@ impl Code {
 
     /// Begins a call with these keys; arguments follow.
     pub(super) fn call<'a>(&'a self, keys: &[String]) -> Call<'a> {
-        let mut tail = vec![keys.len().to_string()];
-        tail.extend_from_slice(keys);
-        Call { code: self, tail }
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.hash).arg(keys.len()).arg(keys);
+        Call { code: self, command }
     }
 }
 
@@ -50,31 +51,43 @@ impl Code {
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     code: &'a Code,
-    /// Number of keys, keys, arguments.
-    tail: Vec<String>,
+    /// By hash.
+    command: Cmd,
 }
 
 impl Call<'_> {
-    pub(super) fn arg(&mut self, argument: impl ToString) -> &mut Self {
-        self.tail.push(argument.to_string());
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(argument);
         self
     }
 
     pub(super) fn args(&mut self, arguments: impl IntoIterator<Item = i64>) -> &mut Self {
-        self.tail.extend(arguments.into_iter().map(|argument| argument.to_string()));
+        for argument in arguments {
+            self.command.arg(argument);
+        }
         self
     }
 
-    fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = redis::cmd(name);
-        command.arg(script).arg(&self.tail);
+    pub(super) fn id(&mut self, id: impl Borrow<Uuid>) -> &mut Self {
+        self.arg(id.borrow().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
+    }
+
+    /// With the script's text in the place of its hash.
+    fn whole(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(&*self.code.text);
+        for argument in self.command.args_iter().skip(2) {
+            if let Arg::Simple(argument) = argument {
+                command.arg(argument);
+            }
+        }
         command
     }
 
     async fn run<T: FromRedisValue>(&self, connection: &mut impl ConnectionLike) -> Result<T, RedisError> {
-        match self.command("EVALSHA", &self.code.hash).query_async(connection).await {
+        match self.command.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.command("EVAL", &self.code.text).query_async(connection).await
+                self.whole().query_async(connection).await
             }
             answer => answer,
         }
