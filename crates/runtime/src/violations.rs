@@ -1,6 +1,7 @@
 //! Collects everything that is wrong with a request or a configuration, so that the caller learns it at once.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use mar_proto::types::ErrorReason;
 use tonic::{Code, Status};
@@ -74,6 +75,20 @@ impl Violations {
         }
     }
 
+    /// Hands `take` the text of each file that a setting lists, and records those that cannot be read or taken.
+    pub fn files<T, E: fmt::Display>(
+        &mut self,
+        field: &str,
+        paths: &[PathBuf],
+        mut take: impl FnMut(&str) -> Result<T, E>,
+    ) {
+        for (at, path) in paths.iter().enumerate() {
+            let read = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"));
+            let taken = read.and_then(|text| take(&text).map_err(|error| error.to_string()));
+            self.take(&format!("{field}[{at}]"), taken.map_err(|error| format!("{}: {error}", path.display())));
+        }
+    }
+
     /// Adds what another list found; its paths become relative to the current one.
     pub fn extend(&mut self, other: Violations) {
         for violation in other.found {
@@ -135,6 +150,21 @@ impl From<Violations> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_taken_in_order_and_each_that_cannot_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = ["1", "none", "x", "2"].map(|name| folder.path().join(name)).into();
+        for at in [0, 2, 3] {
+            std::fs::write(&paths[at], paths[at].file_name().unwrap().as_encoded_bytes()).unwrap();
+        }
+        let (mut found, mut taken) = (Violations::at("session"), Vec::new());
+        found.files("keys", &paths, |text| text.parse::<i32>().map(|number| taken.push(number)));
+        assert_eq!(taken, [1, 2]);
+        let wrong: Vec<_> = found.iter().map(|one| (one.field.as_str(), one.description.as_str())).collect();
+        assert_eq!(wrong.iter().map(|(field, _)| *field).collect::<Vec<_>>(), ["session.keys[1]", "session.keys[2]"]);
+        assert!(wrong[0].1.contains("none: cannot be read") && wrong[1].1.contains("invalid digit"), "{wrong:?}");
+    }
 
     #[test]
     fn paths_nest_and_return() {

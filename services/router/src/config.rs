@@ -169,16 +169,7 @@ impl RouterConfig {
     /// Reads the public keys.
     pub fn load_keys(&self, found: &mut Violations) -> VerifyingKeys {
         let mut keys = VerifyingKeys::new();
-        for (at, path) in self.descriptor_key_files.iter().enumerate() {
-            found.item("descriptor_key_files", at, |found| match std::fs::read_to_string(path) {
-                Ok(pem) => {
-                    found.take("", keys.add_pem(&pem));
-                }
-                Err(error) => {
-                    found.field("", format!("{} cannot be read: {error}", path.display()));
-                }
-            });
-        }
+        found.files("descriptor_key_files", &self.descriptor_key_files, |pem| keys.add_pem(pem));
         keys
     }
 

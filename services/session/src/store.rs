@@ -3,7 +3,6 @@
 //! The contract is written once and kept by two implementations; one suite runs over both. Every method takes the tenant
 //! and never answers a row of another. Times come from the caller's clock and are kept to the microsecond.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,99 +24,14 @@ pub mod sqlite;
 pub mod timer;
 
 mod append;
+mod error;
 mod fault;
+mod row;
 
 pub use blobs::{BlobRow, BlobStore, Finished, Opening, UploadRow};
 pub use budgets::{BudgetKey, BudgetLedger, BudgetStore, SliceRow};
-
-/// Why the store gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It cannot be reached, or the answer was lost; what was asked for may have happened.
-    #[error("store is unavailable")]
-    Unavailable(#[source] sqlx::Error),
-    /// It answered with something that this version cannot have written.
-    #[error("stored {0} cannot be read")]
-    Corrupt(&'static str),
-    /// The caller broke this contract; nothing was changed. Asking again gives the same answer.
-    #[error("store was misused: {0}")]
-    Invalid(&'static str),
-    /// It refused the statement for another reason than load or a lost connection. Asking again gives the same answer.
-    #[error("store refused the statement")]
-    Refused(#[source] sqlx::Error),
-}
-
-impl Error {
-    /// For who is told that the store is away, and did not ask it.
-    #[must_use]
-    pub const fn away() -> Self {
-        Self::Unavailable(sqlx::Error::PoolTimedOut)
-    }
-
-    /// Whether asking again later may succeed.
-    #[must_use]
-    pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The address or path makes no sense.
-    #[error("store address is not usable")]
-    Address(#[source] sqlx::Error),
-    /// Another process, or another store of this one, holds the file.
-    #[error("{0} is in use by another process")]
-    InUse(PathBuf),
-    /// The file, its directory or its lock file cannot be opened.
-    #[error("{path} cannot be opened")]
-    File {
-        /// What was to be opened.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The database cannot be reached.
-    #[error("store is unavailable")]
-    Unavailable(#[source] sqlx::Error),
-    /// The schema is not the one of this version.
-    #[error("store schema has version {found}, this program needs {wanted}: {}", advice(*found, *wanted))]
-    Schema {
-        /// What the database has; 0 for none, or none that the login may see.
-        found: i64,
-        /// What this program is written for.
-        wanted: i64,
-    },
-    /// The login may not do what it has to.
-    #[error("store refuses this login")]
-    Refused(#[source] sqlx::Error),
-    /// The schema cannot be brought up to date, or is newer than this version.
-    #[error("store schema cannot be migrated")]
-    Migration(#[source] sqlx::migrate::MigrateError),
-}
-
-/// What to do about a schema of another version.
-const fn advice(found: i64, wanted: i64) -> &'static str {
-    if found < wanted {
-        "run `session migrate` with the owner's migrate_url, and check that the login is a member of mar_session"
-    } else {
-        "a newer program has migrated it, start that one"
-    }
-}
-
-/// A `request_id` in its scope, with a digest of the body it came with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestKey {
-    /// Who asked.
-    pub principal: String,
-    /// Full gRPC method path.
-    pub method: &'static str,
-    /// The caller's id.
-    pub request_id: String,
-    /// SHA-256 of the request's canonical body.
-    pub digest: [u8; 32],
-}
+pub use error::{Error, OpenError};
+pub use row::{ApprovalRow, CommandRow, EventRow, RequestKey, RunRow, SessionLogRow, SessionRow};
 
 /// What became of a mutation that carries a `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,74 +42,6 @@ pub enum Outcome<T> {
     Repeated(T),
     /// The id was used with another body.
     Reused,
-}
-
-/// A session as stored. `body` is the service's own encoding of what it does not query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionRow {
-    /// Isolation boundary.
-    pub tenant: String,
-    /// UUIDv7.
-    pub id: Uuid,
-    /// Number of `SessionState`: 1 open, 2 ending, 3 ended, 4 erased.
-    pub state: i16,
-    /// Who started it.
-    pub principal: String,
-    /// Encoded `agentruntime.session.v1.Session`.
-    pub body: Bytes,
-    /// Key of the commitments' salts, 32 bytes.
-    pub salt_key: Bytes,
-    /// +1 with each change; the etag.
-    pub version: i64,
-    /// When it was started.
-    pub create_time: OffsetDateTime,
-    /// When it last changed.
-    pub update_time: OffsetDateTime,
-    /// It ends when nothing has happened in it for so long; to the millisecond.
-    pub idle_timeout: Option<Duration>,
-}
-
-/// A run as stored; changed on state changes only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunRow {
-    /// Isolation boundary.
-    pub tenant: String,
-    /// The session.
-    pub session: Uuid,
-    /// UUIDv7.
-    pub id: Uuid,
-    /// Number of `RunState`; 4 and above have ended.
-    pub state: i16,
-    /// Whether it lets other root runs of the session be open.
-    pub parallel: bool,
-    /// Version of the event format; a replica claims only what it can apply.
-    pub log_version: i32,
-    /// Encoded caller, from which run tokens are made again after a restart.
-    pub caller: Bytes,
-    /// Encoded `agentruntime.session.v1.Run` as of the last state change, without the task's input.
-    pub summary: Bytes,
-    /// When it was admitted.
-    pub create_time: OffsetDateTime,
-    /// When its state last changed.
-    pub update_time: OffsetDateTime,
-    /// When it halts at the latest.
-    pub expire_time: OffsetDateTime,
-}
-
-/// An event as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventRow {
-    /// Position, from 0 without gaps.
-    pub seq: i64,
-    /// Hash of the event before.
-    pub prev_hash: [u8; 32],
-    /// Hash of this event.
-    pub hash: [u8; 32],
-    /// Encoded `EventLeaf`, verbatim.
-    pub leaf: Bytes,
-    /// Encoded `EventContent`; `None` where the event has none or it was erased. Large ones are kept content-addressed in the
-    /// session's blobs, once, whatever the number of events that hold them.
-    pub content: Option<Bytes>,
 }
 
 /// What became of an admission.
@@ -304,48 +150,6 @@ const SESSION_ENDED: i16 = 3;
 
 /// The session state after which nothing of it is left but its chains.
 const SESSION_ERASED: i16 = 4;
-
-/// An entry of the session's own short chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionLogRow {
-    /// Position, from 0.
-    pub seq: i64,
-    /// One of [`session_log::kind`].
-    pub kind: String,
-    /// The run, where the entry is about one.
-    pub run: Option<Uuid>,
-    /// Hash of the first event of an admitted run (which binds its genesis hash), head of a sealed one.
-    pub run_hash: Option<[u8; 32]>,
-    /// SHA-256 over the line `mcp-agent-runtime/session-log/v1`, the hash before, seq, kind, run and run hash:
-    /// [`session_log::hash`].
-    pub hash: [u8; 32],
-}
-
-/// A command of a caller, on its way to its run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandRow {
-    /// UUIDv7.
-    pub id: Uuid,
-    /// The service's own encoding of the command.
-    pub body: Bytes,
-}
-
-/// A human decision as stored beside the log, which is the truth of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApprovalRow {
-    /// The session.
-    pub session: Uuid,
-    /// The run.
-    pub run: Uuid,
-    /// Id within the run.
-    pub id: String,
-    /// Number of `ApprovalState`.
-    pub state: i16,
-    /// Encoded `agentruntime.session.v1.Approval`.
-    pub body: Bytes,
-    /// When it was asked for.
-    pub create_time: OffsetDateTime,
-}
 
 /// Which approvals a list wants: newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

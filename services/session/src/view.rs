@@ -14,7 +14,7 @@ pub fn run_name(session: Uuid, run: Uuid) -> String {
     format!("sessions/{session}/runs/{run}")
 }
 
-/// The number and state of a phase.
+/// What callers are told of a phase.
 pub fn run_state(phase: Phase) -> RunState {
     match phase {
         Phase::Pending(_) => RunState::Pending,
@@ -67,7 +67,7 @@ pub fn run(state: &State, now: OffsetDateTime, seal: Option<RunSeal>) -> Run {
     }
     run.history_summary = state.history.origin.as_deref().cloned();
     run.children = state.children.iter().map(|child| run_name(state.session, *child)).collect();
-    if let Phase::Waiting(reason) | Phase::Pending(Some(reason)) = state.phase {
+    if let Some(reason) = state.waits_for() {
         run.wait_reason = reason.into();
     }
     run.pausing = state.paused && state.phase != Phase::Waiting(WaitReason::Paused);

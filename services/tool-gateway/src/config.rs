@@ -50,13 +50,7 @@ impl Config {
     /// Reads the keys of [`Config::descriptor_key_files`].
     pub(crate) fn load_keys(&self, found: &mut Violations) -> VerifyingKeys {
         let mut keys = VerifyingKeys::new();
-        for (index, path) in self.descriptor_key_files.iter().enumerate() {
-            let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-            let at = format!("descriptor_key_files[{index}]");
-            if let Some(pem) = found.take(&at, pem) {
-                found.take(&at, keys.add_pem(&pem));
-            }
-        }
+        found.files("descriptor_key_files", &self.descriptor_key_files, |pem| keys.add_pem(pem));
         keys
     }
 

@@ -94,12 +94,6 @@ impl Validate for RunTokensConfig {
     fn validate(&self, violations: &mut Violations) {
         let count = self.verification_key_files.len();
         violations.require(count <= 2, "verification_key_files", "must hold at most two files");
-        for (at, path) in self.verification_key_files.iter().enumerate() {
-            let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-            let at = format!("verification_key_files[{at}]");
-            if let Some(pem) = violations.take(&at, read) {
-                violations.take(&at, keys::kid_of_public(&pem).map_err(|error| format!("{}: {error}", path.display())));
-            }
-        }
+        violations.files("verification_key_files", &self.verification_key_files, keys::kid_of_public);
     }
 }

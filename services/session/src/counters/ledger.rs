@@ -47,11 +47,7 @@ impl Amounts {
 
     /// The sum, saturated at the bound.
     fn plus(self, other: Self) -> Self {
-        let (mut sum, other) = (self.in_order(), other.in_order());
-        for (a, b) in sum.iter_mut().zip(other) {
-            *a = a.saturating_add(b).clamp(-MAX_AMOUNT, MAX_AMOUNT);
-        }
-        Self::from_order(sum)
+        self.zip(other, |a, b| a.saturating_add(b).clamp(-MAX_AMOUNT, MAX_AMOUNT))
     }
 }
 
@@ -73,11 +69,7 @@ impl Amounts {
 
     /// The lesser of each amount.
     pub(super) fn min(self, other: Self) -> Self {
-        let (mut least, other) = (self.in_order(), other.in_order());
-        for (a, b) in least.iter_mut().zip(other) {
-            *a = (*a).min(b);
-        }
-        Self::from_order(least)
+        self.zip(other, i64::min)
     }
 }
 

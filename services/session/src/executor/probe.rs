@@ -13,8 +13,8 @@ use super::{Executor, Shared};
 use crate::clients::{Refusal, RunContext};
 use crate::run::{Call, CallState, Input, Probed};
 
-/// How often a probe that cannot be asked is tried.
-const TRIES: u32 = 3;
+/// How often a probe that cannot be reached is asked.
+const ATTEMPTS: u32 = 3;
 /// Pause before it is tried again, doubled with each attempt.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -98,7 +98,7 @@ impl Inquiry {
                 (Ok(probed), _) => break probed,
                 (Err(reason), _) => {
                     failures += 1;
-                    if failures == TRIES {
+                    if failures == ATTEMPTS {
                         break unknown(&reason);
                     }
                     self.shared.clock.sleep(PAUSE * 2_u32.pow(failures - 1)).await;

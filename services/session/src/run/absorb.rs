@@ -32,7 +32,7 @@ const CANCELLED: &str = "CANCELLED";
 pub(super) const UNKNOWN_TEXT: &str = "OUTCOME_UNKNOWN: the call was issued, but it is not known whether it took effect. Do not assume \
                             either; check before you repeat it.";
 
-/// Reasons of failed generations that never left the runtime.
+/// Whether a generation that failed for this reason had left the runtime.
 pub(super) fn reaches_provider(reason: &str) -> bool {
     !matches!(reason, "PEER_UNAVAILABLE" | "DRAINING" | "STORE_UNAVAILABLE" | CONTEXT_EXCEEDED)
 }

@@ -25,7 +25,7 @@ impl Sub for Amounts {
 
 impl Amounts {
     /// The same operation on each amount of both.
-    fn zip(self, other: Self, op: impl Fn(i64, i64) -> i64) -> Self {
+    pub(crate) fn zip(self, other: Self, op: impl Fn(i64, i64) -> i64) -> Self {
         Self {
             steps: op(self.steps, other.steps),
             tool_calls: op(self.tool_calls, other.tool_calls),
