@@ -6,7 +6,7 @@ use mar_proto::session::{ModelConstraints, Task};
 
 use crate::harness::{Harness, request, task, verified};
 
-const HASH: &str = "sha256:9e896dbc8b0385f5509c27343872460374becfbc8484900a17992ff3df41c38d";
+const HASH: &str = "sha256:ae86642b3e4b766b6d47fab2ed38e67bbee7fb51ce250e5f9c1d6f5cc6327d14";
 
 /// Changes only with what is sealed: a recipe, the pipeline's steps, the canonical form. `MAR_BLESS=1` writes it anew.
 #[tokio::test]
