@@ -236,6 +236,10 @@ impl Runs {
         live.get(&run).filter(|live| live.tenant == tenant).cloned()
     }
 
+    fn live_in(&self, tenant: &str, session: Uuid, run: Uuid) -> Option<Live> {
+        self.live(tenant, run).filter(|live| live.session == session)
+    }
+
     /// Whoever's it is: for what comes from other replicas, and shows nothing of it to a caller.
     fn live_anyones(&self, run: Uuid) -> Option<Live> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()
@@ -318,6 +322,17 @@ impl Runs {
         if let Some(live) = self.shown(tenant, session, run) {
             return Ok((*live.feed.views().borrow().run).clone());
         }
+        match self.stored(tenant, session, run, name).await {
+            // What cannot be asked has not gone on either, unless it is away from here alone.
+            Err(Error::Store(source)) if source.is_unavailable() => match self.live_in(tenant, session, run) {
+                Some(live) => Ok((*live.feed.views().borrow().run).clone()),
+                None => Err(source.into()),
+            },
+            stored => stored,
+        }
+    }
+
+    async fn stored(&self, tenant: &str, session: Uuid, run: Uuid, name: &str) -> Result<Run, Error> {
         let row = self.row(tenant, session, run, name).await?;
         Ok(Arc::unwrap_or_clone(self.view_of(&row).await?.run))
     }

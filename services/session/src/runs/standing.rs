@@ -2,7 +2,7 @@
 //!
 //! Others take its runs over when its last sign of life is older than their patience. A process that was frozen, or cut off
 //! from the store, for so long does not know whether they did: until it has asked, what its executors show may be old, and
-//! the store's word is taken instead.
+//! the store's word is taken instead, where the store can be asked.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -58,7 +58,7 @@ impl Runs {
 
     /// A run of the tenant that is executed here, if what is shown here is how it stands.
     pub(super) fn shown(&self, tenant: &str, session: Uuid, run: Uuid) -> Option<Live> {
-        let live = self.live(tenant, run).filter(|live| live.session == session)?;
+        let live = self.live_in(tenant, session, run)?;
         let left = live.feed.views().borrow().left;
         (self.stands() && !left).then_some(live)
     }
