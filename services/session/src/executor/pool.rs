@@ -10,8 +10,16 @@ impl Executor {
     /// Asks the counters. A pool that is lost is put together from the logs of the tree first; where the parent keeps it no
     /// more, the run goes on with what it has. A run whose own log has gone on meanwhile has another owner.
     pub(super) async fn advance_in_tree(&self, mut change: Advance) -> Result<Answer, Error> {
-        for _ in 0..HEALED {
-            let Err(Error::PoolLost(token)) = self.advance(change).await else { break };
+        let mut healed = 0;
+        loop {
+            let token = match self.advance(change).await {
+                Err(Error::PoolLost(_)) if healed == HEALED => {
+                    return Err(Error::Unavailable("the parent's pool is lost again and again".into()));
+                }
+                Err(Error::PoolLost(token)) => token,
+                answer => return answer,
+            };
+            healed += 1;
             tracing::info!(run.id = %self.state.run, "pool of the parent is rebuilt");
             match self.kin.pool_rebuild(&self.context, &self.state, token).await {
                 Ok(Some(rebuild)) => {
@@ -24,10 +32,6 @@ impl Executor {
                 Ok(None) => change.draw = None,
                 Err(source) => return Err(Error::Unavailable(Box::new(source))),
             }
-        }
-        match self.advance(change).await {
-            Err(Error::PoolLost(_)) => Err(Error::Unavailable("the parent's pool is lost again and again".into())),
-            answer => answer,
         }
     }
 }
