@@ -48,8 +48,8 @@ questions: ## ten questions to the local model, as a table (8 min; MODEL=small 4
 	@echo "questions: about 8 minutes, 4 with MODEL=small"
 	@scripts/questions.sh --model $(if $(filter small,$(MODEL)),small,large)
 
-bench: tools ## benchmark A beside its floors (10 min, of which 8 build)
-	@echo "bench: about 10 minutes, most of it an optimised build"
+bench: tools ## benchmark A beside its floors and its peers (12 min, of which 10 build)
+	@echo "bench: about 12 minutes, most of it an optimised build"
 	@scripts/bench.sh
 
 bench-sessions: tools ## steps, storage, takeover and memory of four processes beside their floors (20 min, of which 15 build)
