@@ -5,34 +5,14 @@ use mar_proto::session::{Event, RunState, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_session::crash::Point;
 use mar_tests::caller::{Caller, Seen, request};
+use mar_tests::catalogue::Model;
 use mar_tests::oracle::Scars;
 use mar_tests::{Deployment, Options, Shape, Stores, task};
 
 /// Room for a few searches: before the last of them there has to be a summary of the earlier ones.
-const CATALOGUE: &str = r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal (scripted, not a model)"
-context_tokens = 4000
-max_output_tokens = 200
-input_modalities = ["text"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = { input = "1", output = "2" }
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = { default = 0 }
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#;
+fn narrow() -> Model {
+    Model { context_tokens: 4_000, max_output_tokens: 200, ..Model::default() }
+}
 
 /// Each result leads to the next search, so that who asks again is told the same.
 const SCRIPT: &str = r##"
@@ -117,7 +97,7 @@ impl Scene {
             [("tide.md", "tide"), ("lamp.md", "lamp"), ("pier.md", "pier"), ("gull.md", "gull"), ("rope.md", "rope")];
         let options = Options {
             documents: documents.map(|(file, word)| (file, document(word))).into(),
-            ..Options::new(shape, stores).script(SCRIPT).catalogue(CATALOGUE)
+            ..Options::new(shape, stores).script(SCRIPT).catalogue(narrow().toml())
         };
         let system = Deployment::start(options).await?;
         let mut scene = Self { system, steps: 64, number: 0 };

@@ -11,6 +11,7 @@ use mar_proto::types::{HaltingPolicy, Media, Part, media::Source, part::Content}
 use mar_runtime::auth::api_key;
 use mar_runtime::clock::SystemIds;
 use mar_testkit::wait;
+use mar_tests::catalogue::Model;
 use mar_tests::client::request_id;
 use mar_tests::{Client, Deployment, Options, task};
 use serde_json::Value;
@@ -364,30 +365,16 @@ async fn what_no_task_names_goes_and_what_is_erased_goes(options: Options) -> an
 }
 
 /// A model that sees, and reads as many bytes as it is sent.
-const SEEING: &str = r#"
-[[model]]
-name = "rehearsal"
-provider = "rehearsal"
-provider_model = "rehearsal"
-display_name = "Rehearsal that takes images"
-context_tokens = 16000000
-max_output_tokens = 16384
-input_modalities = ["text", "image"]
-output_modalities = ["text"]
-streaming = true
-tool_calling = "NATIVE"
-structured_output = true
-price = { input = "0", output = "0" }
-latency_class = "FAST"
-trust_tier = "EXPERIMENTAL"
-residency = ["local"]
-retention_days = 0
-tokenizer = "bytes"
-rehearsal = true
-quality = { default = 0 }
-source = "docs/rehearsal.md"
-as_of = "2026-11-22"
-"#;
+fn seeing() -> String {
+    let model = Model {
+        context_tokens: 16_000_000,
+        max_output_tokens: 16_384,
+        input_modalities: &["text", "image"],
+        price: (0, 0),
+        ..Model::default()
+    };
+    model.toml()
+}
 
 /// What the model was told last: text, or parts of several kinds.
 fn heard(system: &Deployment) -> anyhow::Result<Value> {
@@ -398,7 +385,7 @@ fn heard(system: &Deployment) -> anyhow::Result<Value> {
 
 /// More than a message between callers and session, or between any two services but session and router, may have.
 async fn more_than_a_message_holds_reaches_the_model(options: Options) -> anyhow::Result<()> {
-    let system = Deployment::start(options.script(ECHO).catalogue(SEEING)).await?;
+    let system = Deployment::start(options.script(ECHO).catalogue(seeing())).await?;
     let mut client = system.client().await?;
     let session = client.session().await?;
     let bytes = words(6 << 20).into_bytes();

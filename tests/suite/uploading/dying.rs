@@ -52,7 +52,7 @@ async fn only(rows: &Rows, session: &str, whole: i64, pieces: i64) -> anyhow::Re
 }
 
 async fn an_upload_that_dies_with_its_process_is_whole_or_not_there(options: Options) -> anyhow::Result<()> {
-    let mut system = Deployment::start(options.script(ECHO).catalogue(super::SEEING)).await?;
+    let mut system = Deployment::start(options.script(ECHO).catalogue(super::seeing())).await?;
     let rows = Rows::open(&system.store_url()).await?;
     let bytes = long();
     let uploads = Point::BESIDE.iter().filter(|point| point.name().starts_with("upload"));
@@ -99,7 +99,7 @@ async fn an_upload_that_dies_with_its_process_is_whole_or_not_there(options: Opt
 
 /// At no point that anybody has named: the stream stands still, and the process is killed.
 async fn an_upload_that_is_killed_is_not_there(options: Options) -> anyhow::Result<()> {
-    let mut system = Deployment::start(options.script(ECHO).catalogue(super::SEEING)).await?;
+    let mut system = Deployment::start(options.script(ECHO).catalogue(super::seeing())).await?;
     let rows = Rows::open(&system.store_url()).await?;
     let client = system.client().await?;
     let session = client.clone().session().await?;
@@ -127,7 +127,7 @@ async fn an_upload_that_is_killed_is_not_there(options: Options) -> anyhow::Resu
 
 /// The process dies between what keeps a blob and the run that names it, and between the run and its answer.
 async fn what_a_task_names_stays_when_its_admission_dies(options: Options) -> anyhow::Result<()> {
-    let mut system = Deployment::start(options.script(ECHO).catalogue(super::SEEING)).await?;
+    let mut system = Deployment::start(options.script(ECHO).catalogue(super::seeing())).await?;
     let rows = Rows::open(&system.store_url()).await?;
     let bytes = long();
     for point in [Point::AdmitOffered, Point::AdmitCommitted] {
