@@ -10,6 +10,8 @@ use mar_testkit::postgres::Postgres;
 /// An engine and its durable steps per second.
 pub struct Peer {
     pub name: &'static str,
+    /// Workflows at a time.
+    pub width: usize,
     pub rate: f64,
 }
 
@@ -44,7 +46,8 @@ pub fn measure(installed: &Path, postgres: &Postgres, job: Job) -> anyhow::Resul
     let mut restate = Command::new("node");
     restate.arg(script).arg(installed.join("node_modules/.bin/restate-server")).arg(state.path());
     restate.args(job.arguments()).env("RESTATE_LOGGING", "ERROR");
-    Ok(vec![Peer { name: "Restate", rate: rate(restate)? }, Peer { name: "DBOS", rate: rate(dbos)? }])
+    let peer = |name, command| anyhow::Ok(Peer { name, width: job.workflows, rate: rate(command)? });
+    Ok(vec![peer("Restate", restate)?, peer("DBOS", dbos)?])
 }
 
 /// A peer's script ends with its steps and the seconds that they took.

@@ -39,6 +39,7 @@ mod blobs;
 mod budgets;
 mod claims;
 mod commands;
+mod connections;
 mod database;
 mod erasure;
 mod events;

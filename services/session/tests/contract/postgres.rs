@@ -189,6 +189,61 @@ async fn a_transaction_that_was_given_up_is_nobody_elses() {
     wait::until(Duration::from_secs(3), idle).await.unwrap();
 }
 
+/// A store with that many connections on a database of its own.
+async fn with_connections(max_connections: u32) -> Subject {
+    let database = Postgres::shared().unwrap().database().unwrap();
+    let url = database.to_string();
+    let config = PostgresConfig { max_connections, ..config(url.clone()) };
+    let store = PostgresStore::connect(&config).await.unwrap();
+    Subject { _keep: Box::new(database), ..subject(Arc::new(store), &url) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_again_and_again_needs_one_connection() {
+    let subject = with_connections(4).await;
+    let (run, mut log) = subject.admitted().await;
+    let Behind::Postgres(behind) = &subject.behind else { unreachable!("a store on Postgres") };
+    let open =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'mar-session'";
+    let before: i64 = sqlx::query_scalar(open).fetch_one(behind).await.unwrap();
+    for _ in 0..50 {
+        assert_eq!(subject.append(&run, &[log.next(b"next")]).await, Append::Done);
+        assert!(subject.store.run_get(TENANT, run.id).await.unwrap().is_some());
+    }
+    let after: i64 = sqlx::query_scalar(open).fetch_one(behind).await.unwrap();
+    assert_eq!(after, before, "each call left its connection to be tested, and the next took another one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_share_one_connection_and_none_waits_for_ever() {
+    let subject = with_connections(1).await;
+    let (run, _) = subject.admitted().await;
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let store = Arc::clone(&subject.store);
+        callers.spawn(async move {
+            for _ in 0..40 {
+                assert!(store.run_get(TENANT, run.id).await.unwrap().is_some());
+            }
+        });
+    }
+    callers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_closed_has_no_connection_left() {
+    let database = Postgres::shared().unwrap().database().unwrap();
+    let store = PostgresStore::connect(&config(database.to_string())).await.unwrap();
+    store.ping().await.unwrap();
+    timeout(Duration::from_secs(10), store.close()).await.expect("closed although a connection was warm");
+    assert_unavailable(store.ping()).await;
+    let behind = PgPoolOptions::new().max_connections(1).connect_lazy(&database).unwrap();
+    let open =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'mar-session'";
+    let gone = || async { sqlx::query_scalar::<_, i64>(open).fetch_one(&behind).await.unwrap() == 0 };
+    wait::until(Duration::from_secs(5), gone).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_statement_is_given_up() {
     let url = Postgres::shared().unwrap().database().unwrap();

@@ -12,15 +12,18 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
+    AssertSqlSafe, Connection, PgConnection, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
     query::{Query, QueryScalar},
 };
 
 use crate::store::{Error, OpenError, fault::Fault, hook::Hooked};
 
-use super::{Pooler, PostgresConfig, failure};
+use super::{
+    Pooler, PostgresConfig,
+    connections::{Connections, Taken},
+    failure,
+};
 
 /// The role of everything but claims and retention.
 const APPLICATION: &str = "mar_session";
@@ -41,7 +44,7 @@ pub(super) enum Try {
 /// A direct connection has the role from its startup packet; behind a pooler every transaction takes it on.
 #[derive(Debug)]
 pub(super) struct Database {
-    pool: PgPool,
+    connections: Arc<Connections>,
     pooler: Pooler,
     /// What each transaction sets behind a pooler, as SQL.
     settings: String,
@@ -86,7 +89,7 @@ impl Database {
             })
             .connect_lazy_with(options);
         Ok(Self {
-            pool,
+            connections: Arc::new(Connections::new(pool)),
             pooler: config.pooler,
             settings,
             bound: config.bound(),
@@ -96,7 +99,7 @@ impl Database {
     }
 
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        self.connections.close().await;
     }
 
     /// The hooks that are told of a tenant's sessions.
@@ -109,11 +112,25 @@ impl Database {
         self.bound
     }
 
-    /// The pool where one statement may be a transaction of its own.
-    pub(super) fn autocommit(&self) -> Option<&PgPool> {
+    /// Executes a statement that sets its tenant itself, as a transaction of its own; answers the rows that it changed.
+    pub(super) async fn execute(
+        &self,
+        tenant: &str,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<u64, sqlx::Error> {
         match self.pooler {
-            Pooler::None => Some(&self.pool),
-            Pooler::Transaction => None,
+            Pooler::None => {
+                let mut taken = self.connections.take().await?;
+                let done = query.execute(taken.get_mut()).await?;
+                self.connections.hand_on(taken);
+                Ok(done.rows_affected())
+            }
+            Pooler::Transaction => {
+                let mut tx = self.begin(tenant).await?;
+                let done = query.persistent(false).execute(&mut *tx).await?;
+                tx.commit().await?;
+                Ok(done.rows_affected())
+            }
         }
     }
 
@@ -138,8 +155,9 @@ impl Database {
         let begin = format!(
             "BEGIN; SELECT set_config('mar.tenant', convert_from(decode('{tenant}', 'hex'), 'UTF8'), true){settings}"
         );
-        let connection = Some(self.pool.acquire().await?);
-        let mut tx = Tx { connection, persistent: self.pooler == Pooler::None };
+        let taken = Some(self.connections.take().await?);
+        let connections = Arc::clone(&self.connections);
+        let mut tx = Tx { taken, connections, persistent: self.pooler == Pooler::None };
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
         Ok(tx)
     }
@@ -153,7 +171,7 @@ impl Database {
         let both = async {
             match call(Try::First).await {
                 Err(Fault::Sql(error)) if failure::may_repeat(&error) => {
-                    self.suspicion.raise();
+                    self.suspect();
                     tracing::debug!(error = %error, "store call is repeated");
                     call(Try::Again).await
                 }
@@ -165,10 +183,16 @@ impl Database {
             Ok(Err(Fault::Store(error))) => Err(error),
             Ok(Err(Fault::Sql(error))) => Err(failure::classify(error)),
             Err(late) => {
-                self.suspicion.raise();
+                self.suspect();
                 Err(late)
             }
         }
+    }
+
+    /// One connection has died or hangs: the others are tested before they are used.
+    fn suspect(&self) {
+        self.suspicion.raise();
+        self.connections.give_back();
     }
 
     /// Gives an answer up after the bound.
@@ -194,14 +218,15 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, OpenError>
 #[derive(Debug)]
 pub(super) struct Tx {
     /// None once the transaction has ended.
-    connection: Option<PoolConnection<Postgres>>,
+    taken: Option<Taken>,
+    connections: Arc<Connections>,
     persistent: bool,
 }
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
+        if let Some(taken) = self.taken.take() {
+            taken.forsake();
         }
     }
 }
@@ -238,7 +263,9 @@ impl Tx {
 
     async fn end(&mut self, how: &'static str) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(how).execute(&mut **self).await?;
-        self.connection = None;
+        if let Some(taken) = self.taken.take() {
+            self.connections.hand_on(taken);
+        }
         Ok(())
     }
 }
@@ -247,8 +274,8 @@ impl Deref for Tx {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        match &self.connection {
-            Some(connection) => connection,
+        match &self.taken {
+            Some(taken) => taken.get(),
             None => unreachable!("what ends a transaction takes it"),
         }
     }
@@ -256,8 +283,8 @@ impl Deref for Tx {
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        match &mut self.connection {
-            Some(connection) => connection,
+        match &mut self.taken {
+            Some(taken) => taken.get_mut(),
             None => unreachable!("what ends a transaction takes it"),
         }
     }

@@ -92,7 +92,7 @@ pub(super) async fn insert(db: &Database, tenant: &str, batch: &[Entry]) -> Resu
             .bind(column(|event| &event.leaf))
             .bind(events().map(|event| event.content.as_deref()).collect::<Vec<_>>())
     };
-    match execute(db, tenant, query(APPEND)).await {
+    match db.execute(tenant, query(APPEND)).await {
         Ok(_) => Ok(true),
         Err(error) if failure::is_conflict(&error) || failure::is_gap(&error) => Ok(false),
         Err(error) => Err(error.into()),
@@ -107,7 +107,7 @@ pub(super) async fn append_with_blobs(
     first: &EventRow,
 ) -> Result<Append, Fault> {
     let (placed, blobs) = append::place(events);
-    match execute(db, scope.tenant, with_blobs(scope, first, &placed, &blobs)).await {
+    match db.execute(scope.tenant, with_blobs(scope, first, &placed, &blobs)).await {
         Ok(0) => {}
         Ok(_) => return Ok(Append::Done),
         Err(error) if failure::is_conflict(&error) => {}
@@ -137,17 +137,6 @@ fn with_blobs<'q>(
         .bind(column(|event| &event.leaf))
         .bind(placed.iter().map(|row| row.inline).collect::<Vec<_>>())
         .bind(placed.iter().map(|row| row.blob.as_ref().map(|sha256| &sha256[..])).collect::<Vec<_>>())
-}
-
-/// Executes a statement that sets its tenant itself, as a transaction of its own; answers the rows that it stored.
-async fn execute(db: &Database, tenant: &str, query: Query<'_, Postgres, PgArguments>) -> Result<u64, sqlx::Error> {
-    if let Some(pool) = db.autocommit() {
-        return Ok(query.execute(pool).await?.rows_affected());
-    }
-    let mut tx = db.begin(tenant).await?;
-    let done = query.persistent(false).execute(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(done.rows_affected())
 }
 
 /// Stores the event that no other precedes, with the admission of its run.
