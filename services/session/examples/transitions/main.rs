@@ -51,7 +51,10 @@ const CLIENTS: usize = 16;
 /// Runs at a time.
 const WIDTHS: [usize; 3] = [1, CLIENTS, 64];
 const STEPS: i64 = 60;
-const ROUNDS: usize = 4;
+/// Of so many runs one after another: what a service does when it has just begun weighs little in them.
+const ROUNDS: usize = 16;
+/// Workflows of a peer, at each width: the slower one takes half a minute for their steps.
+const WORKFLOWS: usize = 64;
 const PGBENCH_SECONDS: u32 = 6;
 /// A leaf and a small content, as a step's event has them.
 const ROW_BYTES: usize = 600;
@@ -261,9 +264,7 @@ async fn main() -> anyhow::Result<()> {
     for (at, width) in WIDTHS.into_iter().enumerate() {
         let (cpu, stored) = (Cpu::now(&postgres, &redis)?, Stored::now(&postgres, &store_url)?);
         let counted = calls(&redis.url()).await?;
-        // A processor's time is told in hundredths of a second.
-        let rounds = if width == 1 { 6 * ROUNDS } else { ROUNDS };
-        let (commits, took) = transitions(&runs, &clock, width, rounds, (at + 1) * 100_000).await?;
+        let (commits, took) = transitions(&runs, &clock, width, ROUNDS, (at + 1) * 100_000).await?;
         loads.push(Load {
             width,
             commits: commits as f64,
@@ -320,8 +321,8 @@ fn peers(postgres: &Postgres) -> anyhow::Result<Vec<Peer>> {
         return Ok(Vec::new());
     };
     let mut peers = Vec::new();
-    for workflows in WIDTHS {
-        let job = Job { workflows, steps: 2 * STEPS, rounds: ROUNDS };
+    for workflows in WIDTHS.into_iter().filter(|width| *width > 1) {
+        let job = Job { workflows, steps: 2 * STEPS, rounds: WORKFLOWS / workflows };
         peers.extend(peers::measure(installed.as_ref(), postgres, job)?);
     }
     Ok(peers)
