@@ -314,14 +314,15 @@ pub trait Store: BlobStore + BudgetStore + Send + Sync + 'static {
         extent: Extent,
     ) -> Result<Begun, Error>;
     /// Destroys the payloads of a run whose session's log says that they go: contents of its events, approvals, commands;
-    /// `summary` takes the place of its summary. Of an erased session also what its caller was known by and what its request
-    /// could be found by. Any other session's run is refused.
+    /// `summary` takes the place of its summary. Of an erased session also what its caller was known by. Any other session's
+    /// run is refused.
     async fn erasure_run(&self, tenant: &str, run: Uuid, summary: &Bytes) -> Result<(), Error>;
     /// Destroys up to `limit` blobs, or pieces of what was streamed in, of a session whose log says that they go; answers how
     /// many. At 0 nothing is left of either.
     async fn erasure_blobs(&self, tenant: &str, session: Uuid, limit: i32) -> Result<u64, Error>;
     /// Ends an erasure: drops its timer. Where everything goes, the key of the commitments goes too, the session becomes
-    /// ERASED with `session`'s body and update time, and its requests can no longer be told by their bodies.
+    /// ERASED with `session`'s body and update time, and of all requests in it, those to its runs included, what their bodies
+    /// could be found by: their ids stay used.
     async fn erasure_finish(&self, session: &SessionRow, extent: Extent) -> Result<(), Error>;
 
     /// Ends a session that is idle, as `session` says (state 2, the next version): adds `expired` to its log. Only where

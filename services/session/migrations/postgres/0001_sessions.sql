@@ -312,21 +312,22 @@ SELECT session.isolate('session.upload_pieces');
 GRANT SELECT, INSERT ON session.upload_pieces TO mar_session;
 GRANT SELECT (tenant, upload, number), DELETE ON session.upload_pieces TO mar_retention;
 
--- What a caller's request id did.
+-- What a caller's request id did. The digest is that of the request's body, with what the caller said: it goes with the session.
 CREATE TABLE session.request_ids (
     tenant      text        NOT NULL CHECK (tenant <> ''),
     principal   text        NOT NULL,
     method      text        NOT NULL,
     request_id  text        NOT NULL,
     digest      bytea       NOT NULL CHECK (octet_length(digest) = 32),
+    session     uuid        NOT NULL,
     resource    uuid        NOT NULL,
     create_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant, principal, method, request_id)
 );
 SELECT session.isolate('session.request_ids');
 GRANT SELECT, INSERT ON session.request_ids TO mar_session;
-CREATE INDEX request_ids_by_resource ON session.request_ids (tenant, resource);
-GRANT SELECT (tenant, method, resource, create_time), UPDATE (digest), DELETE ON session.request_ids TO mar_retention;
+CREATE INDEX request_ids_by_session ON session.request_ids (tenant, session);
+GRANT SELECT (tenant, method, session, create_time), UPDATE (digest), DELETE ON session.request_ids TO mar_retention;
 
 -- What callers want of runs, until the run has taken it.
 CREATE TABLE session.commands (
@@ -420,7 +421,6 @@ BEGIN
     UPDATE session.runs SET summary = rest WHERE id = gone AND tenant = whose;
     IF erased THEN
         UPDATE session.runs SET caller = '' WHERE id = gone AND tenant = whose;
-        UPDATE session.request_ids SET digest = decode(repeat('00', 32), 'hex') WHERE tenant = whose AND resource = gone;
     END IF;
 END
 $$;
@@ -467,7 +467,8 @@ BEGIN
 END
 $$;
 
--- Destroys the key of a session's commitments. Its requests keep their ids, and nothing that their bodies could be found by.
+-- Destroys the key of a session's commitments. Its requests keep their ids, and nothing that their bodies could be found by;
+-- those that end and erase hold no more than the session's name.
 CREATE FUNCTION session.keys_forget(home uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -478,7 +479,7 @@ BEGIN
     END IF;
     UPDATE session.sessions SET salt_key = '' WHERE id = home AND tenant = whose;
     UPDATE session.request_ids SET digest = decode(repeat('00', 32), 'hex')
-    WHERE tenant = whose AND resource = home AND method NOT LIKE '%/EndSession' AND method NOT LIKE '%/EraseSession';
+    WHERE tenant = whose AND session = home AND method NOT LIKE '%/EndSession' AND method NOT LIKE '%/EraseSession';
 END
 $$;
 

@@ -148,18 +148,19 @@ CREATE TABLE upload_pieces (
     FOREIGN KEY (tenant, upload) REFERENCES uploads (tenant, id)
 ) STRICT;
 
--- What a caller's request id did.
+-- What a caller's request id did. The digest is that of the request's body, with what the caller said: it goes with the session.
 CREATE TABLE request_ids (
     tenant      TEXT    NOT NULL,
     principal   TEXT    NOT NULL,
     method      TEXT    NOT NULL,
     request_id  TEXT    NOT NULL,
     digest      BLOB    NOT NULL CHECK (length(digest) = 32),
+    session     BLOB    NOT NULL,
     resource    BLOB    NOT NULL,
     create_time INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
     PRIMARY KEY (tenant, principal, method, request_id)
 ) STRICT;
-CREATE INDEX request_ids_by_resource ON request_ids (tenant, resource);
+CREATE INDEX request_ids_by_session ON request_ids (tenant, session);
 
 -- A window of a budget: which generation of its counters holds, and which thresholds were reached.
 CREATE TABLE budgets (

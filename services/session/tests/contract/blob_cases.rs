@@ -17,7 +17,7 @@ const OTHER: &str = "globex";
 const MOST: i64 = 1 << 30;
 const LONG: Duration = Duration::from_secs(3_600);
 
-fn upload(session: Uuid, digest: u8, size: usize) -> UploadRow {
+pub fn upload(session: Uuid, digest: u8, size: usize) -> UploadRow {
     UploadRow {
         tenant: TENANT.to_owned(),
         session,
@@ -56,7 +56,7 @@ impl Subject {
     }
 
     /// Begins an upload and brings its bytes.
-    async fn brought(&self, upload: &UploadRow) {
+    pub async fn brought(&self, upload: &UploadRow) {
         self.begun(upload).await;
         let bytes = noise(u64::from(upload.sha256[0]), upload.size_bytes as usize);
         for (number, piece) in bytes.chunks(PIECE).enumerate() {

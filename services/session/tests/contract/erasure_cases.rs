@@ -178,7 +178,7 @@ pub async fn pruning_takes_payloads_alone(subject: Subject) {
     assert_eq!(kinds[kinds.len() - 2..], [kind::PRUNED, kind::ERASED]);
 }
 
-pub async fn approvals_and_what_requests_are_known_by_go_too(subject: Subject) {
+pub async fn approvals_go_too(subject: Subject) {
     let session = subject.started().await;
     let (run, request) = (run(&session, Concurrency::Serial), key());
     let first = Log::default().next(b"first");
@@ -192,8 +192,70 @@ pub async fn approvals_and_what_requests_are_known_by_go_too(subject: Subject) {
     subject.store.erasure_run(TENANT, run.id, &rest()).await.unwrap();
     let page = ApprovalPage { limit: 10, ..ApprovalPage::default() };
     assert_eq!(subject.store.approval_list(TENANT, &page).await.unwrap(), []);
-    // The id stays used, so that nothing is admitted a second time.
-    assert_eq!(subject.store.request_seen(TENANT, &request).await.unwrap(), Some(false));
+}
+
+/// Bodies of requests hold what callers said: whoever guesses one must find nothing to hold it against.
+pub async fn no_request_of_an_erased_session_is_known_by_its_body(subject: Subject) {
+    const DURING: [&str; 12] = [
+        "UpdateSession",
+        "StartRun",
+        "RunTask",
+        "ForkRun",
+        "CreateBlob",
+        "CancelRun",
+        "PauseRun",
+        "ResumeRun",
+        "ResolveApproval",
+        "SubmitToolResult",
+        "SubmitInput",
+        "StartSession",
+    ];
+    let requests = || DURING.map(|method| RequestKey { method, ..key() });
+    let (gone, stays) = (requests(), requests());
+    for keys in [&gone, &stays] {
+        let mut session = session();
+        for key in keys.iter().rev() {
+            match key.method {
+                "StartSession" => drop(subject.store.session_start(key, &session).await.unwrap()),
+                "UpdateSession" => {
+                    session.version += 1;
+                    subject.store.session_change(Some(key), &session).await.unwrap().unwrap();
+                }
+                "CreateBlob" => {
+                    let upload = crate::blob_cases::upload(session.id, 1, 10);
+                    subject.brought(&upload).await;
+                    subject.store.blob_finish(key, &upload, Duration::from_secs(3_600)).await.unwrap();
+                }
+                "StartRun" | "RunTask" | "ForkRun" => {
+                    let run = run(&session, Concurrency::Parallel);
+                    let first = Log::default().next(b"first");
+                    subject.store.run_admit(key, &run, &first, OWNER).await.unwrap();
+                    subject.store.run_change(TENANT, run.id, &change(4, Some(first.hash))).await.unwrap();
+                }
+                _ => {
+                    let run = run(&session, Concurrency::Parallel);
+                    let first = Log::default().next(b"first");
+                    subject.admit(&run, &first).await;
+                    let wanted = crate::holding_cases::command();
+                    subject.store.command_put(TENANT, run.id, Some(key), &wanted).await.unwrap().unwrap();
+                    subject.store.run_change(TENANT, run.id, &change(4, Some(first.hash))).await.unwrap();
+                }
+            }
+        }
+        let ended = SessionRow { state: 3, version: session.version + 1, ..session };
+        subject.store.session_change(None, &ended).await.unwrap().unwrap();
+        if std::ptr::eq(keys, &gone) {
+            subject.begin(ended.id, Extent::Everything).await;
+            subject.store.erasure_finish(&ended, Extent::Everything).await.unwrap();
+        }
+    }
+    for (gone, stays) in gone.iter().zip(&stays) {
+        // The id stays used, so that nothing is done a second time.
+        let left = subject.store.request_seen(TENANT, gone).await.unwrap();
+        assert_eq!(left, Some(false), "{}", gone.method);
+        let left = subject.store.request_seen(TENANT, stays).await.unwrap();
+        assert_eq!(left, Some(true), "{} of another session", stays.method);
+    }
 }
 
 pub async fn an_unfinished_erasure_comes_back(subject: Subject) {

@@ -23,7 +23,7 @@ fn past() -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::days(1)
 }
 
-fn command() -> CommandRow {
+pub fn command() -> CommandRow {
     CommandRow { id: id(), body: Bytes::from_static(b"\x00wanted\xff") }
 }
 

@@ -57,7 +57,7 @@ macro_rules! store_suite {
         suite!($open, erasure_cases:
             an_erasure_is_recorded_once only_what_has_ended_goes an_erasure_carries_a_request_id
             nothing_goes_that_no_log_records an_open_run_loses_nothing an_erasure_leaves_the_chain
-            pruning_takes_payloads_alone approvals_and_what_requests_are_known_by_go_too
+            pruning_takes_payloads_alone approvals_go_too no_request_of_an_erased_session_is_known_by_its_body
             an_unfinished_erasure_comes_back timers_at_a_time_are_claimed_once);
         suite!($open, blob_cases:
             an_upload_is_whole_or_not_there equal_bytes_are_one_blob uploads_at_a_time_make_one_blob

@@ -101,7 +101,7 @@ async fn finish(db: &Database, key: &RequestKey, upload: &UploadRow, keep: Durat
         Some(SESSION_OPEN) => {}
         other => return Ok(Finished::NotOpen(other)),
     }
-    if matches!(take_in_tx(&mut tx, &upload.tenant, key, upload.id).await?, Request::Reused) {
+    if matches!(take_in_tx(&mut tx, &upload.tenant, key, upload.session, upload.id).await?, Request::Reused) {
         return Ok(Finished::Reused);
     }
     let found = match get_in_tx(&mut tx, &upload.tenant, upload.session, &upload.sha256).await? {

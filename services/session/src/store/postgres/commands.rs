@@ -21,7 +21,10 @@ pub(super) async fn put(
 ) -> Result<Option<Outcome<Uuid>>, Fault> {
     let mut tx = db.begin(tenant).await?;
     if let Some(key) = key {
-        match take_in_tx(&mut tx, tenant, key, command.id).await? {
+        let query = tx.query_scalar("SELECT session FROM session.runs WHERE id = $1 AND tenant = $2");
+        let session: Option<Uuid> = query.bind(run).bind(tenant).fetch_optional(&mut *tx).await?;
+        let Some(session) = session else { return Ok(None) };
+        match take_in_tx(&mut tx, tenant, key, session, command.id).await? {
             Request::New => {}
             Request::Reused => return Ok(Some(Outcome::Reused)),
             Request::Repeated(id) if id == command.id => return Ok(Some(Outcome::Done(id))),

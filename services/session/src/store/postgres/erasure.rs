@@ -29,7 +29,7 @@ pub(super) async fn begin(
 ) -> Result<Begun, Fault> {
     let mut tx = db.begin(tenant).await?;
     if let Some(key) = key {
-        match take_in_tx(&mut tx, tenant, key, session).await? {
+        match take_in_tx(&mut tx, tenant, key, session, session).await? {
             Request::Repeated(id) if id == session => {}
             Request::New => {}
             Request::Repeated(_) | Request::Reused => return Ok(Begun::Reused),

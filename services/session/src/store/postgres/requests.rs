@@ -20,18 +20,25 @@ pub(super) enum Request {
     Reused,
 }
 
-/// Takes a request id. Waits for another transaction that is about to take the same.
-pub(super) async fn take_in_tx(tx: &mut Tx, tenant: &str, key: &RequestKey, resource: Uuid) -> Result<Request, Fault> {
+/// Takes a request id for something in a session. Waits for another transaction that is about to take the same.
+pub(super) async fn take_in_tx(
+    tx: &mut Tx,
+    tenant: &str,
+    key: &RequestKey,
+    session: Uuid,
+    resource: Uuid,
+) -> Result<Request, Fault> {
     let taken = tx
         .query(
-            "INSERT INTO session.request_ids (tenant, principal, method, request_id, digest, resource) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+            "INSERT INTO session.request_ids (tenant, principal, method, request_id, digest, session, resource) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
         )
         .bind(tenant)
         .bind(&key.principal)
         .bind(key.method)
         .bind(&key.request_id)
         .bind(&key.digest[..])
+        .bind(session)
         .bind(resource)
         .execute(&mut **tx)
         .await?;

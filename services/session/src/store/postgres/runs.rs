@@ -26,7 +26,7 @@ pub(super) async fn admit(
 ) -> Result<Admission, Fault> {
     append::check_first(first)?;
     let mut tx = db.begin(&run.tenant).await?;
-    match take_in_tx(&mut tx, &run.tenant, key, run.id).await? {
+    match take_in_tx(&mut tx, &run.tenant, key, run.session, run.id).await? {
         Request::New => {}
         Request::Reused => return Ok(Admission::Reused),
         Request::Repeated(id) if id == run.id => return Ok(Admission::Admitted),

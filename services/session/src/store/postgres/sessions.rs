@@ -19,7 +19,7 @@ use super::{
 
 pub(super) async fn start(db: &Database, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Fault> {
     let mut tx = db.begin(&session.tenant).await?;
-    match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
+    match take_in_tx(&mut tx, &session.tenant, key, session.id, session.id).await? {
         Request::New => {}
         Request::Reused => return Ok(Outcome::Reused),
         Request::Repeated(id) => {
@@ -98,7 +98,7 @@ pub(super) async fn change(
 ) -> Result<Option<Outcome<SessionRow>>, Fault> {
     let mut tx = db.begin(&session.tenant).await?;
     if let Some(key) = key {
-        match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
+        match take_in_tx(&mut tx, &session.tenant, key, session.id, session.id).await? {
             Request::New => {}
             Request::Reused => return Ok(Some(Outcome::Reused)),
             Request::Repeated(id) => {

@@ -29,7 +29,7 @@ pub(super) async fn begin(
 ) -> Result<Begun, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     if let Some(key) = key {
-        match take_in_tx(&mut tx, tenant, key, session).await? {
+        match take_in_tx(&mut tx, tenant, key, session, session).await? {
             Request::Repeated(id) if id == session => {}
             Request::New => {}
             Request::Repeated(_) | Request::Reused => return Ok(Begun::Reused),
@@ -96,8 +96,6 @@ pub(super) async fn run(pool: &SqlitePool, tenant: &str, run: Uuid, summary: &By
     query.bind(run).bind(&summary[..]).execute(&mut *tx).await?;
     if extent == Extent::Everything {
         sqlx::query("UPDATE runs SET caller = x'' WHERE id = $1").bind(run).execute(&mut *tx).await?;
-        let query = sqlx::query("UPDATE request_ids SET digest = zeroblob(32) WHERE tenant = $1 AND resource = $2");
-        query.bind(tenant).bind(run).execute(&mut *tx).await?;
     }
     tx.commit().await?;
     Ok(())
@@ -148,7 +146,7 @@ pub(super) async fn finish(pool: &SqlitePool, session: &SessionRow, extent: Exte
         .execute(&mut *tx)
         .await?;
         let query = sqlx::query(
-            "UPDATE request_ids SET digest = zeroblob(32) WHERE tenant = $1 AND resource = $2 \
+            "UPDATE request_ids SET digest = zeroblob(32) WHERE tenant = $1 AND session = $2 \
              AND method NOT LIKE '%/EndSession' AND method NOT LIKE '%/EraseSession'",
         );
         query.bind(&session.tenant).bind(session.id).execute(&mut *tx).await?;

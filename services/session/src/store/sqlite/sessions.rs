@@ -21,7 +21,7 @@ pub(super) async fn start(
     session: &SessionRow,
 ) -> Result<Outcome<SessionRow>, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-    match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
+    match take_in_tx(&mut tx, &session.tenant, key, session.id, session.id).await? {
         Request::New => {}
         Request::Reused => return Ok(Outcome::Reused),
         Request::Repeated(id) => {
@@ -92,7 +92,7 @@ pub(super) async fn change(
 ) -> Result<Option<Outcome<SessionRow>>, Fault> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     if let Some(key) = key {
-        match take_in_tx(&mut tx, &session.tenant, key, session.id).await? {
+        match take_in_tx(&mut tx, &session.tenant, key, session.id, session.id).await? {
             Request::New => {}
             Request::Reused => return Ok(Some(Outcome::Reused)),
             Request::Repeated(id) => {
