@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mar_descriptor::{SigningKey, VerifyingKeys};
+use mar_postgres::{Config as PostgresConfig, Pooler, is_postgres};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{SecretRef, ServiceConfig, Validate};
@@ -16,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::hooks::Hook;
 use crate::runs::{Limits, Replicas};
 use crate::store::hook::Hooked;
-use crate::store::postgres::{Pooler, PostgresConfig};
 use crate::tenants::Tenants;
 use crate::verify::Keys;
 
@@ -213,38 +213,25 @@ impl StoreConfig {
 
     /// How Postgres is used, where it is the store.
     pub fn postgres(&self) -> Option<PostgresConfig> {
-        let Some(StoreKind::Postgres(url)) = self.kind() else { return None };
-        Some(PostgresConfig {
+        matches!(self.kind(), Some(StoreKind::Postgres(_))).then(|| self.as_postgres())
+    }
+
+    fn as_postgres(&self) -> PostgresConfig {
+        PostgresConfig {
             migrate_url: self.migrate_url.clone().map(Into::into),
             auto_migrate: self.auto_migrate.unwrap_or(self.migrate_url.is_none()),
             pooler: self.pooler,
             max_connections: self.max_connections,
-            ..PostgresConfig::new(url)
-        })
+            ..PostgresConfig::new(self.url.clone().into())
+        }
     }
 }
 
 impl Validate for StoreConfig {
     fn validate(&self, violations: &mut Violations) {
         violations.require(self.kind().is_some(), "url", "must be `postgres://…`, or `sqlite:` and a path");
-        violations.require((1..=1_000).contains(&self.max_connections), "max_connections", "must be 1 to 1000");
-        let owner = self.migrate_url.as_deref();
-        violations.require(owner.is_none_or(is_postgres), "migrate_url", "must be `postgres://…`");
-        violations.require(
-            is_postgres(&self.url) || (owner.is_none() && self.pooler == Pooler::None),
-            "url",
-            "must be `postgres://…` where migrate_url or pooler is set",
-        );
-        violations.require(
-            self.pooler == Pooler::None || owner.is_some() || self.auto_migrate == Some(false),
-            "migrate_url",
-            "must be set behind a pooler: migrations need a direct connection",
-        );
+        self.as_postgres().validate(violations);
     }
-}
-
-fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 impl CountersConfig {

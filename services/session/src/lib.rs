@@ -82,7 +82,7 @@ use sabotage::Sabotage;
 use sessions::Sessions;
 use signals::{Signals, Silence, redis::RedisSignals};
 use store::Store;
-use store::postgres::{PostgresConfig, PostgresStore};
+use store::postgres::{PostgresStore, SCHEMA};
 use store::sqlite::SqliteStore;
 use upkeep::Upkeep;
 
@@ -220,15 +220,14 @@ async fn assemble(
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
-    let failed = |error| Failure::unavailable("the session store", error);
     if let Some(postgres) = config.store.postgres() {
-        let postgres = PostgresConfig { hooked: config.hooked(), ..postgres };
-        return Ok(Arc::new(PostgresStore::connect(&postgres).await.map_err(failed)?));
+        let store = PostgresStore::connect_with_hooks(&postgres, config.hooked()).await;
+        return Ok(Arc::new(store.map_err(|error| Failure::unavailable(SCHEMA.holds, error))?));
     }
     match config.store.kind() {
         Some(StoreKind::Sqlite(path)) => {
-            let store = SqliteStore::open(&path).await.map_err(failed)?;
-            store.hook(&config.hooked()).await.map_err(|error| Failure::unavailable("the session store", error))?;
+            let store = SqliteStore::open(&path).await.map_err(|error| Failure::unavailable(SCHEMA.holds, error))?;
+            store.hook(&config.hooked()).await.map_err(|error| Failure::unavailable(SCHEMA.holds, error))?;
             Ok(Arc::new(store))
         }
         _ => Err(wrong("store.url", "names no store".to_owned())),

@@ -33,12 +33,9 @@ impl Error {
     }
 }
 
-/// Why a store cannot be opened.
+/// Why a store in a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The address or path makes no sense.
-    #[error("store address is not usable")]
-    Address(#[source] sqlx::Error),
     /// Another process, or another store of this one, holds the file.
     #[error("{0} is in use by another process")]
     InUse(PathBuf),
@@ -53,27 +50,7 @@ pub enum OpenError {
     /// The database cannot be reached.
     #[error("store is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// The schema is not the one of this version.
-    #[error("store schema has version {found}, this program needs {wanted}: {}", advice(*found, *wanted))]
-    Schema {
-        /// What the database has; 0 for none, or none that the login may see.
-        found: i64,
-        /// What this program is written for.
-        wanted: i64,
-    },
-    /// The login may not do what it has to.
-    #[error("store refuses this login")]
-    Refused(#[source] sqlx::Error),
     /// The schema cannot be brought up to date, or is newer than this version.
     #[error("store schema cannot be migrated")]
     Migration(#[source] sqlx::migrate::MigrateError),
-}
-
-/// What to do about a schema of another version.
-const fn advice(found: i64, wanted: i64) -> &'static str {
-    if found < wanted {
-        "run `session migrate` with the owner's migrate_url, and check that the login is a member of mar_session"
-    } else {
-        "a newer program has migrated it, start that one"
-    }
 }

@@ -11,8 +11,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use mar_postgres::{Migration, Schema};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio_util::{
@@ -25,8 +24,8 @@ use crate::counters::budget::Spend;
 
 use super::{
     Admission, Append, ApprovalPage, ApprovalRow, BudgetKey, BudgetLedger, BudgetStore, Claimed, CommandRow, Error,
-    EventRow, Hold, OpenError, Outcome, Page, Promotion, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow,
-    SliceRow, Store,
+    EventRow, Hold, Outcome, Page, Promotion, RequestKey, RunChange, RunRow, SessionLogRow, SessionRow, SliceRow,
+    Store,
     append::{self, Scope},
     erasure::{Begun, Extent},
     hook::{self, DeadNotice, DeadPage, Due, Hooked},
@@ -39,18 +38,17 @@ mod blobs;
 mod budgets;
 mod claims;
 mod commands;
-mod connections;
 mod database;
 mod erasure;
 mod events;
 mod expiry;
 mod failure;
 mod hooks;
+mod partitions;
 mod replicas;
 mod requests;
 mod rows;
 mod runs;
-mod schema;
 mod sessions;
 mod timeline;
 mod timers;
@@ -59,72 +57,20 @@ use appends::Appends;
 use claims::Claim;
 use database::Database;
 
-/// What is between this service and Postgres.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooler {
-    /// Nothing that shares connections.
-    #[default]
-    None,
-    /// A proxy that gives each transaction another connection: nothing is prepared, every query is in a transaction that
-    /// sets its role, tenant and timeouts itself.
-    Transaction,
-}
+pub use mar_postgres::{Config as PostgresConfig, OpenError, Pooler};
 
-/// Where Postgres is and how long it may take.
-#[derive(Debug, Clone)]
-pub struct PostgresConfig {
-    /// `postgres://…` of the application: a login that is, or is a member of, `mar_session`.
-    pub url: SecretString,
-    /// `postgres://…` of the schema's owner, a direct connection; `None` where it is `url`.
-    pub migrate_url: Option<SecretString>,
-    /// Whether connecting brings the schema up to date.
-    pub auto_migrate: bool,
-    /// What is between.
-    pub pooler: Pooler,
-    /// Most connections at a time.
-    pub max_connections: u32,
-    /// How long a call may wait for a connection, connecting included.
-    pub connect_timeout: Duration,
-    /// How long one statement may take.
-    pub statement_timeout: Duration,
-    /// Whose sessions hooks are told of.
-    pub hooked: Hooked,
-}
-
-impl PostgresConfig {
-    /// The address with the defaults: migrated when connecting, no pooler, 16 connections, 2 s to connect, 5 s per
-    /// statement.
-    #[must_use]
-    pub fn new(url: SecretString) -> Self {
-        Self {
-            url,
-            migrate_url: None,
-            auto_migrate: true,
-            pooler: Pooler::None,
-            max_connections: 16,
-            connect_timeout: Duration::from_secs(2),
-            statement_timeout: Duration::from_secs(5),
-            hooked: Hooked::default(),
-        }
-    }
-
-    /// After this a call has answered, if only with [`Error::Unavailable`]. A server that is down answers after
-    /// `connect_timeout`; the rest is for one that hangs in the middle of a transaction.
-    #[must_use]
-    pub fn bound(&self) -> Duration {
-        self.connect_timeout.saturating_add(self.statement_timeout)
-    }
-
-    /// Brings the schema up to date as its owner; one of several that do it at a time does it, the others wait. Answers its
-    /// version.
-    ///
-    /// # Errors
-    /// When Postgres cannot be reached, the login may not do it, or the schema is newer than this version.
-    pub async fn migrate(&self) -> Result<i64, OpenError> {
-        schema::migrate(self.migrate_url.as_ref().unwrap_or(&self.url), self.connect_timeout).await
-    }
-}
+/// The schema, and the role `mar_session` of everything but claims and retention.
+pub static SCHEMA: Schema = Schema {
+    name: "session",
+    role: "mar_session",
+    program: "session",
+    holds: "the session store",
+    migrations: &[Migration {
+        version: 1,
+        name: "sessions",
+        sql: include_str!("../../migrations/postgres/0001_sessions.sql"),
+    }],
+};
 
 /// Sessions, runs and events in Postgres, schema `session`.
 pub struct PostgresStore {
@@ -144,18 +90,22 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects, where configured after bringing the schema up to date.
+    /// [`PostgresStore::connect_with_hooks`] without any.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect(config: &PostgresConfig) -> Result<Self, OpenError> {
+        Self::connect_with_hooks(config, Hooked::default()).await
+    }
+
+    /// Connects, where configured after bringing the schema up to date. The hooks are told of these tenants' sessions.
     ///
     /// # Errors
     /// When the address makes no sense, Postgres cannot be reached in time, or the schema is not the one of this version.
-    pub async fn connect(config: &PostgresConfig) -> Result<Self, OpenError> {
-        let db = Arc::new(Database::new(config)?);
-        if config.auto_migrate {
-            config.migrate().await?;
-        }
-        schema::check(&db).await?;
+    pub async fn connect_with_hooks(config: &PostgresConfig, hooked: Hooked) -> Result<Self, OpenError> {
+        let db = Arc::new(Database::open(config, hooked).await?);
         let stop = CancellationToken::new();
-        TaskTracker::new().spawn(schema::keep_up(Arc::clone(&db), stop.clone()));
+        TaskTracker::new().spawn(partitions::keep_up(Arc::clone(&db), stop.clone()));
         let appends = Appends::new(Arc::clone(&db));
         Ok(Self { db, appends, doubtful: Mutex::default(), timeline: Mutex::default(), _upkeep: stop.drop_guard() })
     }
@@ -169,7 +119,7 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), Error> {
-        if schema::version(&self.db).await? >= schema::LATEST { Ok(()) } else { Err(Error::Corrupt("schema")) }
+        if self.db.version().await? >= SCHEMA.latest() { Ok(()) } else { Err(Error::Corrupt("schema")) }
     }
 
     async fn session_start(&self, key: &RequestKey, session: &SessionRow) -> Result<Outcome<SessionRow>, Error> {

@@ -37,11 +37,10 @@ async fn open() -> Option<Subject> {
         migrate_url: Some(direct.to_owned().into()),
         pooler: Pooler::Transaction,
         max_connections: 6,
-        hooked: hooked(),
         connect_timeout: std::time::Duration::from_secs(10),
         ..PostgresConfig::new(servers.pooler.url(direct).into())
     };
-    let store = PostgresStore::connect(&config).await.unwrap();
+    let store = PostgresStore::connect_with_hooks(&config, hooked()).await.unwrap();
     let behind = PgPoolOptions::new().max_connections(1).connect_lazy(direct).unwrap();
     Some(Subject { store: Arc::new(store), behind: Behind::Postgres(behind), _keep: Box::new(database) })
 }

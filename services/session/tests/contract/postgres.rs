@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mar_session::store::{
-    Admission, Append, Error, OpenError, Outcome, Store,
-    postgres::{PostgresConfig, PostgresStore},
+    Admission, Append, Error, Outcome, Store,
+    postgres::{OpenError, PostgresConfig, PostgresStore},
 };
 use mar_testkit::{postgres::Postgres, wait};
 use sqlx::postgres::PgPoolOptions;
@@ -29,9 +29,9 @@ async fn open() -> Subject {
     let database = Postgres::shared().unwrap().database().unwrap();
     let url = database.to_string();
     // The suites stress a small machine; the bound has tests of its own.
-    let patient = PostgresConfig { max_connections: 6, hooked: hooked(), ..PostgresConfig::new(url.clone().into()) };
+    let patient = PostgresConfig { max_connections: 6, ..PostgresConfig::new(url.clone().into()) };
     let patient = PostgresConfig { connect_timeout: Duration::from_secs(10), ..patient };
-    let store = Arc::new(PostgresStore::connect(&patient).await.unwrap());
+    let store = Arc::new(PostgresStore::connect_with_hooks(&patient, hooked()).await.unwrap());
     Subject { _keep: Box::new(database), ..subject(store, &url) }
 }
 

@@ -24,9 +24,9 @@ static POSTGRES: LazyLock<Option<Postgres>> = LazyLock::new(|| {
 async fn open() -> Option<Subject> {
     let postgres = tokio::task::block_in_place(|| POSTGRES.as_ref())?;
     let url = postgres.database().unwrap();
-    let config = PostgresConfig { max_connections: 6, hooked: hooked(), ..PostgresConfig::new(url.to_string().into()) };
+    let config = PostgresConfig { max_connections: 6, ..PostgresConfig::new(url.to_string().into()) };
     let config = PostgresConfig { connect_timeout: std::time::Duration::from_secs(10), ..config };
-    let store = PostgresStore::connect(&config).await.unwrap();
+    let store = PostgresStore::connect_with_hooks(&config, hooked()).await.unwrap();
     let behind = PgPoolOptions::new().max_connections(1).connect_lazy(&url).unwrap();
     Some(Subject { store: Arc::new(store), behind: Behind::Postgres(behind), _keep: Box::new(url) })
 }

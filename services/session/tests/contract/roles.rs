@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use mar_session::store::{
-    Append, OpenError, Page, RunRow, SessionRow, Store,
+    Append, Page, RunRow, SessionRow, Store,
     erasure::{Begun, Extent},
-    postgres::{PostgresConfig, PostgresStore},
+    postgres::{OpenError, PostgresConfig, PostgresStore, SCHEMA},
 };
 use mar_testkit::postgres::{Database, Postgres};
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -206,7 +206,7 @@ async fn retention_removes_payload_of_the_tenant_it_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_brings_its_tenant() {
     let url = Postgres::shared().unwrap().database().unwrap();
-    PostgresConfig::new(url.to_string().into()).migrate().await.unwrap();
+    SCHEMA.migrate(&PostgresConfig::new(url.to_string().into())).await.unwrap();
     for settings in [
         "options[mar.tenant]=globex",
         "options[mar.tenant]=",
@@ -251,8 +251,8 @@ async fn member_is_enough(postgres: &Postgres) {
     };
     let early = PostgresStore::connect(&config).await;
     assert!(matches!(early, Err(OpenError::Unavailable(_) | OpenError::Schema { found: 0, .. })), "{early:?}");
-    assert_eq!(config.migrate().await.unwrap(), 1);
-    assert_eq!(config.migrate().await.unwrap(), 1);
+    assert_eq!(SCHEMA.migrate(&config).await.unwrap(), 1);
+    assert_eq!(SCHEMA.migrate(&config).await.unwrap(), 1);
     postgres.execute("CREATE ROLE app LOGIN; CREATE ROLE stranger LOGIN").unwrap();
     let outsider = PostgresConfig { url: url("stranger").into(), ..config.clone() };
     let refused = PostgresStore::connect(&outsider).await;
@@ -361,9 +361,9 @@ async fn a_schema_of_another_version_is_refused_by_name() {
     let url = Postgres::shared().unwrap().database().unwrap();
     let config = PostgresConfig { auto_migrate: false, ..PostgresConfig::new(url.to_string().into()) };
     let empty = PostgresStore::connect(&config).await;
-    let Err(error @ OpenError::Schema { found: 0, wanted: 1 }) = empty else { panic!("{empty:?}") };
+    let Err(error @ OpenError::Schema { found: 0, wanted: 1, .. }) = empty else { panic!("{empty:?}") };
     assert!(error.to_string().contains("run `session migrate`"), "{error}");
-    config.migrate().await.unwrap();
+    SCHEMA.migrate(&config).await.unwrap();
     let store = PostgresStore::connect(&config).await.unwrap();
     assert_eq!(store.session_list(TENANT, Page { limit: 1, ..Page::default() }).await.unwrap(), []);
     assert_eq!(crate::claims(store.run_claim(OWNER, 1, 1, crate::PATIENCE).await.unwrap()), []);
@@ -372,6 +372,6 @@ async fn a_schema_of_another_version_is_refused_by_name() {
                  VALUES (99, 'x', true, '', 0)";
     owner.execute(newer).await.unwrap();
     let newer = PostgresStore::connect(&config).await;
-    let Err(error @ OpenError::Schema { found: 99, wanted: 1 }) = newer else { panic!("{newer:?}") };
+    let Err(error @ OpenError::Schema { found: 99, wanted: 1, .. }) = newer else { panic!("{newer:?}") };
     assert!(error.to_string().contains("newer program"), "{error}");
 }

@@ -16,24 +16,24 @@ const OUT: Duration = Duration::from_secs(30);
 
 /// A connection that somebody uses.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     connection: PoolConnection<Postgres>,
     since: Instant,
 }
 
 impl Taken {
     /// For one statement or transaction.
-    pub(super) fn get(&self) -> &PgConnection {
+    pub(crate) fn get(&self) -> &PgConnection {
         &self.connection
     }
 
     /// For one statement or transaction.
-    pub(super) fn get_mut(&mut self) -> &mut PgConnection {
+    pub(crate) fn get_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
     /// Closes it: nobody knows what state it is in.
-    pub(super) fn forsake(self) {
+    pub(crate) fn forsake(self) {
         drop(self.connection.detach());
     }
 }
@@ -49,18 +49,18 @@ struct Hands {
 
 /// Connections that the pool has, and those that go from hand to hand.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     pool: PgPool,
     hands: Mutex<Hands>,
 }
 
 impl Connections {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(pool: PgPool) -> Self {
         Self { pool, hands: Mutex::default() }
     }
 
     /// The connection that was used last, or one of the pool's.
-    pub(super) async fn take(&self) -> Result<Taken, sqlx::Error> {
+    pub(crate) async fn take(&self) -> Result<Taken, sqlx::Error> {
         let _waits = {
             let mut hands = self.lock();
             if let Some(warm) = hands.warm.pop() {
@@ -74,7 +74,7 @@ impl Connections {
     }
 
     /// Hands on a connection on which nothing is open. One that is dropped instead goes back to the pool.
-    pub(super) fn hand_on(&self, taken: Taken) {
+    pub(crate) fn hand_on(&self, taken: Taken) {
         let now = now();
         let mut hands = self.lock();
         let rested = hands.warm.iter().take_while(|warm| now - warm.since > OUT).count();
@@ -89,13 +89,13 @@ impl Connections {
     }
 
     /// Gives the pool everything back that nobody uses, for instance to be tested.
-    pub(super) fn give_back(&self) {
+    pub(crate) fn give_back(&self) {
         let warm = std::mem::take(&mut self.lock().warm);
         drop(warm);
     }
 
     /// Closes every connection once its statement has ended.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.lock().closed = true;
         self.give_back();
         self.pool.close().await;
