@@ -8,9 +8,9 @@ use mar_session::crash::Point;
 
 use mar_tests::dice::Dice;
 
-/// Every point that a run, or a run with child runs, passes.
+/// Every point that a run, a run with child runs, or an upload passes.
 pub fn points() -> impl Iterator<Item = &'static Point> {
-    Point::ALL.iter().chain(Point::OF_CHILDREN)
+    Point::ALL.iter().chain(Point::OF_CHILDREN).chain(Point::OF_UPLOADS)
 }
 
 /// Deaths so far are in a file that the dying write.
@@ -31,7 +31,7 @@ impl Arms {
         self.journal.display().to_string()
     }
 
-    /// Each death: its point, and the run in which it was passed.
+    /// Each death: its point, and the run in which it was passed, or the session of the upload.
     pub fn deaths_in_runs(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&self.journal).unwrap_or_default();
         let words = text.lines().map(|line| line.split_once(' ').unwrap_or((line, "")));
@@ -65,9 +65,9 @@ impl Arms {
         let point = *due[dice.index(due.len())];
         *armed.entry(point.name()).or_default() += 1;
         // Points that a replica seldom passes are died at the first time.
-        let rare =
-            matches!(point, Point::CommandStored | Point::ParkDone | Point::ClaimTaken | Point::ChildrenCommitted)
-                || matches!(point, Point::ChildStopped | Point::ParentTold | Point::ChildAdmitted);
+        let rare = matches!(point, Point::CommandStored | Point::ParkDone | Point::ClaimTaken)
+            || Point::OF_CHILDREN.contains(&point)
+            || Point::OF_UPLOADS.contains(&point);
         (point, if rare { 1 } else { 1 + dice.below(4) })
     }
 

@@ -1,18 +1,21 @@
 //! What must hold of everything that happened in a storm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use mar_proto::session::{Run, RunState, ToolOutcome};
+use mar_proto::session::{Event, Run, RunState, ToolOutcome, event_leaf::Body};
 use mar_proto::types::HaltReason;
-use mar_tests::caller::Caller;
+use mar_tests::caller::{Caller, names};
 use mar_tests::client::Client;
 use mar_tests::oracle::{self, Scars};
 use tonic::{Code, Status};
 
 use crate::scene::{ONCE, SURE, journal};
 use crate::story::Told;
+
+/// Attempts of a step that may be lost with their replicas.
+const ATTEMPTS: usize = 3;
 
 /// A run that has ended: its followers saw each event once, in order, as it is stored; the chain holds and is sealed; no
 /// counted limit was exceeded; every intent has its outcome.
@@ -22,6 +25,7 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
     let mut caller = Caller { client, gateway: String::new() };
     let mut scars = caller.judge(&told.seen).await?;
     let events = caller.client.events(&told.seen.name).await?;
+    given_up_at_last(told.seen.ended.as_ref().context("no end")?, &events)?;
     let session = told.seen.name.split_once("/runs/").context("no session")?.0.to_owned();
     let mut children = Vec::new();
     for id in oracle::children(&events) {
@@ -34,24 +38,60 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
             _ => caller.client.until(&name, |child| child.seal.is_some()).await?,
         };
         let events = caller.client.events(&name).await?;
+        given_up_at_last(&child, &events)?;
         children.push((child, events));
     }
     scars += &oracle::check_family(&events, &children)?;
     let forked = told.fork.is_some();
     if let Some(fork) = &told.fork {
         let of_fork = caller.judge_fork(fork, &events).await?;
+        given_up_at_last(fork.ended.as_ref().context("no end")?, &fork.events)?;
         scars += &of_fork;
     }
     let ended = children.into_iter().map(|(child, _)| child).chain(told.seen.ended.clone());
     let ended = ended.chain(told.fork.as_ref().and_then(|fork| fork.ended.clone()));
-    Ok(Judged { forked, scars, ended: ended.map(|run| (id_of(&run.name), how(&run))).collect() })
+    let mut ended: BTreeMap<String, String> = ended.map(|run| (id_of(&run.name), how(&run))).collect();
+    if told.uploaded {
+        ended.insert(id_of(&session), "WHOLE".to_owned());
+    }
+    Ok(Judged { forked, scars, ended })
+}
+
+/// A run that failed because its generations were lost has lost three of one step, each with another owner.
+fn given_up_at_last(run: &Run, events: &[Event]) -> anyhow::Result<()> {
+    if how(run) != "FAILED LOST" {
+        return Ok(());
+    }
+    let leaves = || events.iter().filter_map(|event| event.body.as_ref());
+    let lost = leaves().filter_map(|leaf| match &leaf.body {
+        Some(Body::GenerationFailed(failed)) if failed.reason == "LOST" => Some((failed.step, leaf.epoch)),
+        _ => None,
+    });
+    let lost: BTreeSet<(i64, i64)> = lost.collect();
+    let last = lost.last().map(|(step, _)| *step);
+    let thrice = lost.iter().filter(|(step, _)| Some(*step) == last).count();
+    let seconds = |time: Option<prost_types::Timestamp>| {
+        time.map_or(0.0, |time| time.seconds as f64 + f64::from(time.nanos) / 1e9)
+    };
+    let began = seconds(leaves().next().and_then(|leaf| leaf.time));
+    let owned = leaves().filter_map(|leaf| match &leaf.body {
+        Some(Body::RunClaimed(claimed)) => {
+            let (at, since) = (seconds(leaf.time) - began, seconds(claimed.unattended_since) - began);
+            Some(format!("{} at {at:.1} s, nobody's since {since:.1} s", claimed.epoch))
+        }
+        _ => None,
+    });
+    let owned: Vec<String> = owned.collect();
+    crate::storm::say(&format!("{} is given up: lost {lost:?}, owned {owned:?}: {:?}", run.name, names(events)));
+    ensure!(thrice >= ATTEMPTS, "{} is given up after {thrice} lost generations of step {last:?}", run.name);
+    Ok(())
 }
 
 /// What came of a run and its child runs.
 #[derive(Debug, Default)]
 pub struct Judged {
     pub scars: Scars,
-    /// How each ended, by id.
+    /// How each ended, by id; by its session's, what came of an upload.
     pub ended: BTreeMap<String, String>,
     /// Whether a fork of the run was judged with it.
     pub forked: bool,

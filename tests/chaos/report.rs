@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use mar_session::crash::Point;
 use mar_tests::oracle::Scars;
 
 use crate::judge::{self, Effects, Judged};
@@ -19,7 +20,7 @@ pub struct Report {
     pub bound: usize,
     /// Deaths at each crash point.
     pub deaths: BTreeMap<String, usize>,
-    /// What came of the runs in which somebody died there: how they ended, and how often.
+    /// What came of the runs, or uploads, in which somebody died there: how they ended, and how often.
     pub survived: BTreeMap<String, BTreeMap<String, usize>>,
     /// What happened from outside.
     pub weather: BTreeMap<String, usize>,
@@ -82,7 +83,8 @@ impl Report {
             let ends = self.survived.get(point.name()).into_iter().flatten();
             let ends: Vec<String> = ends.map(|(how, times)| format!("{times} {how}")).collect();
             if !ends.is_empty() {
-                writeln!(text, "    {:<22} {:>6}   their runs: {}", "", "", ends.join(", "))?;
+                let what = if Point::OF_UPLOADS.contains(point) { "uploads" } else { "runs" };
+                writeln!(text, "    {:<22} {:>6}   their {what}: {}", "", "", ends.join(", "))?;
             }
         }
         writeln!(text, "  from outside")?;

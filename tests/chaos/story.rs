@@ -21,7 +21,7 @@ use mar_tests::dice::Dice;
 /// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// An input that is streamed in, three tools, then an answer; and a fork of it.
+    /// An input that is streamed in, three tools, then an answer; and a fork of it. Of the bound kinds some have such an input, too.
     Medley,
     /// One idempotent call a step for ever, until the limit of steps binds.
     Chain,
@@ -63,6 +63,15 @@ impl Kind {
     /// Whether a limit binds.
     pub fn is_bound(self) -> bool {
         matches!(self, Self::Chain | Self::Pairs | Self::Family | Self::Orphans)
+    }
+
+    /// Whether a part of its input is streamed in: enough of them are for replicas to die at it.
+    fn uploads(self, dice: &mut Dice) -> bool {
+        match self {
+            Self::Medley => true,
+            Self::Chain | Self::Pairs => dice.once_in(3),
+            _ => false,
+        }
     }
 
     /// Whether what was seen so far keeps the counted limits; one that does not bind would let a run go on for ever.
@@ -157,7 +166,7 @@ impl Teller {
     async fn insist(&mut self, told: &mut Told) -> anyhow::Result<()> {
         let session = self.session().await;
         let mut task = told.kind.task();
-        if told.kind == Kind::Medley {
+        if told.kind.uploads(&mut self.dice) {
             task.input.push(self.upload(&session).await?);
             told.uploaded = true;
         }

@@ -53,8 +53,7 @@ pub const fn of(point: Point) -> Occasion {
 
 /// The points of an occasion, in the order of the registry.
 pub fn points(occasion: Occasion) -> Vec<Point> {
-    let all = Point::ALL.iter().chain(Point::OF_CHILDREN).chain(Point::BESIDE);
-    all.copied().filter(|point| of(*point) == occasion).collect()
+    Point::all().filter(|point| of(*point) == occasion).collect()
 }
 
 /// The tests go through whole lists of the registry or through those of an occasion: together these are all of them.
@@ -65,12 +64,12 @@ fn every_point_of_the_registry_is_died_at() {
     assert!(Point::ALL.iter().all(|point| died_at.contains(point)), "{died_at:?}");
     assert_eq!(died_at.len(), Point::ALL.len());
     assert_eq!(points(Children), Point::OF_CHILDREN);
-    // The tests beside tell erasures and uploads by their names, and die at the one point of hooks.
+    assert_eq!(points(Upload), Point::OF_UPLOADS);
+    // The tests beside tell erasures by their names, and die at the one point of hooks.
     let named = |what: &str| -> Vec<Point> {
         Point::BESIDE.iter().copied().filter(|point| point.name().starts_with(what)).collect()
     };
     assert_eq!(points(Erasure), named("erasure"));
-    assert_eq!(points(Upload), named("upload"));
     assert_eq!(points(Hook), [Point::HookTaken]);
-    assert_eq!(Point::BESIDE.len(), points(Erasure).len() + points(Upload).len() + 1);
+    assert_eq!(Point::BESIDE.len(), points(Erasure).len() + 1);
 }

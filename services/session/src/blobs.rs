@@ -111,13 +111,13 @@ impl Runs {
         if matches!(known, Known::New) {
             self.open(&row).await?;
             guard = Some(Abandon { runs: self.clone(), row: Some(row.clone()) });
-            self.crash().pass(Point::UploadBegun).await;
+            self.crash().pass_into(Point::UploadBegun, row.session).await;
         }
         self.receive(&row, guard.is_some(), chunks).await?;
-        self.crash().pass(Point::UploadReceived).await;
+        self.crash().pass_into(Point::UploadReceived, row.session).await;
         let keep = self.limits().blobs.keep;
         let finished = self.store().blob_finish(&upload.key, &row, keep).await.map_err(Error::Store)?;
-        self.crash().pass(Point::UploadWhole).await;
+        self.crash().pass_into(Point::UploadWhole, row.session).await;
         let blob = whole(finished, &upload)?;
         if blob.id == row.id
             && let Some(guard) = &mut guard
@@ -204,7 +204,7 @@ impl Runs {
         if !self.store().blob_piece(&row.tenant, row.id, *number, piece).await? {
             return Err(Error::UploadOverdue);
         }
-        self.crash().pass(Point::UploadPiece).await;
+        self.crash().pass_into(Point::UploadPiece, row.session).await;
         *number += 1;
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The registry of crash points: named moments at which a test build may be made to die.
 //!
 //! `MAR_CRASH_AT=<point>[@<n>]` aborts the process, as SIGKILL would, at the n-th time that the point is passed, 1 by
-//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the names of the point and the run before that. `MAR_PANIC_AT` is its like for a
-//! panic there, which ought to hurt nothing but the task that it is in. A simulation decides for itself
-//! at each passing. A release build passes points without looking: nothing of this is compiled into it.
+//! default, and `MAR_CRASH_JOURNAL=<file>` gets a line with the names of the point and of the run, or of the session of an
+//! upload, before that. `MAR_PANIC_AT` is its like for a panic there, which ought to hurt nothing but the task that it is in. A
+//! simulation decides for itself at each passing. A release build passes points without looking: nothing of this is compiled
+//! into it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ macro_rules! points {
     (
         run { $($variant:ident = $name:literal, $meaning:literal;)+ }
         beside { $($erasing:ident = $step:literal, $left:literal;)+ }
+        uploads { $($upload:ident = $stage:literal, $kept:literal;)+ }
         children { $($child:ident = $called:literal, $means:literal;)+ }
     ) => {
         /// A moment at which a process may die.
@@ -21,6 +23,7 @@ macro_rules! points {
         pub enum Point {
             $(#[doc = $meaning] $variant,)+
             $(#[doc = $left] $erasing,)+
+            $(#[doc = $kept] $upload,)+
             $(#[doc = $means] $child,)+
         }
 
@@ -28,9 +31,11 @@ macro_rules! points {
             /// Every point, in the order in which a run passes them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Every point that no run passes: those of an erasure, in this order, of an upload, in this order, and of what hooks are
-            /// told.
+            /// Every point that neither a run nor an upload passes: those of an erasure, in this order, and of what hooks are told.
             pub const BESIDE: &[Self] = &[$(Self::$erasing),+];
+
+            /// Every point of an upload, in the order in which it passes them.
+            pub const OF_UPLOADS: &[Self] = &[$(Self::$upload),+];
 
             /// Every point that only a run with child runs, or a child run, passes.
             pub const OF_CHILDREN: &[Self] = &[$(Self::$child),+];
@@ -38,13 +43,28 @@ macro_rules! points {
             /// Its name, as `MAR_CRASH_AT` takes it.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ $(Self::$erasing => $step,)+ $(Self::$child => $called),+ }
+                match self {
+                    $(Self::$variant => $name,)+
+                    $(Self::$erasing => $step,)+
+                    $(Self::$upload => $stage,)+
+                    $(Self::$child => $called),+
+                }
             }
 
             /// What is durable there, and what is not.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning,)+ $(Self::$erasing => $left,)+ $(Self::$child => $means),+ }
+                match self {
+                    $(Self::$variant => $meaning,)+
+                    $(Self::$erasing => $left,)+
+                    $(Self::$upload => $kept,)+
+                    $(Self::$child => $means),+
+                }
+            }
+
+            /// All of them.
+            pub fn all() -> impl Iterator<Item = Self> {
+                [Self::ALL, Self::BESIDE, Self::OF_UPLOADS, Self::OF_CHILDREN].into_iter().flatten().copied()
             }
         }
     };
@@ -74,11 +94,13 @@ points! {
         ErasureRun = "erasure.run", "the payloads of one more run are gone";
         ErasureBlobs = "erasure.blobs", "some more blobs are gone";
         ErasureDone = "erasure.done", "nothing is left but the chains; nobody was told";
+        HookTaken = "hook.taken", "a hook has taken a notice; that it has is not durable";
+    }
+    uploads {
         UploadBegun = "upload.begun", "that an upload is under way is durable, and when it goes; none of its bytes is";
         UploadPiece = "upload.piece", "one more piece of an upload is durable; nobody can read it";
         UploadReceived = "upload.received", "every byte of an upload is durable; it is not whole";
         UploadWhole = "upload.whole", "a blob is whole, with its request's id; nobody was told";
-        HookTaken = "hook.taken", "a hook has taken a notice; that it has is not durable";
     }
     children {
         ChildrenCommitted = "children.committed", "the intent to start child runs is durable; none of them is";
@@ -92,7 +114,7 @@ impl Point {
     /// The point of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().chain(Self::BESIDE).chain(Self::OF_CHILDREN).copied().find(|point| point.name() == name)
+        Self::all().find(|point| point.name() == name)
     }
 }
 
@@ -102,7 +124,7 @@ impl fmt::Display for Point {
     }
 }
 
-/// Decides at a point, which is passed for the n-th time, in this run where it is one's, whether who passes it goes on. It
+/// Decides at a point, which is passed for the n-th time, in this run, or session of an upload, where it is one's, whether who passes it goes on. It
 /// never does after a `true`.
 pub type Trap = Box<dyn Fn(Point, u64, Option<Uuid>) -> bool + Send + Sync>;
 
@@ -110,7 +132,7 @@ pub type Trap = Box<dyn Fn(Point, u64, Option<Uuid>) -> bool + Send + Sync>;
 #[derive(Default)]
 pub struct CrashPoints {
     trap: Option<Trap>,
-    passed: [AtomicU64; Point::ALL.len() + Point::BESIDE.len() + Point::OF_CHILDREN.len()],
+    passed: [AtomicU64; Point::ALL.len() + Point::BESIDE.len() + Point::OF_UPLOADS.len() + Point::OF_CHILDREN.len()],
 }
 
 impl fmt::Debug for CrashPoints {
@@ -143,7 +165,7 @@ impl CrashPoints {
         self.passed[point as usize].load(Ordering::Relaxed)
     }
 
-    /// Passes a point that is no run's.
+    /// Passes a point that is neither a run's nor an upload's.
     pub async fn pass(&self, point: Point) {
         self.go_through(point, None).await;
     }
@@ -153,17 +175,22 @@ impl CrashPoints {
         self.go_through(point, Some(run)).await;
     }
 
+    /// Passes a point of an upload into a session.
+    pub async fn pass_into(&self, point: Point, session: Uuid) {
+        self.go_through(point, Some(session)).await;
+    }
+
     #[cfg_attr(not(debug_assertions), expect(clippy::unused_async, reason = "a test build may wait here for ever"))]
-    async fn go_through(&self, point: Point, run: Option<Uuid>) {
+    async fn go_through(&self, point: Point, whose: Option<Uuid>) {
         #[cfg(debug_assertions)]
         {
             let nth = self.passed[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
-            if self.trap.as_ref().is_some_and(|trap| trap(point, nth, run)) {
+            if self.trap.as_ref().is_some_and(|trap| trap(point, nth, whose)) {
                 std::future::pending::<()>().await;
             }
         }
         #[cfg(not(debug_assertions))]
-        let _ = (point, run, &self.trap);
+        let _ = (point, whose, &self.trap);
     }
 }
 
@@ -186,16 +213,16 @@ mod armed {
         let wish = std::env::var("MAR_CRASH_AT").ok()?;
         let journal = std::env::var_os("MAR_CRASH_JOURNAL");
         let (wanted, at) = read(&wish);
-        Some(Box::new(move |point, nth, run| {
+        Some(Box::new(move |point, nth, whose| {
             if wanted != Some(point) || nth != at {
                 return false;
             }
             if let Some(file) = &journal
                 && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
             {
-                let run = run.map(|run| format!(" {run}")).unwrap_or_default();
+                let whose = whose.map(|whose| format!(" {whose}")).unwrap_or_default();
                 // One write: others die at the same time.
-                let _ = file.write_all(format!("{point}{run}\n").as_bytes());
+                let _ = file.write_all(format!("{point}{whose}\n").as_bytes());
             }
             std::process::abort()
         }))
@@ -216,8 +243,8 @@ mod tests {
 
     #[test]
     fn points_are_found_by_their_names() {
-        for point in Point::ALL.iter().chain(Point::BESIDE).chain(Point::OF_CHILDREN) {
-            assert_eq!(Point::named(point.name()), Some(*point));
+        for point in Point::all() {
+            assert_eq!(Point::named(point.name()), Some(point));
             assert!(!point.meaning().is_empty());
         }
         assert_eq!(Point::named("nowhere"), None);

@@ -55,8 +55,9 @@ async fn an_upload_that_dies_with_its_process_is_whole_or_not_there(options: Opt
     let mut system = Deployment::start(options.script(ECHO).catalogue(super::seeing())).await?;
     let rows = Rows::open(&system.store_url()).await?;
     let bytes = long();
-    let uploads = Point::BESIDE.iter().filter(|point| point.name().starts_with("upload"));
-    for (point, nth) in uploads.map(|point| (point, 1)).chain([(&Point::UploadPiece, 9), (&Point::UploadPiece, 18)]) {
+    for (point, nth) in
+        Point::OF_UPLOADS.iter().map(|point| (point, 1)).chain([(&Point::UploadPiece, 9), (&Point::UploadPiece, 18)])
+    {
         let wish = format!("{point}@{nth}");
         system.kill(0).await?;
         system.restart_with(0, vec![("MAR_CRASH_AT", wish.clone())]).await?;
