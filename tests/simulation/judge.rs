@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use anyhow::{Context as _, ensure};
-use mar_proto::session::{Event, Run, ToolOutcome, event_leaf::Body};
+use mar_proto::session::{Event, Run, RunAdmitted, ToolOutcome, event_leaf::Body};
 use mar_session::log;
 use mar_session::runs::{has_ended, stored_run};
 use mar_session::store::{EventRow, RunRow};
@@ -13,6 +13,7 @@ use mar_tests::oracle::{self, Scars};
 use prost::bytes::Bytes;
 use uuid::Uuid;
 
+use crate::history::{self, Glances};
 use crate::peers::{MAIL, ONCE, SURE};
 use crate::story::{Kind, Story, THRIFT};
 use crate::world::World;
@@ -25,20 +26,25 @@ pub struct Judged {
     /// The heads of all chains: equal for equal histories.
     pub heads: Vec<Bytes>,
     pub scars: Scars,
+    /// What runs saw of those before them.
+    pub glances: Glances,
+    /// Runs that were forked from another.
+    pub forks: usize,
     /// Where the store went back in time: callers that were told, and runs that were stopped for it.
     pub bereft: usize,
     pub stopped: usize,
 }
 
 /// Every run that was told of has ended, its log is whole, its followers saw it, and the tools remember what it says.
-pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
+pub fn world(world: &World, sessions: &[Vec<Story>]) -> anyhow::Result<Judged> {
     let mut judged = Judged::default();
     let mut known: BTreeSet<Uuid> = BTreeSet::new();
-    for story in stories {
-        let what = || format!("{:?} {}", story.kind, story.seen.name);
+    for story in sessions.iter().flatten() {
+        let what = || format!("{:?} {} {:?}", story.kind, story.seen.name, story.branch);
         let events = run(world, story).with_context(what)?;
         let ended = story.seen.ended.as_ref().context("no end")?;
-        judged.scars += &oracle::check(ended, &events)?;
+        judged.scars += &checked(world, ended, &events).with_context(what)?;
+        judged.forks += usize::from(story.branch.is_some());
         let children = children(world, &events).with_context(what)?;
         judged.scars += &oracle::check_family(&events, &children).with_context(what)?;
         known.insert(story.run);
@@ -49,8 +55,11 @@ pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
             judged.note(events);
         }
     }
+    for stories in sessions {
+        judged.glances += history::session(world, stories)?;
+    }
     effects(world, &judged.scars)?;
-    budgets(world, stories)?;
+    budgets(world, sessions)?;
     // Nobody was told of these, so they may have ended or not; but none may be of a request that admitted another.
     let strangers: Vec<_> = world.truth.tables().runs.keys().filter(|run| !known.contains(run)).copied().collect();
     ensure!(strangers.is_empty(), "runs that nobody was told of: {strangers:?}");
@@ -59,10 +68,11 @@ pub fn world(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
 
 /// Of a world whose store went back in time: everything that is left ends, with a whole log; no follower was shown another
 /// log than the one it had seen without being told; and what was called without an intent was intended by what is gone.
-pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
+pub fn forgetful(world: &World, sessions: &[Vec<Story>]) -> anyhow::Result<Judged> {
     let mut judged = Judged::default();
+    let stories = || sessions.iter().flatten();
     // Who had seen the end before asks no more.
-    for story in stories.iter().filter(|story| !(story.bereft || story.early && world.has_lost_of(story.run))) {
+    for story in stories().filter(|story| !(story.bereft || story.early && world.has_lost_of(story.run))) {
         run(world, story).with_context(|| format!("{:?} {}", story.kind, story.seen.name))?;
     }
     let roots: Vec<(Uuid, RunRow)> = world.truth.tables().runs.iter().map(|(id, row)| (*id, row.clone())).collect();
@@ -78,7 +88,7 @@ pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
             continue;
         }
         ensure!(names(&events).last() == Some(&"RunEnded"), "{} is sealed over an end that is not there", ended.name);
-        judged.scars += &oracle::check(&ended, &events)?;
+        judged.scars += &checked(world, &ended, &events)?;
         let children = children(world, &events)?;
         let whole = |run: &Run| id_of(run).is_some_and(|id| !world.has_lost_of(id));
         judged.scars += &oracle::check_family_of(&events, &children, whole)?;
@@ -88,12 +98,23 @@ pub fn forgetful(world: &World, stories: &[Story]) -> anyhow::Result<Judged> {
         let reason = ended.failure.as_ref().map(|failure| failure.reason.as_str()).unwrap_or_default();
         judged.stopped += usize::from(reason == "LOG_TAIL_LOST");
     }
-    judged.bereft = stories.iter().filter(|story| story.bereft).count();
+    judged.bereft = stories().filter(|story| story.bereft).count();
     effects(world, &judged.scars)?;
     Ok(judged)
 }
 
-fn stored(world: &World, run: Uuid) -> anyhow::Result<Vec<Event>> {
+/// A root run by its log and, of a fork, by that of its origin.
+fn checked(world: &World, run: &Run, events: &[Event]) -> anyhow::Result<Scars> {
+    let first = events.first().and_then(|first| first.body.as_ref()?.body.as_ref());
+    match first {
+        Some(Body::RunAdmitted(RunAdmitted { fork: Some(fork), .. })) => {
+            oracle::check_fork(run, events, &stored(world, fork.run.parse()?)?)
+        }
+        _ => oracle::check(run, events),
+    }
+}
+
+pub fn stored(world: &World, run: Uuid) -> anyhow::Result<Vec<Event>> {
     let tables = world.truth.tables();
     let rows = tables.events.get(&run).context("the run is not stored")?;
     let session = tables.runs.get(&run).context("the run has no row")?.session;
@@ -148,7 +169,7 @@ fn is_claim(row: &EventRow) -> bool {
 }
 
 /// No budget has given more than it has, and nothing of it is kept by runs that have ended.
-fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
+fn budgets(world: &World, sessions: &[Vec<Story>]) -> anyhow::Result<()> {
     let tables = world.truth.tables();
     for ((budget, day), spent) in tables.purses.spent() {
         let limit = if day < 0 { THRIFT } else { world.poor.unwrap_or(0) };
@@ -159,7 +180,7 @@ fn budgets(world: &World, stories: &[Story]) -> anyhow::Result<()> {
         let taken_over = tables.events.get(&slice.run).is_some_and(|rows| rows.iter().any(is_claim));
         ensure!(taken_over, "a slice is kept by a run that has ended: {slice:?}");
     }
-    let poor = stories.iter().filter(|story| story.kind == Kind::Thrift);
+    let poor = sessions.iter().flatten().filter(|story| story.kind == Kind::Thrift);
     for story in poor {
         let used = story.seen.ended.as_ref().and_then(|run| run.totals?.usage).unwrap_or_default();
         ensure!(used.cost_nano_usd <= THRIFT, "{} has used {used:?} of {THRIFT}", story.seen.name);

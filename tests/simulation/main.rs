@@ -6,10 +6,14 @@
 #![expect(clippy::disallowed_methods, reason = "the simulation's own tasks live and die with their world's runtime")]
 
 mod counters;
+mod hearing;
+mod history;
 mod judge;
 mod link;
 mod peers;
 mod purses;
+mod sequel;
+mod signals;
 mod store;
 mod story;
 mod time;
@@ -26,6 +30,7 @@ use anyhow::ensure;
 use mar_session::crash::Point;
 use mar_session::sabotage::Fault;
 
+use judge::Judged;
 use mar_tests::oracle::Scars;
 use transitions::TRANSITIONS;
 use world::{Outcome, forget, simulate};
@@ -47,6 +52,26 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// What is counted beside steps and deaths; every one of it has to happen.
+const MARKS: [&str; 16] = [
+    "takeovers",
+    "generations lost",
+    "calls repeated",
+    "doubts",
+    "counters rebuilt",
+    "commits delayed",
+    "child runs",
+    "draws",
+    "slices",
+    "summaries",
+    "forks",
+    "results replayed",
+    "calls that a fork may not make",
+    "runs that saw earlier turns",
+    "runs that saw a summary of earlier turns",
+    "prompts with earlier turns",
+];
+
 /// What came of many worlds.
 #[derive(Debug, Default)]
 struct Sum {
@@ -54,14 +79,14 @@ struct Sum {
     transitions: BTreeMap<(&'static str, &'static str), usize>,
     points: BTreeMap<Point, (u64, u64)>,
     endings: BTreeMap<String, usize>,
-    marks: [usize; 10],
+    marks: [usize; MARKS.len()],
 }
 
 impl Sum {
     fn add(&mut self, outcome: Outcome) {
         self.worlds += 1;
-        for (pair, times) in outcome.judged.transitions {
-            *self.transitions.entry(pair).or_default() += times;
+        for (pair, times) in &outcome.judged.transitions {
+            *self.transitions.entry(*pair).or_default() += times;
         }
         for (point, (passed, died)) in outcome.points {
             let sum = self.points.entry(point).or_default();
@@ -70,9 +95,13 @@ impl Sum {
         for (how, times) in outcome.endings {
             *self.endings.entry(how).or_default() += times;
         }
-        let Scars { claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries, .. } =
-            outcome.judged.scars;
-        let marks = [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries];
+        let Judged { scars, glances, forks, .. } = outcome.judged;
+        let Scars { claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, .. } = scars;
+        let replayed = scars.recorded.len();
+        let of_runs = [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, scars.summaries];
+        let of_forks = [forks, replayed, scars.refused];
+        let of_sessions = [glances.turns, glances.summaries, glances.prompts];
+        let marks = of_runs.into_iter().chain(of_forks).chain(of_sessions);
         self.marks.iter_mut().zip(marks).for_each(|(sum, times)| *sum += times);
     }
 
@@ -97,8 +126,10 @@ impl Sum {
         let steps: Vec<String> = untaken.map(|(from, to)| format!("{from} to {to}")).collect();
         let lives = |point: &Point| self.points.get(point).is_none_or(|(_, died)| *died == 0);
         let points: Vec<&str> = world::points().filter(lives).map(Point::name).collect();
-        let any = !steps.is_empty() || !points.is_empty();
-        any.then(|| format!("no run went from {steps:?}, nobody died at {points:?}"))
+        let never = MARKS.iter().zip(self.marks).filter(|(_, times)| *times == 0).map(|(what, _)| *what);
+        let never: Vec<&str> = never.collect();
+        let any = !steps.is_empty() || !points.is_empty() || !never.is_empty();
+        any.then(|| format!("no run went from {steps:?}, nobody died at {points:?}, there were no {never:?}"))
     }
 
     fn print(&self, seconds: f64) {
@@ -110,10 +141,8 @@ impl Sum {
         for (how, times) in &self.endings {
             say(&format!("  {how:<40} {times:>6}"));
         }
-        let [claims, lost, repeated, unknown, rebuilt, delayed, children, refills, slices, summaries] = self.marks;
-        say(&format!(
-            "  takeovers {claims}, generations lost {lost}, calls repeated {repeated}, doubts {unknown}, counters rebuilt {rebuilt}, commits delayed {delayed}, child runs {children}, draws {refills}, slices {slices}, summaries {summaries}"
-        ));
+        let marks: Vec<String> = MARKS.iter().zip(self.marks).map(|(what, times)| format!("{what} {times}")).collect();
+        say(&format!("  {}", marks.join(", ")));
     }
 }
 

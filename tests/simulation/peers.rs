@@ -32,6 +32,8 @@ pub const SURE: &str = "tools/sure.apply";
 pub const ONCE: &str = "tools/once.append";
 /// Not either, and a policy wants people to be asked.
 pub const MAIL: &str = "tools/mail.send";
+/// Only reads.
+pub const PEEK: &str = "tools/peek.read";
 /// The caller's.
 const LOOK: &str = "tools/caller.look";
 /// A question to the caller.
@@ -39,6 +41,9 @@ const ASK: &str = "tools/caller.ask";
 /// The runtime's: child runs.
 const DELEGATE: &str = "tools/runtime.delegate";
 const SCHEMA: &str = r#"{"type":"object","required":["answer"],"properties":{"answer":{"type":"string"}}}"#;
+
+/// The message of every task, behind what was said before.
+pub const TASK: &str = "go on";
 
 /// Tokens of the window of agents whose conversations outgrow it.
 const NARROW: i64 = 1_500;
@@ -57,7 +62,11 @@ impl Journal {
         let mut journal = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (calls, effects) = journal.entry((tool.to_owned(), key.to_owned())).or_default();
         *calls += 1;
-        *effects = if tool == SURE { 1 } else { *effects + 1 };
+        *effects = match tool {
+            SURE => 1,
+            PEEK => 0,
+            _ => *effects + 1,
+        };
     }
 
     pub fn entries(&self) -> Entries {
@@ -65,10 +74,33 @@ impl Journal {
     }
 }
 
+/// The prompts that models were given for turns, by generation.
+#[derive(Debug, Clone, Default)]
+pub struct Prompts(Arc<Mutex<BTreeMap<String, Vec<Arc<Message>>>>>);
+
+impl Prompts {
+    fn note(&self, generation: &str, messages: &[Arc<Message>]) {
+        let mut prompts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        prompts.insert(generation.to_owned(), messages.to_vec());
+    }
+
+    /// The prompt of a generation, where a model has heard of it.
+    pub fn of(&self, generation: &str) -> Option<Vec<Arc<Message>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(generation).cloned()
+    }
+}
+
 /// A replica's connection to its peers.
 pub struct SimPeers {
     pub link: Arc<Link>,
     pub journal: Journal,
+    pub prompts: Prompts,
+}
+
+/// Words, and as many more as chance has it.
+pub fn said(chance: &Chance, words: &str) -> String {
+    let more = usize::try_from(chance.below(24)).unwrap_or(0);
+    format!("{words} {}", "and so on ".repeat(more))
 }
 
 fn text(text: &str) -> Piece {
@@ -84,27 +116,34 @@ fn agent(kind: Kind) -> Agent {
         input_schema_json: r#"{"type":"object"}"#.to_owned(),
         definition_hash: format!("sha256:{name}"),
         idempotent: *name == SURE,
+        read_only: *name == PEEK,
         executor: executor(name).into(),
         ..ToolDefinition::default()
     };
     let tools: &[&str] = match kind {
-        Kind::Family => &[SURE, ONCE, DELEGATE],
-        Kind::Errand => &[SURE, LOOK, ASK],
-        _ => &[SURE, ONCE, MAIL],
+        Kind::Family => &[SURE, ONCE, PEEK, DELEGATE],
+        Kind::Errand => &[SURE, PEEK, LOOK, ASK],
+        _ => &[SURE, ONCE, PEEK, MAIL],
     };
     let message = |role: Role, said: &str| Message { role: role.into(), parts: vec![text(said)] };
     let sealed = match kind {
         Kind::Form => 1,
-        kind if is_narrow(kind) => 2,
+        kind if sums_up(kind) => 2,
         _ => 0,
     };
     Agent {
         descriptor: Some(DESCRIPTORS[sealed].clone()),
-        prompt: vec![message(Role::System, "be brief"), message(Role::User, kind.word())],
+        // What was said before in the session comes between the two.
+        prompt: vec![message(Role::System, kind.word()), message(Role::User, TASK)],
         tools: tools.iter().map(tool).collect(),
         price: Some(ReservationPrice { input_per_million: 3_000_000_000, output_per_million: 15_000_000_000 }),
         context_tokens: if is_narrow(kind) { NARROW } else { 0 },
     }
+}
+
+/// Whether the agent can have something summed up.
+fn sums_up(kind: Kind) -> bool {
+    is_narrow(kind) || kind == Kind::Talk
 }
 
 /// Whether the agent's window is too small for all that it is told.
@@ -119,7 +158,7 @@ fn descriptor(kind: Kind) -> SealedDescriptor {
         .model
         .roles
         .insert("reason".to_owned(), ModelRole { sampling: sampling.clone(), ..ModelRole::default() });
-    if is_narrow(kind) {
+    if sums_up(kind) {
         descriptor.model.roles.insert(SUMMARISE.to_owned(), ModelRole { sampling, ..ModelRole::default() });
         descriptor.prompt.roles.insert(SUMMARISE.to_owned(), RolePrompt::new("sum it up"));
     }
@@ -138,12 +177,19 @@ fn executor(tool: &str) -> Executor {
     }
 }
 
-fn call(tool: &str, step: i64, index: usize, kind: Kind) -> Piece {
+fn call(chance: &Chance, tool: &str, step: i64, index: usize, kind: Kind) -> Piece {
+    let n = match chance.below(12) {
+        // What a fork's origin has not asked for, mostly.
+        0 => step + 100,
+        // What was asked before, perhaps.
+        1 | 2 => 7,
+        _ => step,
+    };
     let arguments_json = match tool {
         DELEGATE if step == 1 => r#"{"tasks":["leaf 1","leaf 2","leaf 3","leaf 4","leaf 5"]}"#.to_owned(),
         DELEGATE => r#"{"tasks":["leaf 6","leaf 7"]}"#.to_owned(),
         _ if is_narrow(kind) && step % 3 == 1 => format!(r#"{{"n":{step},"{WIDE}":true}}"#),
-        _ => format!(r#"{{"n":{step}}}"#),
+        _ => format!(r#"{{"n":{n}}}"#),
     };
     let call = ToolCall {
         provider_call_id: format!("call_{step}_{index}"),
@@ -176,10 +222,14 @@ impl SimPeers {
     /// What the model says in this step.
     fn turn(&self, kind: Kind, step: i64, input_tokens: i64) -> Turn {
         let chance = &self.link.chance;
-        let calls = |tools: &[&str]| tools.iter().enumerate().map(|(at, tool)| call(tool, step, at, kind)).collect();
+        let calls =
+            |tools: &[&str]| tools.iter().enumerate().map(|(at, tool)| call(chance, tool, step, at, kind)).collect();
         let stranger = chance.once_in(12) && kind != Kind::Form;
         let parts: Vec<Piece> = match kind {
             _ if stranger => calls(&["tools/nobody.knows"]),
+            _ if chance.once_in(10) && kind != Kind::Form => calls(&[PEEK, SURE]),
+            Kind::Talk if step == 1 && chance.once_in(2) => calls(&[PEEK]),
+            Kind::Talk => vec![text(&said(chance, "so it is"))],
             Kind::Chain | Kind::Long | Kind::Thrift => calls(&[SURE]),
             Kind::Pairs => calls(&[SURE, ONCE]),
             Kind::Family if step == 1 => calls(&[DELEGATE]),
@@ -250,7 +300,10 @@ impl Peers for SimPeers {
         request: TurnRequest,
         deadline: Duration,
     ) -> Result<TurnStream, Refusal> {
-        let said = request.messages.get(1).and_then(|message| message.parts.first()?.content.clone());
+        let said = request.messages.first().and_then(|message| message.parts.first()?.content.clone());
+        if request.model_role != SUMMARISE {
+            self.prompts.note(&request.generation_id, &request.messages);
+        }
         let kind = Kind::named(match &said {
             Some(Content::Text(word)) => word,
             _ => "",
@@ -298,6 +351,12 @@ impl Peers for SimPeers {
         let (link, until) = (&self.link, self.link.time.now() + deadline);
         let slow = link.chance.once_in(20);
         let done = link.trip(Part::Gateway, context.run, || {
+            if request.decide_only {
+                // What a tool has said is let through; of anything else nothing is sent.
+                let recorded = request.recorded.and_then(|recorded| recorded.result);
+                let handed_over = HandedOver { executor: executor(&request.tool).into() };
+                return recorded.map_or(Outcome::HandedOver(handed_over), Outcome::Result);
+            }
             if request.tool == MAIL && request.approval.is_none() {
                 return Outcome::ApprovalRequired(ApprovalRequired {
                     call_digest: format!("sha256:{}", request.call_id),

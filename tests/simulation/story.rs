@@ -11,7 +11,7 @@ use mar_runtime::auth::Caller;
 use mar_runtime::status::Reason;
 use mar_session::error::Error;
 use mar_session::run::{Reply, Submission};
-use mar_session::runs::{Admit, Decide, Follow, Runs, Submit, Target};
+use mar_session::runs::{Admit, Decide, Follow, Fork, Runs, Submit, Target};
 use mar_session::sessions::Sessions;
 use mar_session::store::{ApprovalPage, RequestKey};
 use mar_tests::caller::Seen;
@@ -19,6 +19,8 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::link::Chance;
+use crate::peers::said;
+use crate::sequel::Branch;
 use crate::world::World;
 
 /// What a run is about.
@@ -40,12 +42,14 @@ pub enum Kind {
     Errand,
     /// A chain in a session whose budget does not suffice; it would outgrow its agent's window, too.
     Thrift,
+    /// A word, perhaps after a look, by an agent that can sum up what was said before.
+    Talk,
     /// What a child run does; no caller asks for it.
     Leaf,
 }
 
 impl Kind {
-    /// What callers ask for.
+    /// What callers ask for first.
     pub const ALL: [Self; 8] =
         [Self::Medley, Self::Chain, Self::Pairs, Self::Form, Self::Long, Self::Family, Self::Errand, Self::Thrift];
 
@@ -59,21 +63,24 @@ impl Kind {
             Self::Family => "family",
             Self::Errand => "errand",
             Self::Thrift => "thrift",
+            Self::Talk => "talk",
             Self::Leaf => "leaf",
         }
     }
 
     pub fn named(word: &str) -> Self {
-        let all = Self::ALL.into_iter().chain([Self::Leaf]);
+        let all = Self::ALL.into_iter().chain([Self::Talk, Self::Leaf]);
         all.into_iter().find(|kind| kind.word() == word).unwrap_or(Self::Medley)
     }
 
     /// A child's task is of the kind of its parent's, and says what it is itself.
     pub fn of_task(task: &Task) -> Self {
-        if task.input.is_empty() { Self::named(&task.r#type) } else { Self::Leaf }
+        let said = task.input.first().and_then(|part| part.content.as_ref());
+        let is_leaf = matches!(said, Some(Content::Text(text)) if text.starts_with(Self::Leaf.word()));
+        if is_leaf { Self::Leaf } else { Self::named(&task.r#type) }
     }
 
-    fn limits(self, chance: &Chance) -> HaltingPolicy {
+    pub fn limits(self, chance: &Chance) -> HaltingPolicy {
         let (steps, calls) = match self {
             Self::Chain => (3, 9),
             Self::Pairs => (9, 3),
@@ -121,18 +128,26 @@ pub struct Story {
     pub bereft: bool,
     /// It had seen the end before anything was gone.
     pub early: bool,
-    chance: Chance,
+    /// What the run is forked from, where it is a fork.
+    pub branch: Option<Branch>,
+    /// Whether it wants to see nothing of the session.
+    pub without_history: bool,
+    /// How many runs follow the first of its session.
+    pub sequels: usize,
+    pub chance: Chance,
     limits: HaltingPolicy,
+    /// What the task says.
+    asked: String,
 }
 
 /// How long a caller waits for an answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
-fn caller() -> Caller {
+pub fn caller() -> Caller {
     Caller { tenant: "t".into(), principal: "ada".into(), ..Caller::dev() }
 }
 
-fn key(method: &'static str, id: String) -> RequestKey {
+pub fn key(method: &'static str, id: String) -> RequestKey {
     RequestKey { principal: "ada".into(), method, request_id: id, digest: [0; 32] }
 }
 
@@ -154,11 +169,17 @@ fn is_loss(error: &Error) -> bool {
 impl Story {
     pub fn new(number: u64, kind: Kind, chance: Chance) -> Self {
         let limits = kind.limits(&chance);
+        let asked = said(&chance, kind.word());
+        let sequels = [0, 0, 0, 1, 2, 5][chance.index(6)];
         Self {
             kind,
             number,
             chance,
             limits,
+            asked,
+            without_history: false,
+            sequels,
+            branch: None,
             seen: Seen::default(),
             session: Uuid::nil(),
             run: Uuid::nil(),
@@ -169,7 +190,9 @@ impl Story {
 
     /// From the first request to the end of the run.
     pub async fn tell(&mut self, world: &Arc<World>) -> anyhow::Result<()> {
-        self.start_session(world).await?;
+        if self.session.is_nil() {
+            self.start_session(world).await?;
+        }
         self.admit(world).await?;
         if self.bereft {
             return Ok(());
@@ -214,7 +237,7 @@ impl Story {
             for answer in [one, other].into_iter().flatten() {
                 match answer {
                     Ok(run) => names.push(run.name),
-                    Err(error) if world.forgets && is_loss(&error) => {
+                    Err(error) if world.forgets && (is_loss(&error) || self.has_lost_its_origin(&error)) => {
                         self.bereft = true;
                         return Ok(());
                     }
@@ -231,11 +254,39 @@ impl Story {
         }
     }
 
+    /// Whether a fork is refused because the end of its origin is gone.
+    fn has_lost_its_origin(&self, error: &Error) -> bool {
+        self.branch.is_some() && matches!(error, Error::RunState { .. } | Error::Invalid(_))
+    }
+
     async fn ask(&self, runs: &Runs) -> Result<Run, Error> {
-        let task = Task { r#type: self.kind.word().to_owned(), ..Task::default() };
-        let key = key("/start-run", format!("r{}", self.number));
-        let admit = Admit { key, session: self.session, task, limits: self.limits, parallel: true, fork: None };
-        runs.admit(&caller(), admit).await
+        let asked = Part { content: Some(Content::Text(self.asked.clone())), ..Part::default() };
+        let task = Task {
+            r#type: self.kind.word().to_owned(),
+            input: vec![asked],
+            without_history: self.without_history,
+            ..Task::default()
+        };
+        let (session, limits) = (self.session, self.limits);
+        let Some(branch) = &self.branch else {
+            let key = key("/start-run", format!("r{}", self.number));
+            return runs.admit(&caller(), Admit { key, session, task, limits, parallel: true, fork: None }).await;
+        };
+        let fork = Fork {
+            key: key("/fork-run", format!("f{}", self.number)),
+            session,
+            run: branch.of,
+            through_seq: branch.through_seq,
+            task: branch.shares_task.is_none().then_some((task, limits)),
+            allow_effects: branch.allow_effects,
+            parallel: true,
+        };
+        runs.fork(&caller(), fork).await
+    }
+
+    /// Whether its run saw what was said before.
+    pub fn looks_back(&self) -> bool {
+        !self.without_history || self.branch.as_ref().is_some_and(|branch| branch.shares_task.is_some())
     }
 
     /// Follows on one stream after another: some break, some are dropped.

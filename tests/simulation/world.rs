@@ -13,7 +13,7 @@ use mar_session::crash::{CrashPoints, Point};
 use mar_session::executor::Shared;
 use mar_session::runs::{Limits, Replicas, Runs, has_ended};
 use mar_session::sabotage::{Fault, Sabotage};
-use mar_session::signals::Silence;
+use mar_session::signals::{Signals, Silence};
 use mar_session::store::EventRow;
 use mar_session::tenants::{Tenants, Terms};
 use tokio::sync::mpsc;
@@ -23,7 +23,8 @@ use uuid::Uuid;
 use crate::counters::SimCounters;
 use crate::judge::{self, Judged};
 use crate::link::{Chance, Health, Link, Part, SimIds, Weather};
-use crate::peers::{Journal, SimPeers};
+use crate::peers::{Journal, Prompts, SimPeers};
+use crate::signals::{Air, SimSignals};
 use crate::store::{SimStore, Truth};
 use crate::story::{self, Kind, Story};
 use crate::time::Time;
@@ -61,6 +62,7 @@ pub struct World {
     pub chance: Chance,
     pub truth: Truth,
     pub journal: Journal,
+    pub prompts: Prompts,
     pub points: Points,
     weather: Arc<Weather>,
     memory: Arc<MemoryCounters>,
@@ -78,6 +80,10 @@ pub struct World {
     pub lost: Mutex<Vec<(Uuid, EventRow)>>,
     /// What all runs of a day may cost, in worlds whose tenant has a budget.
     pub poor: Option<i64>,
+    /// Through what replicas tell each other things, where they do.
+    air: Option<Air>,
+    /// How much a run may see of those before it in its session: all of it, some of it with a summary of the rest, or some.
+    pub history_tokens: i64,
 }
 
 /// Every point that simulated runs pass: sessions that are erased, and hooks, have tests of their own.
@@ -118,28 +124,44 @@ pub fn forget(seed: u64) -> anyhow::Result<Outcome> {
 }
 
 fn run(seed: u64, fault: Option<Fault>, forgets: bool) -> anyhow::Result<Outcome> {
+    let outcome = in_its_time(|time| World::unfold(seed, fault, forgets, time));
+    outcome.with_context(|| format!("MAR_SIMULATION_SEED={seed}"))
+}
+
+/// Has something happen in simulated time, on this thread.
+///
+/// # Errors
+/// Its own.
+pub fn in_its_time<T, F>(act: impl FnOnce(Arc<Time>) -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
     let time = Arc::new(Time::default());
     let jumping = Arc::clone(&time);
     // Nothing here waits for anything outside: a thread that would park has nothing left to do at this time.
     let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || jumping.jump()).build()?;
-    let outcome = runtime.block_on(World::unfold(seed, fault, forgets, time));
+    let outcome = runtime.block_on(act(time));
     runtime.shutdown_background();
-    outcome.with_context(|| format!("MAR_SIMULATION_SEED={seed}"))
+    outcome
 }
 
 impl World {
-    async fn unfold(seed: u64, fault: Option<Fault>, forgets: bool, time: Arc<Time>) -> anyhow::Result<Outcome> {
+    /// A world in which nothing has happened, and where its deaths are told.
+    fn new(seed: u64, fault: Option<Fault>, forgets: bool, time: Arc<Time>) -> (Self, mpsc::UnboundedReceiver<usize>) {
         let chance = Chance::new(seed);
-        let (graves, mut dying) = mpsc::unbounded_channel();
+        let (graves, dying) = mpsc::unbounded_channel();
         let sabotage = fault.map(Sabotage::of).unwrap_or_default();
-        let world = Arc::new(Self {
+        let world = Self {
             favourite: points().nth(chance.index(points().count())).unwrap_or(Point::CommitDone),
             restless: chance.once_in(6),
             poor: chance.once_in(5).then(|| 10_000_000 + i64::try_from(chance.below(20_000_000)).unwrap_or(0)),
+            history_tokens: [8_192, 512, 512, 300][chance.index(4)],
+            air: chance.once_in(2).then(|| Air::new(4_000)),
             forgets,
             lost: Mutex::default(),
             truth: Truth::default(),
             journal: Journal::default(),
+            prompts: Prompts::default(),
             points: Points::default(),
             weather: Arc::default(),
             memory: Arc::new(MemoryCounters::of(sabotage)),
@@ -148,7 +170,13 @@ impl World {
             graves,
             time,
             chance,
-        });
+        };
+        (world, dying)
+    }
+
+    async fn unfold(seed: u64, fault: Option<Fault>, forgets: bool, time: Arc<Time>) -> anyhow::Result<Outcome> {
+        let (world, mut dying) = Self::new(seed, fault, forgets, time);
+        let world = Arc::new(world);
         let mut tasks = JoinSet::new();
         for place in 0..PLACES {
             tasks.spawn(Arc::clone(&world).revive(place, Duration::ZERO));
@@ -172,29 +200,58 @@ impl World {
             let kind = kinds[world.chance.index(kinds.len())];
             let (chance, begins) = (world.chance.fork(), world.chance.span(1_000, 3_000_000));
             telling.spawn(async move {
-                let mut story = Story::new(number, kind, chance);
                 world.time.sleep(begins).await;
-                let told = world.time.within(END, story.tell(&world)).await;
-                let told = told.context("the run does not end").and_then(|told| told);
-                story::context(told, &story).map(|()| story)
+                let (mut told, mut next) = (Vec::new(), Some(Story::new(number, kind, chance)));
+                while let Some(mut story) = next {
+                    let ended = world.time.within(END, story.tell(&world)).await;
+                    let ended = ended.context("the run does not end").and_then(|ended| ended);
+                    story::context(ended, &story)?;
+                    told.push(story);
+                    next = Story::sequel(&told);
+                }
+                anyhow::Ok(told)
             });
         }
-        let mut stories = Vec::new();
-        while let Some(story) = telling.join_next().await {
-            stories.push(story??);
+        let mut sessions = Vec::new();
+        while let Some(stories) = telling.join_next().await {
+            sessions.push(stories??);
         }
         // What is still on its way arrives. Children may outlive parents that could not wait for them.
         world.time.sleep(Duration::from_secs(5)).await;
         while world.time.now() < END && world.truth.tables().runs.values().any(|run| !has_ended(run.state)) {
             world.time.sleep(Duration::from_secs(5)).await;
         }
-        let judged = if forgets { judge::forgetful(&world, &stories)? } else { judge::world(&world, &stories)? };
+        let judged = if forgets { judge::forgetful(&world, &sessions)? } else { judge::world(&world, &sessions)? };
         let mut endings = BTreeMap::new();
-        for story in &stories {
-            *endings.entry(format!("{:<8} {}", story.kind.word(), story::named(story.ending()))).or_default() += 1;
+        for story in sessions.iter().flatten() {
+            let kind = if story.branch.is_some() { "fork" } else { story.kind.word() };
+            *endings.entry(format!("{kind:<8} {}", story::named(story.ending()))).or_default() += 1;
         }
         let points = world.points.counts().clone();
         Ok(Outcome { judged, points, endings })
+    }
+
+    /// A world in which nothing goes wrong by itself: replicas that hear of each other by signals of so many microseconds at
+    /// most.
+    pub async fn quiet(seed: u64, time: Arc<Time>, slowest: u64) -> Arc<Self> {
+        let (world, _) = Self::new(seed, None, false, time);
+        let world = Arc::new(Self { air: Some(Air::new(slowest)), poor: None, restless: false, ..world });
+        world.weather.calm();
+        for place in 0..PLACES {
+            Arc::clone(&world).revive(place, Duration::ZERO).await;
+        }
+        world
+    }
+
+    /// The replica in a place, where one lives.
+    pub fn at(&self, place: usize) -> Option<Runs> {
+        self.places().get(place)?.as_ref().map(|replica| replica.runs.clone())
+    }
+
+    /// Kills the replica in a place.
+    pub fn kill(&self, place: usize) {
+        let link = self.places()[place].as_ref().map(|replica| Arc::clone(&replica.link));
+        link.iter().for_each(|link| self.bury(place, link));
     }
 
     /// Whether callers pause and resume whatever there is.
@@ -229,21 +286,33 @@ impl World {
         let shared = Shared {
             store: Arc::new(SimStore { link: Arc::clone(&link), truth: self.truth.clone() }),
             counters: Arc::new(SimCounters { link: Arc::clone(&link), memory: Arc::clone(&self.memory) }),
-            peers: Arc::new(SimPeers { link: Arc::clone(&link), journal: self.journal.clone() }),
+            peers: Arc::new(SimPeers {
+                link: Arc::clone(&link),
+                journal: self.journal.clone(),
+                prompts: self.prompts.clone(),
+            }),
             clock: Arc::clone(&link) as Arc<dyn Clock>,
             seal_key: SigningKey::from_seed(&[7; 32]),
             crash: self.traps(place, &link),
             sabotage: self.sabotage,
-            signals: Arc::new(Silence),
+            signals: self.signals(&link),
             tenants: self.tenants(),
         };
         let ids = Arc::new(SimIds(Arc::clone(&self.time), self.chance.clone()));
-        let runs = Runs::new(shared, ids, Limits::default(), Replicas::default());
+        let limits = Limits { history_tokens: self.history_tokens, ..Limits::default() };
+        let runs = Runs::new(shared, ids, limits, Replicas::default());
         self.places()[place] = Some(Replica { link, runs: runs.clone() });
         // As a service begins.
         runs.beat().await;
         let _ = runs.claim_all().await;
         runs.keep_claiming();
+    }
+
+    fn signals(&self, link: &Arc<Link>) -> Arc<dyn Signals> {
+        match &self.air {
+            Some(air) => Arc::new(SimSignals { link: Arc::clone(link), air: air.clone() }),
+            None => Arc::new(Silence),
+        }
     }
 
     fn tenants(&self) -> Tenants {

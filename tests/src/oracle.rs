@@ -43,6 +43,8 @@ pub struct Scars {
     pub keys: BTreeMap<(String, String), usize>,
     /// Keys of intents whose result a fork is given: no tool ever sees them.
     pub recorded: BTreeSet<String>,
+    /// Calls that a fork was not allowed to make.
+    pub refused: usize,
     /// What came of each key in the end.
     pub outcomes: BTreeMap<String, ToolOutcome>,
     /// Times that earlier steps were summed up.
@@ -71,6 +73,7 @@ impl std::ops::AddAssign<&Self> for Scars {
         self.children += other.children;
         self.refills += other.refills;
         self.slices += other.slices;
+        self.refused += other.refused;
         self.keys.extend(other.keys.clone());
         self.recorded.extend(other.recorded.clone());
         self.outcomes.extend(other.outcomes.clone());
@@ -230,8 +233,10 @@ impl Replay {
             }
             Body::ToolIntent(intent) => self.intend(intent)?,
             Body::ToolReturned(returned) => {
-                // The model wrote the name of no tool: there was nothing to intend.
-                if returned.reason == "TOOL_NOT_FOUND" && !self.calls.contains_key(&returned.call_id) {
+                // The model wrote the name of no tool, or wants what its fork may not do: there was nothing to intend.
+                let refused = self.is_fork && returned.reason == "EFFECTS_NOT_ALLOWED";
+                if (refused || returned.reason == "TOOL_NOT_FOUND") && !self.calls.contains_key(&returned.call_id) {
+                    self.scars.refused += usize::from(refused);
                     return Ok(());
                 }
                 let held = self.held.remove(&returned.call_id);

@@ -204,3 +204,21 @@ impl Runs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_owner_is_told_at_once_and_again_from_time_to_time() {
+        let (elsewhere, run) = (Elsewhere::default(), Uuid::from_u128(7));
+        let later = Duration::from_secs(100);
+        assert!(!elsewhere.is_due(run, 1, later), "nobody follows it here");
+        let _following = elsewhere.follow(run);
+        assert!(elsewhere.is_due(run, 1, later));
+        assert!(!elsewhere.is_due(run, 1, later + AGAIN / 2), "its owner has been told");
+        assert!(elsewhere.is_due(run, 2, later + AGAIN / 2), "the next owner has not");
+        assert!(!elsewhere.is_due(run, 2, later + AGAIN));
+        assert!(elsewhere.is_due(run, 2, later + AGAIN / 2 + AGAIN), "it forgets");
+    }
+}

@@ -59,6 +59,8 @@ struct Seen {
     cursor: i64,
     /// Hash of the event before that, where it is known.
     last: Option<[u8; 32]>,
+    /// The latest ownership that was seen: a run's row tells of a new one with the next change of its state only.
+    epoch: i64,
 }
 
 impl Seen {
@@ -69,6 +71,7 @@ impl Seen {
         }
         self.last = <[u8; 32]>::try_from(&event.hash[..]).ok();
         self.cursor = event.seq + 1;
+        self.epoch = event.body.as_ref().map_or(self.epoch, |leaf| leaf.epoch);
         Ok(())
     }
 
@@ -122,7 +125,7 @@ impl Runs {
 
     fn frames(self, opening: View, follow: Follow) -> FrameStream {
         Box::pin(try_stream! {
-            let mut seen = Seen { cursor: follow.from_seq, last: follow.after };
+            let mut seen = Seen { cursor: follow.from_seq, last: follow.after, epoch: opening.run.epoch };
             let mut moved = self.0.moved.subscribe();
             let mut afar = None;
             let mut attempt = opening.attempt.clone();
@@ -168,7 +171,7 @@ impl Runs {
                 }
                 let pause = if view.run.state() == RunState::Waiting { PARKED_PAUSE } else { ELSEWHERE_PAUSE };
                 let until = self.clock().monotonic() + pause;
-                self.say_followed(follow.run, view.run.epoch);
+                self.say_followed(follow.run, seen.epoch.max(view.run.epoch));
                 loop {
                     match self.wake_elsewhere(&mut moved, &mut afar, until).await {
                         Wake::Delta(frame) if follow.deltas && is_news(&frame, &mut attempt) => yield (*frame).clone(),
