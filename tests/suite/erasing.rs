@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{
-    DiffRunsRequest, EndSessionRequest, EraseSessionRequest, ForkRunRequest, GetSessionRequest, Session, SessionState,
-    StartSessionRequest, VerifyFaultKind as Kind, VerifyPlace as Place, VerifyRunRequest, VerifyRunResponse,
+    DiffRunsRequest, EndSessionRequest, EraseSessionRequest, ForkRunRequest, GetSessionRequest, RunTaskRequest,
+    Session, SessionState, StartRunRequest, StartSessionRequest, VerifyFaultKind as Kind, VerifyPlace as Place,
+    VerifyRunRequest, VerifyRunResponse,
 };
 use mar_session::crash::Point;
 use mar_testkit::wait;
@@ -31,6 +32,8 @@ const SECRET: &str = "Quetzalcoatlus";
 struct Ended {
     session: String,
     run: String,
+    /// The id of the run's request.
+    request: String,
 }
 
 impl Ended {
@@ -46,9 +49,16 @@ impl Ended {
         let session = client.grpc.start_session(start).await?.into_inner().session.context("no session")?.name;
         // Long enough to be a blob, too.
         let question = format!("When is the lighthouse lit? {}", SECRET.repeat(2_000));
-        let run = client.run_in(&session, task::with_sources(&question)).await?.run.name;
+        let request = request_id();
+        let asked = RunTaskRequest {
+            request_id: request.clone(),
+            session: session.clone(),
+            task: Some(task::with_sources(&question)),
+            ..RunTaskRequest::default()
+        };
+        let run = client.run_request(asked).await?.run.name;
         client.grpc.end_session(EndSessionRequest { name: session.clone(), ..Default::default() }).await?;
-        Ok(Self { session, run })
+        Ok(Self { session, run, request })
     }
 
     fn id(&self) -> anyhow::Result<Uuid> {
@@ -65,7 +75,7 @@ async fn verify(client: &mut Client, run: &str) -> anyhow::Result<VerifyRunRespo
     Ok(client.grpc.verify_run(VerifyRunRequest { name: run.into() }).await?.into_inner())
 }
 
-fn reason(refused: Result<Session, Status>) -> anyhow::Result<String> {
+fn reason<T>(refused: Result<T, Status>) -> anyhow::Result<String> {
     let status = refused.err().context("it was let through")?;
     Ok(status.get_details_error_info().context("a refusal without a reason")?.reason)
 }
@@ -109,8 +119,23 @@ async fn an_erased_session_is_gone_and_verifies(options: Options) -> anyhow::Res
     let pair = DiffRunsRequest { name: ended.run.clone(), base: ended.run.clone() };
     let refused = client.grpc.diff_runs(pair).await.err().context("it was compared")?;
     assert_eq!(refused.get_details_error_info().context("no reason")?.reason, "PAYLOADS_GONE");
-    let late = client.run_in(&ended.session, task::question("Still there?")).await;
-    assert!(late.is_err(), "a run was admitted to an erased session");
+    for used in [None, Some(&ended.request)] {
+        let expected = if used.is_some() { "REQUEST_ID_REUSED" } else { "SESSION_ENDED" };
+        let late = RunTaskRequest {
+            request_id: used.cloned().unwrap_or_else(request_id),
+            session: ended.session.clone(),
+            task: Some(task::question("Still there?")),
+            ..RunTaskRequest::default()
+        };
+        let started = StartRunRequest {
+            request_id: request_id(),
+            session: ended.session.clone(),
+            task: late.task.clone(),
+            ..StartRunRequest::default()
+        };
+        assert_eq!(reason(client.grpc.run_task(late).await)?, expected);
+        assert_eq!(reason(client.grpc.start_run(started).await)?, "SESSION_ENDED");
+    }
     if embedded {
         erase(&mut client, &other.session, "").await?;
         // Nor is it in what the file has freed.

@@ -1,7 +1,7 @@
 //! Admission: the run is durable before anything happens for it.
 
 use mar_descriptor::Hash;
-use mar_proto::session::{BudgetScope, EventContent, Run, RunAdmitted, Session, Task, event_leaf::Body};
+use mar_proto::session::{BudgetScope, EventContent, Run, RunAdmitted, Session, SessionState, Task, event_leaf::Body};
 use mar_proto::types::HaltingPolicy;
 use mar_runtime::auth::Caller;
 use mar_runtime::status::Resource;
@@ -60,6 +60,11 @@ impl Runs {
         self.activity().note(&caller.tenant, admit.session);
         let session = self.store().session_get(&caller.tenant, admit.session).await?;
         let session = session.ok_or_else(|| Error::NotFound { kind: Resource::Session, name: name.clone() })?;
+        if session.state == SessionState::Erased as i16 {
+            // The key that an event is made with is gone, and so is what an earlier request was known by.
+            let used = self.store().request_seen(&caller.tenant, &admit.key).await?.is_some();
+            return Err(if used { Error::RequestIdReused } else { Error::SessionEnded(name) });
+        }
         if let Err(error) = self.resolve_blobs(&caller.tenant, admit.session, &mut admit.task).await
             // What was admitted before needs nothing that has gone since.
             && self.store().request_seen(&caller.tenant, &admit.key).await? != Some(true)
