@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mar_proto::session::{
-    DiffRunsRequest, EndSessionRequest, EraseSessionRequest, ForkRunRequest, GetSessionRequest, RunTaskRequest,
-    Session, SessionState, StartRunRequest, StartSessionRequest, VerifyFaultKind as Kind, VerifyPlace as Place,
-    VerifyRunRequest, VerifyRunResponse,
+    DiffRunsRequest, EndSessionRequest, EraseSessionRequest, ForkRunRequest, GetSessionRequest, ListEventsRequest, Run,
+    RunFailure, RunState, RunTaskRequest, Session, SessionState, StartRunRequest, StartSessionRequest, Task,
+    VerifyFaultKind as Kind, VerifyPlace as Place, VerifyRunRequest, VerifyRunResponse, event_leaf::Body,
 };
 use mar_session::crash::Point;
 use mar_testkit::wait;
@@ -20,6 +20,7 @@ use crate::verifying::rows::Rows;
 
 both_ways! {
     an_erased_session_is_gone_and_verifies
+    what_a_failure_quotes_goes
     only_an_ended_session_is_erased
     legal_hold_wins
     an_erasure_that_was_cut_off_is_completed
@@ -145,6 +146,37 @@ async fn an_erased_session_is_gone_and_verifies(options: Options) -> anyhow::Res
             ensure!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{file} still has it");
         }
     }
+    Ok(())
+}
+
+/// A failure says what of the task it is about, in the caller's own words.
+async fn what_a_failure_quotes_goes(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let rows = Rows::open(&system.store_url()).await?;
+    let session = client.session().await?;
+    let asking = Task { tools: task::selectors(&["docs.quetzalcoatlus"]), ..task::question("What is it?") };
+    let failed = client.run_in(&session, asking).await?.run;
+    let message = |run: &Run| run.failure.clone().unwrap_or_default().message;
+    assert!(message(&failed).contains("quetzalcoatlus"), "{failed:?}");
+    client.grpc.end_session(EndSessionRequest { name: session.clone(), ..Default::default() }).await?;
+    let id = session.trim_start_matches("sessions/").parse()?;
+    assert!(rows.holds("quetzalcoatlus", id).await?);
+    // As long as it is there it is told with the end, and verified with it.
+    let log = || ListEventsRequest { parent: failed.name.clone(), include_leaf: true, ..Default::default() };
+    let told = client.grpc.list_events(log()).await?.into_inner().events.pop().context("no events")?;
+    let Some(Body::RunEnded(ended)) = told.body.and_then(|leaf| leaf.body) else { anyhow::bail!("no end") };
+    assert_eq!(ended.failure, failed.failure);
+    assert!(verify(&mut client, &failed.name).await?.valid);
+
+    erase(&mut client, &session, "").await?;
+    assert!(!rows.holds("quetzalcoatlus", id).await?);
+    let left = client.get(&failed.name).await?;
+    let failure = RunFailure { message: String::new(), ..failed.failure.clone().unwrap_or_default() };
+    assert_eq!((left.state(), left.failure), (RunState::Failed, Some(failure)));
+    let left = client.grpc.list_events(log()).await?.into_inner();
+    assert!(!format!("{left:?}").contains("quetzalcoatlus") && !left.events.is_empty(), "{left:?}");
+    assert_eq!(verify(&mut client, &failed.name).await?.faults, []);
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! Every piece may be repeated, and a timer of the store brings an erasure back whose replica died in the middle: whoever
 //! claims it begins at the first piece.
 
-use mar_proto::session::{Run, Session, SessionState, Task};
+use mar_proto::session::{Run, RunFailure, Session, SessionState, Task};
 use mar_runtime::auth::Caller;
 use mar_runtime::status::Resource;
 use prost::Message as _;
@@ -115,7 +115,8 @@ impl Sessions {
 /// What is left of a run's summary: what its events' leaves say too.
 fn remains(run: Run) -> Run {
     let kind = run.task.map(|task| Task { r#type: task.r#type, ..Task::default() });
-    Run { task: kind, answer: None, held_calls: Vec::new(), ..run }
+    let failure = run.failure.map(|failure| RunFailure { message: String::new(), ..failure });
+    Run { task: kind, answer: None, failure, held_calls: Vec::new(), ..run }
 }
 
 /// What is left of a session: nothing that says who or what it was for. Who started it is no secret of its contents, and stays.

@@ -58,15 +58,16 @@ impl Log {
         let mut epoch = self.epoch;
         let mut rows = Vec::with_capacity(events.len());
         for event in events {
+            let content = leaf::complete(event);
             if let Body::RunClaimed(claimed) = &event.body {
                 epoch = claimed.epoch;
             }
             let seq = head.seq + 1;
-            let mut leaf = self.leaf(seq, epoch, event);
+            let mut leaf = self.leaf(seq, epoch, event, &content);
             leaf::condense(&mut leaf);
             let leaf = Bytes::from(leaf.encode_to_vec());
             let next = head.next(&leaf);
-            let content = event.content.encode_to_vec();
+            let content = content.encode_to_vec();
             rows.push(EventRow {
                 seq,
                 prev_hash: *head.hash.as_bytes(),
@@ -79,14 +80,14 @@ impl Log {
         rows
     }
 
-    fn leaf(&self, seq: i64, epoch: i64, event: &Event) -> EventLeaf {
+    fn leaf(&self, seq: i64, epoch: i64, event: &Event, content: &EventContent) -> EventLeaf {
         let run = self.run.to_string();
         let commit = |(field, payload): (&str, Vec<u8>)| Commitment {
             hmac: Bytes::copy_from_slice(self.salt_key.salt(&run, seq, field).commit(&payload).as_bytes()),
             field: field.to_owned(),
         };
         EventLeaf {
-            commitments: payloads(&event.content).into_iter().map(commit).collect(),
+            commitments: payloads(content).into_iter().map(commit).collect(),
             run,
             seq,
             epoch,
@@ -119,6 +120,7 @@ pub fn payloads(content: &EventContent) -> Vec<(&'static str, Vec<u8>)> {
         message("summary", content.summary.as_ref().map(Message::encode_to_vec)),
         message("recorded_calls", content.recorded_calls.as_ref().map(Message::encode_to_vec)),
         message("child_tasks", content.child_tasks.as_ref().map(Message::encode_to_vec)),
+        text("failure_message", &content.failure_message),
     ]
     .into_iter()
     .flatten()
@@ -163,7 +165,7 @@ fn whole(run: Uuid, row: &EventRow, content: &EventContent) -> Result<EventLeaf,
     let mut leaf = leaf(run, row.leaf.clone()).map_err(|_| store::Error::Corrupt("leaf"))?;
     // Of payloads that are gone nothing is told.
     if row.content.is_some() || leaf.commitments.is_empty() {
-        leaf::tell_key(run, &mut leaf, &content.arguments_json);
+        leaf::tell(run, &mut leaf, content);
     }
     Ok(leaf)
 }

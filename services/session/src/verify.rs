@@ -353,7 +353,11 @@ impl<'a> Verifier<'a> {
                 }
             }
             Body::RunEnded(ended) if self.told.ended.is_none() => {
-                self.told.ended = Some((seq, ended.clone(), leaf.time));
+                let mut ended = ended.clone();
+                if let (Some(failure), Some(payloads)) = (&mut ended.failure, &payloads) {
+                    failure.message.clone_from(&payloads.failure_message);
+                }
+                self.told.ended = Some((seq, ended, leaf.time));
                 let erased = payloads.is_none() && !leaf.commitments.is_empty();
                 self.told.answer = (!erased).then(|| payloads.and_then(|payloads| payloads.answer));
             }

@@ -2,14 +2,17 @@
 //! calls. The chain binds every event to the first, so it is as if each said it.
 //!
 //! Nor does a leaf hold an idempotency key: it is a hash of arguments, which a leaf may only commit to, and of what stands
-//! beside it. It is told as long as the arguments are there.
+//! beside it. It is told as long as the arguments are there. Nor the words of a failure, which may be the caller's: they are a
+//! payload, and told as long as that is there.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use mar_proto::session::{EventLeaf, EventShared, event_leaf::Body, event_shared};
+use mar_proto::session::{EventContent, EventLeaf, EventShared, RunFailure, event_leaf::Body, event_shared};
 use prost::{DecodeError, Message as _};
 use uuid::Uuid;
 
-use crate::run::idempotency_key;
+use crate::run::{Event, idempotency_key};
 
 /// A stored leaf of a run, with what its place says.
 pub fn leaf(run: Uuid, stored: Bytes) -> Result<EventLeaf, DecodeError> {
@@ -27,7 +30,7 @@ pub fn leaf(run: Uuid, stored: Bytes) -> Result<EventLeaf, DecodeError> {
     Ok(leaf)
 }
 
-/// Leaves out what [`leaf`] and [`tell_key`] put back.
+/// Leaves out what [`leaf`] and [`tell`] put back.
 pub(super) fn condense(leaf: &mut EventLeaf) {
     for call_id in call_ids(&mut leaf.body) {
         if call_id.starts_with(&leaf.run) {
@@ -37,15 +40,46 @@ pub(super) fn condense(leaf: &mut EventLeaf) {
     if let Some(Body::ToolIntent(intent)) = &mut leaf.body {
         intent.idempotency_key.clear();
     }
+    if let Some(failure) = leaf.body.as_mut().and_then(failure) {
+        failure.message.clear();
+    }
     if leaf.seq > 0 {
         leaf.run.clear();
     }
 }
 
-/// Puts the idempotency key of a call with these arguments back.
-pub(super) fn tell_key(run: Uuid, leaf: &mut EventLeaf, arguments_json: &str) {
+/// The payloads of an event, with what its leaf leaves to them.
+pub(super) fn complete(event: &Event) -> Cow<'_, EventContent> {
+    let failure = match &event.body {
+        Body::RunEnded(ended) => ended.failure.as_ref(),
+        Body::ChildEnded(ended) => ended.failure.as_ref(),
+        _ => None,
+    };
+    match failure {
+        Some(failure) if event.content.failure_message != failure.message => {
+            let failure_message = failure.message.clone();
+            Cow::Owned(EventContent { failure_message, ..event.content.clone() })
+        }
+        _ => Cow::Borrowed(&event.content),
+    }
+}
+
+/// Puts back what a leaf leaves to its payloads, which are these.
+pub(super) fn tell(run: Uuid, leaf: &mut EventLeaf, content: &EventContent) {
     if let Some(Body::ToolIntent(intent)) = &mut leaf.body {
-        intent.idempotency_key = idempotency_key(run, &intent.call_id, arguments_json);
+        intent.idempotency_key = idempotency_key(run, &intent.call_id, &content.arguments_json);
+    }
+    if let Some(failure) = leaf.body.as_mut().and_then(failure) {
+        failure.message.clone_from(&content.failure_message);
+    }
+}
+
+/// Why a run gave no answer, in what happened.
+fn failure(body: &mut Body) -> Option<&mut RunFailure> {
+    match body {
+        Body::RunEnded(ended) => ended.failure.as_mut(),
+        Body::ChildEnded(ended) => ended.failure.as_mut(),
+        _ => None,
     }
 }
 
@@ -73,7 +107,7 @@ fn call_ids(body: &mut Option<Body>) -> Vec<&mut String> {
 
 #[cfg(test)]
 mod tests {
-    use mar_proto::session::{GenerationStarted, ToolIntent, ToolReturned};
+    use mar_proto::session::{ChildEnded, GenerationStarted, RunEnded, ToolIntent, ToolReturned};
 
     use super::*;
 
@@ -88,6 +122,10 @@ mod tests {
         let (run, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let call = format!("{run}/3/0");
         let key = idempotency_key(run, &call, "{}");
+        let failure = || {
+            let (reason, message) = ("NOT_FOUND".to_owned(), "no tool for Quetzalcoatlus".to_owned());
+            Some(RunFailure { reason, message })
+        };
         let shared = ToolReturned { call_id: format!("{other}/1/0"), ..Default::default() };
         let intent = ToolIntent { call_id: call.clone(), idempotency_key: key.clone(), ..Default::default() };
         let bodies = [
@@ -101,16 +139,24 @@ mod tests {
                 ..Default::default()
             }),
             Body::CallProbed(Default::default()),
+            Body::ChildEnded(ChildEnded { failure: failure(), ..Default::default() }),
+            Body::RunEnded(RunEnded { failure: failure(), ..Default::default() }),
         ];
+        let content = EventContent {
+            arguments_json: "{}".to_owned(),
+            failure_message: "no tool for Quetzalcoatlus".to_owned(),
+            ..Default::default()
+        };
         for (seq, body) in (0..).zip(bodies) {
             let whole = EventLeaf { run: run.to_string(), seq, body: Some(body), ..Default::default() };
             let stored = stored(&whole);
             let mut read = leaf(run, stored.clone()).unwrap();
-            tell_key(run, &mut read, "{}");
+            tell(run, &mut read, &content);
             assert_eq!(read, whole);
             let says = |text: &str| stored.windows(text.len()).any(|bytes| bytes == text.as_bytes());
             assert_eq!(says(&run.to_string()), seq == 0, "only the first names its run");
             assert!(!says(&key), "a hash of arguments");
+            assert!(!says("Quetzalcoatlus"), "the words of a failure");
         }
     }
 
