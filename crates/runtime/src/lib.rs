@@ -7,7 +7,7 @@
 //! - [`process`]: arguments, exit codes, signals.
 //! - [`config`]: one TOML, every problem named by its path; [`violations`] collects them.
 //! - [`auth`]: who is calling, run tokens, epochs.
-//! - [`server`], [`peer`]: the layers on both sides of a call, the same over TCP and in process.
+//! - [`server`], [`peer`]: the layers on both sides of a call, the same over TCP and in process; [`tls`] below them.
 //! - [`status`]: every error with its `google.rpc` details.
 //! - [`page`], [`clock`], [`telemetry`]: page tokens, injected time and ids, logs and traces.
 //!
@@ -25,6 +25,7 @@ pub mod server;
 mod service_name;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod violations;
 
 /// Of every binary that is made of this crate: a transition allocates much and briefly, and with the system's allocator it

@@ -23,10 +23,11 @@ use tracing::{Instrument as _, Span};
 
 use crate::ServiceName;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{LimitsConfig, PeersConfig};
+use crate::config::{LimitsConfig, RuntimeConfig};
 use crate::server::{Routed, TIMEOUT_HEADER, deadline_passed, encode_timeout, is_unary, read_timeout};
 use crate::status::{Fault, chain, complete, metadata};
 use crate::telemetry::propagation;
+use crate::tls::{self, Connector, Tls, TlsConfig};
 
 pub use mesh::LocalMesh;
 
@@ -47,6 +48,9 @@ pub enum Error {
     /// No address is configured.
     #[error("runtime.peers.{0} is not set")]
     NotConfigured(&'static str),
+    /// A certificate, its key or an authority cannot be used.
+    #[error("runtime.tls.{}", .0.field())]
+    Tls(#[source] tls::Error),
     /// The address is no URL.
     #[error("the URL of the peer {peer} is not valid")]
     Url {
@@ -88,32 +92,52 @@ impl Settings {
 }
 
 impl Peer {
-    /// A peer at `url` (`http://host:port`, or `https://`). It connects at the first call and again when the connection
-    /// was lost.
+    /// A peer at `url`: `http://host:port`, or `https://host:port`, which one of the system's authorities has to vouch
+    /// for. It connects at the first call and again when the connection was lost.
     ///
     /// # Errors
     /// [`Error::Url`]. Must be called inside a tokio runtime.
     pub fn tcp(name: ServiceName, url: &str, limits: &LimitsConfig) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| Error::Url { peer: name, source })?;
-        let channel = endpoint
+        Self::with_tls(name, url, limits, &TlsConfig::default())
+    }
+
+    /// A peer at `url`, with the certificates and authorities of `tls` where it is `https://`.
+    ///
+    /// # Errors
+    /// [`Error::Url`] and [`Error::Tls`]. Must be called inside a tokio runtime.
+    pub fn with_tls(name: ServiceName, url: &str, limits: &LimitsConfig, tls: &TlsConfig) -> Result<Self, Error> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let wrong = |source| Error::Url { peer: name, source };
+        // The transport refuses this scheme where TLS is not its own business.
+        let secured = url.strip_prefix("https://").map(|rest| format!("http://{rest}"));
+        let endpoint = Endpoint::from_shared(secured.clone().unwrap_or_else(|| url.to_owned())).map_err(wrong)?;
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect_lazy();
-        let settings = Settings::new(name, limits, Arc::new(SystemClock::new()));
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let channel = match secured {
+            None => endpoint.connect_lazy(),
+            Some(_) => {
+                let origin = Endpoint::from_shared(url.to_owned()).map_err(wrong)?.uri().clone();
+                let tls = Tls::try_new(tls, Arc::clone(&clock)).map_err(Error::Tls)?;
+                endpoint.origin(origin).connect_with_connector_lazy(Connector::new(tls))
+            }
+        };
+        let settings = Settings::new(name, limits, clock);
         Ok(Self { name, transport: Transport::Tcp(channel), settings })
     }
 
     /// The peer that `[runtime.peers]` names.
     ///
     /// # Errors
-    /// [`Error::NotConfigured`] and [`Error::Url`].
-    pub fn configured(name: ServiceName, peers: &PeersConfig, limits: &LimitsConfig) -> Result<Self, Error> {
-        Self::tcp(name, peers.url(name).ok_or(Error::NotConfigured(name.table()))?, limits)
+    /// [`Error::NotConfigured`], [`Error::Url`] and [`Error::Tls`].
+    pub fn configured(name: ServiceName, runtime: &RuntimeConfig) -> Result<Self, Error> {
+        let url = runtime.peers.url(name).ok_or(Error::NotConfigured(name.table()))?;
+        Self::with_tls(name, url, &runtime.limits, &runtime.tls)
     }
 
     /// A peer in this process. Dropping a call or its stream drops the handler, as it does over TCP.

@@ -69,8 +69,7 @@ pub struct Peers {
 /// # Errors
 /// The configuration is wrong, or the store cannot be reached.
 pub async fn start(start: Start<Config>) -> Result<(), Failure> {
-    let limits = &start.runtime.limits;
-    let peer = |name| Peer::configured(name, &start.runtime.peers, limits);
+    let peer = |name| Peer::configured(name, &start.runtime);
     let peers = Peers { router: peer(ServiceName::Router)?, tool_gateway: peer(ServiceName::ToolGateway)? };
     let server = server(&start.config, &start.runtime, peers).await?;
     server.serve(start.listener, start.shutdown).await.map_err(Failure::internal)

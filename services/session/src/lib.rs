@@ -157,8 +157,7 @@ pub async fn start(start: Start<Config>) -> Result<(), Failure> {
 /// # Errors
 /// Like [`start`].
 pub async fn start_with(start: Start<Config>, sabotage: Sabotage) -> Result<(), Failure> {
-    let limits = &start.runtime.limits;
-    let peer = |name| Peer::configured(name, &start.runtime.peers, limits);
+    let peer = |name| Peer::configured(name, &start.runtime);
     let peers = Peers {
         agent_generator: peer(ServiceName::AgentGenerator)?,
         router: peer(ServiceName::Router)?,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ByteSize, Validate};
 use crate::ServiceName;
 use crate::auth::{AuthConfig, RunTokensConfig};
+use crate::tls::TlsConfig;
 use crate::violations::Violations;
 
 /// `[runtime]`. No key of it is reloadable.
@@ -15,6 +16,8 @@ use crate::violations::Violations;
 pub struct RuntimeConfig {
     /// Who may call.
     pub auth: AuthConfig,
+    /// TLS of the listener and to the peers.
+    pub tls: TlsConfig,
     /// Which run tokens are accepted.
     pub run_tokens: RunTokensConfig,
     /// Logs and traces.
@@ -28,6 +31,7 @@ pub struct RuntimeConfig {
 impl Validate for RuntimeConfig {
     fn validate(&self, violations: &mut Violations) {
         violations.within("auth", |found| self.auth.validate(found));
+        violations.within("tls", |found| self.tls.validate(found));
         violations.within("run_tokens", |found| self.run_tokens.validate(found));
         violations.within("telemetry", |found| self.telemetry.validate(found));
         violations.within("limits", |found| self.limits.validate(found));

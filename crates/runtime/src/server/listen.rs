@@ -1,4 +1,4 @@
-//! HTTP/2 over TCP, with prior knowledge.
+//! HTTP/2 over TCP, with prior knowledge, or over TLS.
 //!
 //! Our own loop rather than tonic's, because tonic's transport has its own timer on `grpc-timeout`, whose answer would
 //! race with that of the layers and has no details.
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,7 @@ impl Connections {
             tracing::debug!(%error, "TCP_NODELAY was not set");
         }
         let (front, close) = (self.front.clone(), self.close.clone());
-        self.tasks.spawn(connection(stream, front, close));
+        self.tasks.spawn(begin(stream, front, close));
     }
 
     /// Says goodbye on every connection and waits shortly until they are closed; then cuts them.
@@ -79,7 +80,26 @@ impl Connections {
     }
 }
 
-async fn connection(stream: TcpStream, front: Front, close: CancellationToken) {
+/// Agrees on a connection and serves it.
+async fn begin(stream: TcpStream, front: Front, close: CancellationToken) {
+    let Some(tls) = front.stack().tls().cloned() else {
+        return connection(stream, front, close).await;
+    };
+    let agreed = tokio::select! {
+        biased;
+        () = close.cancelled() => return,
+        agreed = tls.accept(stream) => agreed,
+    };
+    match agreed {
+        Ok(stream) => connection(stream, front, close).await,
+        Err(error) => tracing::debug!(error = %crate::status::chain(&error), "TLS handshake failed"),
+    }
+}
+
+async fn connection<S>(stream: S, front: Front, close: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let front = Arc::new(front);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut routed = front.of(request.uri().path()).clone();

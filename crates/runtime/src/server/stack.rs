@@ -11,6 +11,7 @@ use crate::ServiceName;
 use crate::auth::{Authenticator, RunTokenVerifier, RunTokensConfig, keys};
 use crate::clock::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::{LimitsConfig, RuntimeConfig};
+use crate::tls::{self, Tls};
 use crate::violations::Violations;
 
 /// Why the layers cannot be built.
@@ -28,6 +29,9 @@ pub enum StackError {
         #[source]
         source: std::io::Error,
     },
+    /// A certificate, its key or an authority cannot be used.
+    #[error("runtime.tls.{}", .0.field())]
+    Tls(#[source] tls::Error),
     /// A verification key is no key.
     #[error("runtime.run_tokens.verification_key_files")]
     Key(#[source] keys::Error),
@@ -42,6 +46,7 @@ struct Inner {
     service: ServiceName,
     authenticator: Authenticator,
     limits: LimitsConfig,
+    tls: Option<Tls>,
     drain: Drain,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
@@ -69,7 +74,9 @@ impl Stack {
         let tokens = verifier(service, &config.run_tokens, &clock)?;
         let authenticator = Authenticator::try_new(&config.auth, tokens, clock.clone()).map_err(StackError::Auth)?;
         let limits = config.limits.clone();
-        Ok(Self(Arc::new(Inner { service, authenticator, limits, drain: Drain::default(), clock, ids })))
+        let tls = config.tls.serves().then(|| Tls::try_new(&config.tls, clock.clone())).transpose();
+        let tls = tls.map_err(StackError::Tls)?;
+        Ok(Self(Arc::new(Inner { service, authenticator, limits, tls, drain: Drain::default(), clock, ids })))
     }
 
     /// Puts the layers around `routes`.
@@ -95,6 +102,11 @@ impl Stack {
     /// The clock of the layers.
     pub fn clock(&self) -> &dyn Clock {
         &*self.0.clock
+    }
+
+    /// How connections are agreed on; none in plain text.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.0.tls.as_ref()
     }
 
     pub(crate) fn ids(&self) -> &dyn Ids {

@@ -11,6 +11,8 @@ mod drain;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod together;
 #[cfg(test)]
 mod trace;
