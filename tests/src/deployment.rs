@@ -145,7 +145,7 @@ impl Deployment {
             Shape::One => self.ports[0],
             Shape::Four => self.ports[service],
         };
-        format!("http://127.0.0.1:{port}")
+        format!("{}://127.0.0.1:{port}", self.options.scheme())
     }
 
     /// The URL of session's store, as its owner or the superuser reaches it.

@@ -75,6 +75,8 @@ mod scripts;
 #[cfg(test)]
 mod seals;
 #[cfg(test)]
+mod secured;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod storing;

@@ -217,7 +217,7 @@ impl Transport {
                 return channel.oneshot(request).await.map_err(|error| unreachable(peer, error));
             }
             Self::Local(routed) => routed,
-            Self::Mesh(mesh) => mesh.find(peer).ok_or_else(|| unavailable(peer, Sent::No))?,
+            Self::Mesh(mesh) => mesh.find(peer).ok_or_else(|| unavailable(peer, Sent::No, None))?,
         };
         local.oneshot(request).await.map_err(|never| match never {})
     }
@@ -227,21 +227,36 @@ impl Transport {
 fn unreachable(peer: ServiceName, error: tonic::transport::Error) -> Status {
     let text = chain(&error);
     let sent = if connected(&error) { Sent::Perhaps } else { Sent::No };
+    // tonic's own timer, which reads the same header. A connection that breaks off is told as cancelled, too.
+    if causes(&error).any(|cause| cause.is::<tonic::TimeoutExpired>()) {
+        return deadline_passed();
+    }
+    let insecure = causes(&error).find_map(agreed_on_nothing);
     match Status::from_error(Box::new(error)).code() {
-        // tonic's own timer, which reads the same header.
-        Code::DeadlineExceeded | Code::Cancelled => deadline_passed(),
+        Code::DeadlineExceeded => deadline_passed(),
         Code::ResourceExhausted => complete(Status::resource_exhausted(text), ""),
         _ => {
             tracing::info!(peer = peer.as_str(), error = text, "peer cannot be reached");
-            unavailable(peer, sent)
+            unavailable(peer, sent, insecure.as_deref())
         }
     }
 }
 
 /// Whether there was a connection at all on which the call may have gone out.
 fn connected(error: &tonic::transport::Error) -> bool {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    !causes.into_iter().any(|cause| cause.is::<tonic::ConnectError>())
+    !causes(error).any(|cause| cause.is::<tonic::ConnectError>())
+}
+
+/// What an error comes from, the nearest first.
+fn causes(error: &tonic::transport::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+}
+
+/// Why there is no TLS connection, for whoever has to mend it. An I/O error hides what it is made of from its sources.
+fn agreed_on_nothing(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let tls = cause.downcast_ref::<rustls::Error>().or_else(|| within?.downcast_ref());
+    tls.map(ToString::to_string)
 }
 
 /// Whether a call that got no answer may have reached the peer.
@@ -251,11 +266,15 @@ enum Sent {
     Perhaps,
 }
 
-fn unavailable(peer: ServiceName, sent: Sent) -> Status {
-    let fault =
-        Fault::new(Code::Unavailable, ErrorReason::PeerUnavailable, format!("the service {peer} cannot be reached"))
-            .metadata("peer", peer.as_str())
-            .retry_after(RETRY);
+fn unavailable(peer: ServiceName, sent: Sent, insecure: Option<&str>) -> Status {
+    let why = insecure.map(|why| format!(" over TLS: {why}")).unwrap_or_default();
+    let fault = Fault::new(
+        Code::Unavailable,
+        ErrorReason::PeerUnavailable,
+        format!("the service {peer} cannot be reached{why}"),
+    )
+    .metadata("peer", peer.as_str())
+    .retry_after(RETRY);
     match sent {
         Sent::No => fault.metadata(NOT_SENT.0, NOT_SENT.1).into(),
         Sent::Perhaps => fault.into(),

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::out::ColorChoice;
@@ -7,6 +9,7 @@ use crate::out::ColorChoice;
 mod approvals;
 mod blobs;
 mod catalogues;
+mod certs;
 mod examples;
 mod forks;
 mod hooks;
@@ -20,6 +23,7 @@ mod up;
 pub use approvals::{ApprovalArg, ApprovalStateName, ApprovalsCommand, ApprovalsListArgs, DecideArgs};
 pub use blobs::{BlobGetArgs, BlobPutArgs, BlobsCommand};
 pub use catalogues::{ListArgs, ModelsCommand, ToolsCommand, ToolsListArgs};
+pub use certs::{CertsCommand, DevCertsArgs};
 pub use forks::{DiffArgs, ForkArgs};
 pub use hooks::{DeadArgs, HooksCommand, RetryArgs};
 pub use keys::{ApiKeyArgs, KeysCommand};
@@ -112,6 +116,13 @@ pub enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Makes certificates
+    #[command(after_help = examples::CERTS)]
+    Certs {
+        /// Which certificates.
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
 }
 
 impl Command {
@@ -127,7 +138,7 @@ impl Command {
             Self::Models { command: ModelsCommand::List(args) } => args.json,
             Self::Tools { command: ToolsCommand::List(args) } => args.json,
             Self::Render(args) => args.json,
-            Self::Up(_) | Self::Rehearse(_) | Self::Keys { .. } => false,
+            Self::Up(_) | Self::Rehearse(_) | Self::Keys { .. } | Self::Certs { .. } => false,
         }
     }
 }
@@ -141,6 +152,15 @@ pub struct EndpointArgs {
     /// API key; not needed for a runtime in dev mode on this machine
     #[arg(long, env = "MAR_API_KEY", hide_env_values = true, value_name = "KEY", help_heading = "Endpoint")]
     pub key: Option<String>,
+    /// PEM file with the authorities that vouch for an https:// endpoint [default: the system's]
+    #[arg(long, env = "MAR_CA", value_name = "FILE", help_heading = "Endpoint")]
+    pub ca: Option<PathBuf>,
+    /// PEM file with the certificate to show to an https:// endpoint that asks for one
+    #[arg(long, env = "MAR_CERTIFICATE", value_name = "FILE", help_heading = "Endpoint", requires = "certificate_key")]
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, env = "MAR_CERTIFICATE_KEY", value_name = "FILE", help_heading = "Endpoint", requires = "certificate")]
+    pub certificate_key: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use mar_proto::session::session_service_client::SessionServiceClient;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_runtime::ServiceName;
 use mar_runtime::config::{ByteSize, LimitsConfig};
-use mar_runtime::peer::Peer;
+use mar_runtime::peer::{self, Peer};
+use mar_runtime::status::chain;
+use mar_runtime::tls::TlsConfig;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Uri;
 use tonic::{Code, Request};
@@ -29,6 +31,7 @@ pub struct Endpoint {
     key: Option<MetadataValue<Ascii>>,
     named: bool,
     limits: LimitsConfig,
+    tls: TlsConfig,
 }
 
 impl Endpoint {
@@ -54,7 +57,16 @@ impl Endpoint {
             let address = address.unwrap_or(DEFAULT);
             Failure::usage(format!("the endpoint {address} {wrong}")).hint("Such as 127.0.0.1:7410.")
         })?;
-        Ok(Self { url, key, named: address.is_some(), limits })
+        let tls = TlsConfig {
+            certificate_file: args.certificate.clone(),
+            key_file: args.certificate_key.clone(),
+            ca_file: args.ca.clone(),
+            ..TlsConfig::default()
+        };
+        if tls != TlsConfig::default() && !url.starts_with("https://") {
+            return Err(Failure::usage(format!("the endpoint {url} is not https://, so no certificate is of use")));
+        }
+        Ok(Self { url, key, named: address.is_some(), limits, tls })
     }
 
     /// Its URL.
@@ -68,8 +80,9 @@ impl Endpoint {
     }
 
     fn peer(&self, name: ServiceName) -> Result<Peer, Failure> {
-        Peer::tcp(name, &self.url, &self.limits).map_err(|_| {
-            Failure::usage(format!("the endpoint {} is not valid", self.url)).hint("Such as 127.0.0.1:7410.")
+        Peer::with_tls(name, &self.url, &self.limits, &self.tls).map_err(|error| match error {
+            peer::Error::Tls(error) => Failure::usage(chain(&error)),
+            _ => Failure::usage(format!("the endpoint {} is not valid", self.url)).hint("Such as 127.0.0.1:7410."),
         })
     }
 

@@ -17,6 +17,7 @@ use clap::error::ErrorKind;
 pub mod approvals;
 pub mod args;
 pub mod blobs;
+pub mod certs;
 pub mod doubt;
 pub mod endpoint;
 pub mod exit;
@@ -87,6 +88,7 @@ fn execute(command: Command, out: Out) -> Result<Exit, Failure> {
             Command::Render(args) => render::render(args, out).await,
             Command::Rehearse(args) => rehearse::rehearse(args, out).await,
             Command::Keys { command } => keys::keys(command, out),
+            Command::Certs { command } => certs::certs(command, out),
         }
     });
     // What still hangs, such as a name that is being looked up, is not waited for.

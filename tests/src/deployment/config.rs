@@ -61,15 +61,16 @@ upstreams.docs = {{ kind = "search", folder = "{folder}/documents", rescan = "20
             rehearsal = self.rehearsal.api_url(),
             replicas = self.options.replicas,
         );
+        let scheme = self.options.scheme();
         if self.options.shape == Shape::Four {
             write!(
                 text,
                 r#"
 [runtime.peers]
-session = "http://127.0.0.1:{p0}"
-router = "http://127.0.0.1:{p1}"
-agent_generator = "http://127.0.0.1:{p2}"
-tool_gateway = "http://127.0.0.1:{p3}"
+session = "{scheme}://127.0.0.1:{p0}"
+router = "{scheme}://127.0.0.1:{p1}"
+agent_generator = "{scheme}://127.0.0.1:{p2}"
+tool_gateway = "{scheme}://127.0.0.1:{p3}"
 "#
             )?;
         }

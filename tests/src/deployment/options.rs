@@ -43,6 +43,8 @@ pub struct Options {
     pub durable: bool,
     /// The table `[session.replicas]`.
     pub replicas: String,
+    /// The services reach each other over TLS.
+    pub secured: bool,
 }
 
 impl Options {
@@ -63,7 +65,21 @@ impl Options {
             doors: false,
             durable: false,
             replicas: "heartbeat = \"50ms\"\npatience = \"300ms\"".to_owned(),
+            secured: false,
         }
+    }
+
+    /// Everybody shows a certificate to everybody: those that a test puts into the folder `tls` before it starts anything.
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        self.secured = true;
+        let tls = "certificate_file = \"{folder}/tls/tls.pem\"\nkey_file = \"{folder}/tls/tls.key\"\n\
+                   ca_file = \"{folder}/tls/ca.pem\"\nclient_certificates = \"required\"\n";
+        self.extra(format!("[runtime.tls]\n{tls}"))
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.secured { "https" } else { "http" }
     }
 
     /// With a Postgres and a Redis that nobody else uses.

@@ -51,12 +51,13 @@ impl Validate for TlsConfig {
         violations.require(
             !asks || (self.serves() && self.ca_file.is_some()),
             "client_certificates",
-            "needs certificate_file and ca_file",
+            "must be used with certificate_file and ca_file",
         );
-        if pair && (!asks || self.ca_file.is_some()) {
-            if let Err(error) = Material::read(self) {
-                violations.field(error.field(), crate::status::chain(&error));
-            }
+        if pair
+            && (!asks || self.ca_file.is_some())
+            && let Err(error) = Material::read(self)
+        {
+            violations.field(error.field(), crate::status::chain(&error));
         }
     }
 }

@@ -116,6 +116,7 @@ async fn a_call_goes_through_where_the_authority_is_trusted() {
     for stranger in [Authority::new().trusted(), TlsConfig::default()] {
         let status = assert_refused(host.ask("https", &stranger).await);
         assert!(never_sent(&status), "nothing may go to a server that nobody vouches for");
+        assert!(status.message().contains("invalid peer certificate"), "{status:?}");
     }
 }
 
@@ -150,7 +151,8 @@ async fn an_expired_certificate_is_not_trusted() {
     let config = authority.config(ClientCertificates::None);
     authority.issue(authority.home.path(), time::Duration::HOUR);
     let host = Host::start(config).await;
-    assert_refused(host.ask("https", &authority.trusted()).await);
+    let status = assert_refused(host.ask("https", &authority.trusted()).await);
+    assert!(status.message().contains("certificate expired"), "{status:?}");
 }
 
 #[tokio::test]
@@ -187,7 +189,7 @@ fn files_that_cannot_be_used_are_named() {
     let lone = TlsConfig { key_file: None, ..config.clone() };
     assert_eq!(problems(&lone), ["key_file: must be set where certificate_file is, and nowhere else"]);
     let blind = TlsConfig { ca_file: None, ..config.clone() };
-    assert_eq!(problems(&blind), ["client_certificates: needs certificate_file and ca_file"]);
+    assert_eq!(problems(&blind), ["client_certificates: must be used with certificate_file and ca_file"]);
     let foreign = TlsConfig { key_file: other.config(ClientCertificates::None).key_file, ..config.clone() };
     let [problem] = &problems(&foreign)[..] else { panic!("one problem") };
     assert!(problem.starts_with("key_file: the certificate and its key cannot be used: "), "{problem}");

@@ -100,6 +100,11 @@ Examples:
   mar keys new ./keys                          session.pem, generator.pem and their .pub.pem files
   mar keys api --id ci --tenant acme --principal ci --environment prod --scope '*'";
 
+pub(super) const CERTS: &str = "\
+Examples:
+  mar certs dev ./tls                          ca.pem, tls.pem and tls.key, and what to configure
+  mar certs dev ./tls --host agents.example    for another name, too";
+
 pub(super) fn run_long_help() -> String {
     format!("{}\n\n{}", RUN, exit::HELP)
 }

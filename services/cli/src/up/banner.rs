@@ -27,7 +27,8 @@ pub struct Banner<'a> {
 impl Banner<'_> {
     /// The lines. The first ends with the URL, which scripts may read.
     pub fn lines(&self, ink: Ink) -> Vec<String> {
-        let url = format!("http://{}", self.host.address);
+        let scheme = if self.host.configs.runtime().tls.serves() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", self.host.address);
         let mut lines = vec![format!(
             "{} {} {}",
             ink.good("mar is up on"),
@@ -108,7 +109,13 @@ impl Banner<'_> {
     fn suggestions(&self) -> Vec<String> {
         let address = self.host.address.to_string();
         let elsewhere = address != crate::endpoint::DEFAULT;
-        let endpoint = if elsewhere { format!(" --endpoint {address}") } else { String::new() };
+        let secured = self.host.configs.runtime().tls.serves();
+        let endpoint = match (secured, elsewhere) {
+            // Which certificates a caller has is not known here.
+            (true, _) => format!(" --endpoint https://{address} --ca …"),
+            (false, true) => format!(" --endpoint {address}"),
+            (false, false) => String::new(),
+        };
         let search =
             self.host.configs.tool_gateway.upstreams.iter().find(|(_, upstream)| upstream.kind == Kind::Search);
         let tools = search.map(|(name, _)| format!(" --tools '{name}.*'")).unwrap_or_default();
@@ -119,7 +126,9 @@ impl Banner<'_> {
         }
         lines.push(format!("mar models list{endpoint}"));
         lines.push(format!("mar tools list{endpoint}"));
-        lines.push(format!("grpcurl -plaintext {address} list"));
+        if !secured {
+            lines.push(format!("grpcurl -plaintext {address} list"));
+        }
         lines
     }
 }

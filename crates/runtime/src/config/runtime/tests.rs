@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::config::ApiKeyConfig;
+use crate::tls::ClientCertificates;
 
 const README: &str = include_str!("../../../README.md");
 
@@ -88,6 +89,11 @@ fn the_readme_has_the_bounds_of_the_code() {
     let nowhere = || Some("nowhere".to_owned());
     let wrong = RuntimeConfig {
         auth: AuthConfig { api_keys: vec![key()], ..AuthConfig::default() },
+        tls: TlsConfig {
+            key_file: Some("/none".into()),
+            client_certificates: ClientCertificates::Required,
+            ..TlsConfig::default()
+        },
         run_tokens: RunTokensConfig { verification_key_files: vec!["/none".into(); 3] },
         telemetry: TelemetryConfig { otlp_endpoint: nowhere(), ..TelemetryConfig::default() },
         limits: LimitsConfig {
@@ -118,5 +124,5 @@ fn the_readme_has_the_bounds_of_the_code() {
         );
         checked += 1;
     }
-    assert_eq!(checked, 15, "{found}");
+    assert_eq!(checked, 17, "{found}");
 }
