@@ -252,13 +252,11 @@ impl Drop for Tx {
 
 impl Tx {
     /// A statement; prepared for the connection's life where the connection is ours.
-    #[must_use]
     pub fn query<'q>(&self, sql: &'static str) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(sql).persistent(self.persistent)
     }
 
     /// A statement that answers one column.
-    #[must_use]
     pub fn query_scalar<'q, T>(&self, sql: &'static str) -> QueryScalar<'q, Postgres, T, PgArguments>
     where
         (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
