@@ -17,6 +17,7 @@ use mar_tests::{Client, Deployment, Options, task};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
@@ -33,6 +34,7 @@ both_ways! {
     a_blob_is_read_from_anywhere
     another_tenant_has_no_part_in_it
     what_no_task_names_goes_and_what_is_erased_goes
+    an_upload_is_told_that_its_session_has_ended
     more_than_a_message_holds_reaches_the_model
 }
 
@@ -361,6 +363,40 @@ async fn what_no_task_names_goes_and_what_is_erased_goes(options: Options) -> an
     assert_eq!((rows.uploads(session_id).await?, rows.upload_pieces().await?), (0, 0));
     let verified = client.grpc.verify_run(VerifyRunRequest { name: run.name }).await?.into_inner();
     assert!(verified.valid, "{verified:?}");
+    Ok(())
+}
+
+/// The session ends and is erased under an upload: what has come of it is gone, and its time is not up.
+async fn an_upload_is_told_that_its_session_has_ended(options: Options) -> anyhow::Result<()> {
+    let system = Deployment::start(options).await?;
+    let mut client = system.client().await?;
+    let rows = Rows::open(&system.store_url()).await?;
+    let session = client.session().await?;
+    let bytes = words(600_000).into_bytes();
+    let mut before = pieces(header(&session, "text/plain", &bytes), &bytes);
+    let after = before.split_off(6);
+    let (sender, receiver) = tokio::sync::mpsc::channel(32);
+    for piece in before {
+        sender.send(piece).await?;
+    }
+    let mut grpc = client.grpc.clone();
+    let erasing = async {
+        let stored = || async { rows.upload_pieces().await.is_ok_and(|count| count > 0) };
+        wait::until(Duration::from_secs(30), stored).await.context("nothing is stored")?;
+        client.grpc.end_session(EndSessionRequest { name: session.clone(), ..Default::default() }).await?;
+        client.grpc.erase_session(EraseSessionRequest { name: session.clone(), ..Default::default() }).await?;
+        for piece in after {
+            // It may be refused before everything was sent.
+            let _ = sender.send(piece).await;
+        }
+        drop(sender);
+        anyhow::Ok(())
+    };
+    let (outcome, erased) = tokio::join!(grpc.create_blob(ReceiverStream::new(receiver)), erasing);
+    erased?;
+    let (code, reason, _) = refused(outcome);
+    assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "SESSION_ENDED"));
+    assert_eq!((rows.uploads(id(&session)?).await?, rows.upload_pieces().await?), (0, 0));
     Ok(())
 }
 

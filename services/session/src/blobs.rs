@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use mar_proto::session::Task;
+use mar_proto::session::{SessionState, Task};
 use mar_proto::types::{media::Source, part::Content};
 use mar_runtime::auth::Caller;
 use mar_runtime::status::Resource;
@@ -202,11 +202,18 @@ impl Runs {
     async fn put(&self, row: &UploadRow, number: &mut i32, piece: &Bytes) -> Result<(), Error> {
         self.activity().note(&row.tenant, row.session);
         if !self.store().blob_piece(&row.tenant, row.id, *number, piece).await? {
-            return Err(Error::UploadOverdue);
+            return Err(self.gone(&row.tenant, row.session).await?);
         }
         self.crash().pass_into(Point::UploadPiece, row.session).await;
         *number += 1;
         Ok(())
+    }
+
+    /// Why an upload that was begun is not there any more.
+    async fn gone(&self, tenant: &str, session: Uuid) -> Result<Error, Error> {
+        let state = self.store().session_get(tenant, session).await?.map(|session| session.state);
+        let open = state == Some(SessionState::Open as i16);
+        Ok(if open { Error::UploadOverdue } else { not_open(session, state) })
     }
 
     /// A session's blob.
