@@ -362,6 +362,7 @@ async fn names_tokens_and_cursors() -> anyhow::Result<()> {
     for from_seq in [1, run.next_seq, run.next_seq + 3] {
         let refused = Refused::by(client.grpc.watch_run(after(from_seq, &[7; 32])).await);
         assert_eq!(refused.why(), (Code::DataLoss, "LOG_TAIL_LOST"), "{from_seq}");
+        assert!(refused.message.contains("cursor is of another run"), "{}", refused.message);
     }
     let rest = client.grpc.watch_run(after(1, &events[0].hash)).await;
     assert!(rest.is_ok(), "{rest:?}");

@@ -66,9 +66,10 @@ pub enum Error {
         /// Where the log ends.
         next_seq: i64,
     },
-    /// The run's log is not the one that the caller has seen.
+    /// The run's log is not the one that the caller has seen, or what was seen is another run's.
     #[error(
-        "the log of {name} ends or goes on at event {next_seq} in another way than was seen: its store has lost events"
+        "the log of {name} ends or goes on at event {next_seq} in another way than was seen: its store has lost events, or \
+         the cursor is of another run"
     )]
     LogTailLost {
         /// `sessions/{session}/runs/{run}`
