@@ -1,8 +1,8 @@
 //! What a tenant and a session may use together, over all their runs.
 
 use mar_proto::session::{
-    BudgetScope, GetSessionRequest, Run, RunState, Session, SessionBudget, SliceGranted, StartSessionRequest, Task,
-    UpdateSessionRequest, WaitReason, event_leaf::Body,
+    BudgetScope, Concurrency, GetSessionRequest, Run, RunState, Session, SessionBudget, SliceGranted, StartRunRequest,
+    StartSessionRequest, Task, UpdateSessionRequest, WaitReason, event_leaf::Body,
 };
 use mar_proto::types::{HaltReason, HaltingPolicy, OnBudget};
 use mar_tests::catalogue::Model;
@@ -25,6 +25,17 @@ async fn with_budget(client: &mut Client, budget: SessionBudget) -> anyhow::Resu
 
 fn runs(max_runs: i64) -> SessionBudget {
     SessionBudget { max_runs: Some(max_runs), ..SessionBudget::default() }
+}
+
+async fn raise(client: &mut Client, session: &str, budget: SessionBudget) -> anyhow::Result<()> {
+    let raised = Session { name: session.into(), budget: Some(budget), ..Session::default() };
+    let change = UpdateSessionRequest {
+        request_id: request_id(),
+        session: Some(raised),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["budget".into()] }),
+    };
+    client.grpc.update_session(change).await?;
+    Ok(())
 }
 
 fn waiting(task: Task) -> Task {
@@ -90,17 +101,40 @@ async fn a_run_that_waits_goes_on_when_the_budget_is_raised(options: Options) ->
     system.restart(0).await?;
     let mut client = system.client().await?;
     assert!(waits(&client.get(&run.name).await?));
-    let raised = Session { name: session.name.clone(), budget: Some(runs(2)), ..Session::default() };
-    let change = UpdateSessionRequest {
-        request_id: request_id(),
-        session: Some(raised),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["budget".into()] }),
-    };
-    client.grpc.update_session(change).await?;
+    raise(&mut client, &session.name, runs(2)).await?;
     let run = client.until(&run.name, |run| run.seal.is_some()).await?;
     assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
     let read = client.grpc.get_session(GetSessionRequest { name: session.name }).await?.into_inner();
     assert_eq!(read.session.unwrap_or_default().budget, Some(runs(2)));
+    Ok(())
+}
+
+/// However many there are: a list shows a hundred at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_runs_that_wait_go_on_when_the_budget_is_raised() -> anyhow::Result<()> {
+    const WAITING: usize = 101;
+    let system = Deployment::start(Options::new(Shape::One, Stores::Embedded).script(FINE)).await?;
+    let mut client = system.client().await?;
+    let session = with_budget(&mut client, runs(1)).await?;
+    finished(&mut client, &session.name, task::question("Well?")).await?;
+    let mut names = Vec::new();
+    for _ in 0..WAITING {
+        let start = StartRunRequest {
+            request_id: request_id(),
+            session: session.name.clone(),
+            task: Some(waiting(task::question("Well?"))),
+            concurrency: Concurrency::Parallel.into(),
+        };
+        names.push(client.grpc.start_run(start).await?.into_inner().run.unwrap_or_default().name);
+    }
+    for name in &names {
+        client.until(name, |run| run.wait_reason() == WaitReason::Budget).await?;
+    }
+    raise(&mut client, &session.name, runs(1 + WAITING as i64)).await?;
+    for name in &names {
+        let run = client.until(name, |run| run.seal.is_some()).await?;
+        assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    }
     Ok(())
 }
 

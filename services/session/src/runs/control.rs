@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mar_proto::session::{Run, WaitReason};
+use mar_proto::session::{Run, RunState, WaitReason};
 use mar_runtime::auth::Caller;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -17,6 +17,11 @@ use crate::view;
 const STOPPING: Duration = Duration::from_secs(5);
 /// Pause between looks at runs that others end.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Open runs of one state that are looked at at a time.
+const OPEN_RUNS: i64 = 100;
+/// The states in which a run is open, in the order in which it goes through them.
+const OPEN: [RunState; 3] = [RunState::Pending, RunState::Running, RunState::Waiting];
 
 /// A run, and who wants something of it.
 #[derive(Debug, Clone)]
@@ -82,7 +87,11 @@ impl Runs {
         let cancel = Command::Cancel { reason: "SESSION_ENDED".into(), principal: principal.to_owned() };
         let mut asked = Vec::new();
         loop {
-            let open = self.open_runs(tenant, session).await?;
+            // Those beyond these have their turn when these have ended.
+            let mut open = Vec::new();
+            for state in OPEN {
+                open.extend(self.open_runs(tenant, session, state, None).await?);
+            }
             if open.is_empty() {
                 return Ok(());
             }
@@ -102,21 +111,44 @@ impl Runs {
         }
     }
 
-    /// Has the runs of a session that wait for a budget ask it again.
+    /// Has the runs of a session that wait for a budget ask it again, whether or not somebody waits for it.
     pub async fn renew(&self, tenant: &str, session: Uuid) -> Result<(), Error> {
-        for run in self.open_runs(tenant, session).await? {
-            self.post(tenant, run, None, &Command::Renew).await?;
+        let (runs, tenant) = (self.clone(), tenant.to_owned());
+        let renewing = async move { runs.renew_all(&tenant, session).await };
+        self.spawn(renewing.in_current_span()).await.unwrap_or(Err(Error::Draining))
+    }
+
+    /// State by state: a run that goes on to another one meanwhile was told in the one before, or is told in the next.
+    async fn renew_all(&self, tenant: &str, session: Uuid) -> Result<(), Error> {
+        for state in OPEN {
+            let mut before = None;
+            loop {
+                if self.is_stopping() {
+                    return Err(Error::Draining);
+                }
+                let open = self.open_runs(tenant, session, state, before).await?;
+                for run in &open {
+                    self.post(tenant, *run, None, &Command::Renew).await?;
+                }
+                before = open.last().copied();
+                if before.is_none() {
+                    break;
+                }
+            }
         }
         Ok(())
     }
 
-    async fn open_runs(&self, tenant: &str, session: Uuid) -> Result<Vec<Uuid>, Error> {
-        let mut open = Vec::new();
-        for state in [1, 2, 3] {
-            let page = Page { state: Some(state), limit: 100, ..Page::default() };
-            open.extend(self.store().run_list(tenant, Some(session), page).await?.iter().map(|row| row.id));
-        }
-        Ok(open)
+    /// Open runs of a session in one state, newest first.
+    async fn open_runs(
+        &self,
+        tenant: &str,
+        session: Uuid,
+        state: RunState,
+        before: Option<Uuid>,
+    ) -> Result<Vec<Uuid>, Error> {
+        let page = Page { before, state: Some(state as i16), limit: OPEN_RUNS };
+        Ok(self.store().run_list(tenant, Some(session), page).await?.iter().map(|row| row.id).collect())
     }
 
     /// A run as a list shows it: what is live is fresher than its row.
