@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 use crate::scene::{ONCE, SURE, journal};
 use crate::story::Told;
 
+/// Child runs that have to draw on one parent for its limits to be contended for.
+const CONTENDERS: usize = 4;
 /// Attempts of a step that may be lost with their replicas.
 const ATTEMPTS: usize = 3;
 
@@ -42,6 +44,8 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
         children.push((child, events));
     }
     scars += &oracle::check_family(&events, &children)?;
+    let contended = children.iter().filter(|(_, events)| draws(events)).count() >= CONTENDERS;
+    let bound = contended || told.seen.ended.iter().chain(children.iter().map(|(child, _)| child)).any(is_at_a_limit);
     let forked = told.fork.is_some();
     if let Some(fork) = &told.fork {
         let of_fork = caller.judge_fork(fork, &events).await?;
@@ -54,7 +58,19 @@ pub async fn run(client: Client, told: &Told) -> anyhow::Result<Judged> {
     if told.uploaded {
         ended.insert(id_of(&session), "WHOLE".to_owned());
     }
-    Ok(Judged { forked, scars, ended })
+    Ok(Judged { forked, scars, ended, bound, contended })
+}
+
+/// Whether a child run drew on what its parent has left.
+fn draws(events: &[Event]) -> bool {
+    let bodies = events.iter().filter_map(|event| event.body.as_ref()?.body.as_ref());
+    bodies.into_iter().any(|body| matches!(body, Body::AllotmentRefilled(_)))
+}
+
+/// Whether a counted limit ended it.
+fn is_at_a_limit(run: &Run) -> bool {
+    let reason = run.halt_reason();
+    matches!(reason, HaltReason::MaxSteps | HaltReason::MaxToolCalls)
 }
 
 /// A run that failed because its generations were lost has lost three of one step, each with another owner.
@@ -95,6 +111,10 @@ pub struct Judged {
     pub ended: BTreeMap<String, String>,
     /// Whether a fork of the run was judged with it.
     pub forked: bool,
+    /// Whether a counted limit ended the run or a child of it, or was contended for.
+    pub bound: bool,
+    /// Whether at least [`CONTENDERS`] child runs drew on what it had left.
+    pub contended: bool,
 }
 
 fn id_of(name: &str) -> String {

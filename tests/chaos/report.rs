@@ -16,8 +16,10 @@ pub struct Report {
     pub seed: u64,
     pub took: Duration,
     pub runs: usize,
-    /// Runs with a limit that binds.
+    /// Runs whose limits bound, as their logs say.
     pub bound: usize,
+    /// Runs on which several child runs drew.
+    pub contended: usize,
     /// Deaths at each crash point.
     pub deaths: BTreeMap<String, usize>,
     /// What came of the runs, or uploads, in which somebody died there: how they ended, and how often.
@@ -47,7 +49,8 @@ impl Report {
         let ended = (run.state(), run.halt_reason());
         let how = judge::how(&run);
         self.runs += 1;
-        self.bound += usize::from(told.kind.is_bound());
+        self.bound += usize::from(judged.bound);
+        self.contended += usize::from(judged.contended);
         self.expected += usize::from(ended == told.kind.expected());
         self.tries += told.tries;
         self.deltas += told.seen.deltas.fitting;
@@ -104,6 +107,7 @@ impl Report {
             ("commits delayed", scars.delayed),
             ("child runs", scars.children),
             ("draws on a parent", scars.refills),
+            ("parents drawn on by four", self.contended),
             ("requests and streams", self.tries),
             ("pieces of turns shown", self.deltas),
             ("inputs streamed in", self.uploads),

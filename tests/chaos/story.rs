@@ -38,12 +38,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every second one has a limit that binds; of sixteen two have child runs.
+    /// More than every second one has a limit that binds; of sixteen two have child runs.
     pub fn of(number: usize, dice: &mut Dice) -> Self {
         match (number % 16, dice.below(4)) {
             (0, _) => Self::Family,
             (1, _) => Self::Orphans,
-            (place, half) if place.is_multiple_of(2) => [Self::Chain, Self::Pairs][usize::from(half < 2)],
+            (place, half) if place == 3 || place.is_multiple_of(2) => [Self::Chain, Self::Pairs][usize::from(half < 2)],
             (_, 0) => Self::Cancelled,
             (_, 1) => Self::Paused,
             _ => Self::Medley,
@@ -58,11 +58,6 @@ impl Kind {
             Self::Pairs => (RunState::Halted, HaltReason::MaxToolCalls),
             Self::Cancelled | Self::Orphans => (RunState::Cancelled, HaltReason::Unspecified),
         }
-    }
-
-    /// Whether a limit binds.
-    pub fn is_bound(self) -> bool {
-        matches!(self, Self::Chain | Self::Pairs | Self::Family | Self::Orphans)
     }
 
     /// Whether a part of its input is streamed in: enough of them are for replicas to die at it.

@@ -15,5 +15,16 @@ pub fn shown(event: &Event) -> anyhow::Result<EventLeaf> {
             intent.idempotency_key = idempotency_key(run, &intent.call_id, &content.arguments_json);
         }
     }
+    let failure = match &mut leaf.body {
+        Some(Body::RunEnded(ended)) => ended.failure.as_mut(),
+        Some(Body::ChildEnded(ended)) => ended.failure.as_mut(),
+        _ => None,
+    };
+    if let Some(failure) = failure {
+        anyhow::ensure!(failure.message.is_empty(), "the leaf {} holds the words of a failure", event.seq);
+        if let Some(content) = &event.content {
+            failure.message.clone_from(&content.failure_message);
+        }
+    }
     Ok(leaf)
 }
