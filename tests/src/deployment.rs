@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use mar_proto::tool::ListToolsRequest;
 use mar_proto::tool::tool_gateway_service_client::ToolGatewayServiceClient;
 use mar_testkit::door::Door;
+use mar_testkit::pgbouncer::PgBouncer;
 use mar_testkit::ports;
 use mar_testkit::postgres::{Database, Postgres};
 use mar_testkit::process::{Process, Signal, built_binary};
@@ -31,6 +32,8 @@ use servers::Servers;
 
 /// How long a process may take to serve.
 const START: Duration = Duration::from_secs(30);
+/// The services that have a schema in Postgres.
+const STORING: [&str; 2] = ["session", "agent-generator"];
 const SERVICES: [&str; 4] = ["session", "router", "agent-generator", "tool-gateway"];
 
 /// A running system. Dropping it ends its processes.
@@ -42,6 +45,8 @@ pub struct Deployment {
     pub rehearsal: Rehearsal,
     processes: Vec<(String, Process)>,
     urls: Option<(String, String)>,
+    /// What pools connections to Postgres, where that was asked for. Dropped after the processes.
+    pooler: Option<PgBouncer>,
     /// Its part of the shared Postgres. Dropped after the processes, as the servers are.
     _database: Option<Database>,
     /// Its own Postgres, where it was asked for. Dropped after the processes.
@@ -93,7 +98,7 @@ impl Deployment {
         let script = if options.script.is_empty() { Script::default() } else { Script::parse(&options.script)? };
         let rehearsal = Rehearsal::start(script).await?;
         let folder = tempfile::tempdir()?;
-        let Servers { urls, database, postgres, redis, doors } = Servers::of(&options).await?;
+        let Servers { urls, database, postgres, redis, doors, pooler } = Servers::of(&options).await?;
         let ports = ports::free_many(4)?;
         let system = Self {
             options,
@@ -102,13 +107,28 @@ impl Deployment {
             rehearsal,
             processes: Vec::new(),
             urls,
+            pooler,
             _database: database,
             postgres,
             redis,
             doors,
         };
         system.write_files()?;
+        if system.pooler.is_some() {
+            system.migrate().await?;
+        }
         Ok(system)
+    }
+
+    /// Brings the schemas up to date as their owner, as an operator does before a version is rolled out.
+    async fn migrate(&self) -> anyhow::Result<()> {
+        for service in STORING {
+            let mut command = Command::new(built_binary(service)?);
+            let output = command.arg("migrate").arg("--config").arg(self.config_file()).output().await?;
+            let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+            anyhow::ensure!(output.status.success(), "{service} does not migrate: {}", said());
+        }
+        Ok(())
     }
 
     /// Starts every process of a system that was prepared.

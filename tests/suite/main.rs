@@ -63,6 +63,8 @@ mod mcp;
 #[cfg(test)]
 mod otlp;
 #[cfg(test)]
+mod pooling;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod repeating;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mar_alignment::{Layer, Policy, PolicyText, default_platform};
 use mar_descriptor::SigningKey;
+use mar_postgres::{Config as PostgresConfig, Pooler, is_postgres};
 use mar_runtime::ServiceName;
 use mar_runtime::config::{SecretRef, ServiceConfig, Validate};
 use mar_runtime::status::chain;
@@ -44,6 +45,15 @@ pub struct StoreConfig {
     pub url: String,
     /// Most connections to Postgres at a time, 8 by default.
     pub max_connections: u32,
+    /// `postgres://…` of the schema's owner, a direct connection, for `agent-generator migrate`; `url` without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migrate_url: Option<String>,
+    /// Whether the service brings the schema up to date when it starts: by default where there is no `migrate_url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_migrate: Option<bool>,
+    /// What is between the service and Postgres: `none`, the default, or `transaction` for a proxy that gives each
+    /// transaction another connection.
+    pub pooler: Pooler,
 }
 
 /// Which store a configuration names.
@@ -70,7 +80,13 @@ impl Default for Config {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "sqlite:agent-generator.db".to_owned(), max_connections: 8 }
+        Self {
+            url: "sqlite:agent-generator.db".to_owned(),
+            max_connections: 8,
+            migrate_url: None,
+            auto_migrate: None,
+            pooler: Pooler::None,
+        }
     }
 }
 
@@ -78,12 +94,35 @@ impl StoreConfig {
     /// Which store it is; none when the URL is neither.
     #[must_use]
     pub fn kind(&self) -> Option<StoreKind> {
-        if self.url.starts_with("postgres://") || self.url.starts_with("postgresql://") {
+        if is_postgres(&self.url) {
             return Some(StoreKind::Postgres(self.url.clone().into()));
         }
         let path = self.url.strip_prefix("sqlite:")?;
         let path = path.strip_prefix("//").unwrap_or(path);
         (!path.is_empty() && path != ":memory:").then(|| StoreKind::Sqlite(path.into()))
+    }
+
+    /// How Postgres is used, where it is the store.
+    #[must_use]
+    pub fn postgres(&self) -> Option<PostgresConfig> {
+        matches!(self.kind(), Some(StoreKind::Postgres(_))).then(|| self.as_postgres())
+    }
+
+    fn as_postgres(&self) -> PostgresConfig {
+        PostgresConfig {
+            migrate_url: self.migrate_url.clone().map(Into::into),
+            auto_migrate: self.auto_migrate.unwrap_or(self.migrate_url.is_none()),
+            pooler: self.pooler,
+            max_connections: self.max_connections,
+            ..PostgresConfig::new(self.url.clone().into())
+        }
+    }
+}
+
+impl Validate for StoreConfig {
+    fn validate(&self, violations: &mut Violations) {
+        violations.require(self.kind().is_some(), "url", "must be `postgres://…`, or `sqlite:` and a path");
+        self.as_postgres().validate(violations);
     }
 }
 
@@ -142,17 +181,14 @@ impl Validate for Config {
         }
         violations.take("signing_key", self.load_key());
         violations.require((1..=1_000).contains(&self.max_tools), "max_tools", "must be 1 to 1000");
-        violations.require(self.store.kind().is_some(), "store.url", "must be `postgres://…`, or `sqlite:` and a path");
-        violations.require(
-            (1..=1_000).contains(&self.store.max_connections),
-            "store.max_connections",
-            "must be 1 to 1000",
-        );
+        violations.within("store", |found| self.store.validate(found));
     }
 }
 
 impl ServiceConfig for Config {
     const SERVICE: ServiceName = ServiceName::AgentGenerator;
+    const AFTER_HELP: &'static str =
+        "Commands:\n  agent-generator migrate  brings the schema of the store up to date, as its owner";
 
     fn listen(&self) -> SocketAddr {
         self.listen
@@ -172,6 +208,35 @@ mod tests {
         for bad in ["", "sqlite:", "sqlite::memory:", "mysql://h", "a.db"] {
             assert!(kind(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn behind_a_pooler_somebody_else_migrates() {
+        let wrong = |change: fn(&mut StoreConfig)| {
+            let mut config = StoreConfig { url: "postgres://app@h/d".to_owned(), ..StoreConfig::default() };
+            change(&mut config);
+            let mut found = Violations::new();
+            config.validate(&mut found);
+            found.iter().map(|one| one.field.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(|config| config.pooler = Pooler::Transaction), ["migrate_url"]);
+        assert_eq!(wrong(|config| config.migrate_url = Some("mysql://h".to_owned())), ["migrate_url"]);
+        assert!(wrong(|config| config.url = "sqlite:a.db".to_owned()).is_empty());
+        assert_eq!(
+            wrong(|config| {
+                config.url = "sqlite:a.db".to_owned();
+                config.migrate_url = Some("postgres://owner@h/d".to_owned());
+            }),
+            ["url"]
+        );
+        assert!(StoreConfig::default().postgres().is_none());
+        let owner = || Some("postgres://owner@h/d".to_owned());
+        let migrates = |migrate_url: Option<String>, auto_migrate| {
+            let url = "postgres://app@h/d".to_owned();
+            StoreConfig { url, migrate_url, auto_migrate, ..StoreConfig::default() }.postgres().unwrap().auto_migrate
+        };
+        assert!(migrates(None, None) && migrates(owner(), Some(true)));
+        assert!(!migrates(owner(), None) && !migrates(None, Some(false)));
     }
 
     #[test]
@@ -214,7 +279,7 @@ mod tests {
             recipes: Some(folder.path().join("none")),
             signing_key: None,
             max_tools: 0,
-            store: StoreConfig { url: "x".into(), max_connections: 0 },
+            store: StoreConfig { url: "x".into(), max_connections: 0, ..StoreConfig::default() },
             ..Config::default()
         };
         let mut found = Violations::new();

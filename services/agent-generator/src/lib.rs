@@ -15,7 +15,7 @@
 //!
 //! Pieces: [`recipe`] (templates, examples, hash), [`prompt`] (the pipeline of steps),
 //! [`tools`] and [`alias`], [`models`], [`decisions`] (policy on models and prompt), [`synthesis`] (the whole), [`store`] (descriptors, Postgres or SQLite), [`peers`]
-//! (router, tool gateway), [`grpc`], [`config`].
+//! (router, tool gateway), [`grpc`], [`config`], [`migrate`] (the command that brings the schema up to date).
 //!
 //! When a dependency is down: without the router or the tool gateway GenerateAgent answers `PEER_UNAVAILABLE` (tasks
 //! without tools never ask the gateway); without the store, `STORE_UNAVAILABLE`. RenderPrompt needs none of them.
@@ -37,6 +37,7 @@ pub mod decisions;
 pub mod error;
 pub mod grpc;
 pub mod lineage;
+pub mod migrate;
 pub mod missing;
 pub mod models;
 pub mod order;
@@ -52,6 +53,7 @@ use mar_task::{media, schema, selector};
 
 use config::StoreKind;
 use peers::{RouterPeer, ToolGatewayPeer};
+use store::postgres::SCHEMA;
 use store::{PostgresStore, SqliteStore, Store};
 use synthesis::Synthesis;
 
@@ -98,14 +100,16 @@ pub async fn server(config: &Config, runtime: &RuntimeConfig, peers: Peers) -> R
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
-    let failed = |error| Failure::unavailable("the descriptor store", error);
+    if let Some(postgres) = config.store.postgres() {
+        let store = PostgresStore::connect(&postgres).await;
+        return Ok(Arc::new(store.map_err(|error| Failure::unavailable(SCHEMA.holds, error))?));
+    }
     match config.store.kind() {
-        Some(StoreKind::Postgres(url)) => {
-            let store = PostgresStore::connect(&url, config.store.max_connections).await.map_err(failed)?;
-            Ok(Arc::new(store))
+        Some(StoreKind::Sqlite(path)) => {
+            let store = SqliteStore::open(&path).await;
+            Ok(Arc::new(store.map_err(|error| Failure::unavailable(SCHEMA.holds, error))?))
         }
-        Some(StoreKind::Sqlite(path)) => Ok(Arc::new(SqliteStore::open(&path).await.map_err(failed)?)),
-        None => Err(wrong("store.url", &["names no store".to_owned()])),
+        _ => Err(wrong("store.url", &["names no store".to_owned()])),
     }
 }
 

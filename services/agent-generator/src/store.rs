@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use mar_descriptor::{Hash, SealedDescriptor};
 use time::OffsetDateTime;
 
-mod migrations;
 pub mod postgres;
 pub mod sqlite;
 

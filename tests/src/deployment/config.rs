@@ -23,12 +23,21 @@ impl Deployment {
         Ok(())
     }
 
+    /// A URL of Postgres as the services reach it.
+    fn pooled(&self, url: &str) -> String {
+        self.pooler.as_ref().map_or_else(|| url.to_owned(), |pooler| pooler.url(url))
+    }
+
     fn config(&self) -> anyhow::Result<String> {
         let folder = self.folder.path().display();
         let sqlite = |name: &str| format!("sqlite:{folder}/{name}.db");
         let (session, agents, counters) = match &self.urls {
             None => (sqlite("session"), sqlite("agents"), "memory:".to_owned()),
-            Some((postgres, redis)) => (postgres.clone(), postgres.clone(), redis.clone()),
+            Some((postgres, redis)) => (self.pooled(postgres), self.pooled(postgres), redis.clone()),
+        };
+        let store = match (&self.urls, &self.pooler) {
+            (Some((owner, _)), Some(_)) => format!(", migrate_url = \"{owner}\", pooler = \"transaction\""),
+            _ => String::new(),
         };
         let [p0, p1, p2, p3] = [0, 1, 2, 3].map(|index| self.ports[index]);
         let mut text = format!(
@@ -41,7 +50,7 @@ drain = "2s"
 listen = "127.0.0.1:{p0}"
 signing_key = {{ file = "{folder}/session.pem" }}
 descriptor_key_files = ["{folder}/generator.pub.pem"]
-store = {{ url = "{session}" }}
+store = {{ url = "{session}"{store} }}
 counters = {{ url = "{counters}" }}
 [session.replicas]
 {replicas}
@@ -52,7 +61,7 @@ providers.rehearsal = {{ base_url = "{rehearsal}" }}
 [agent_generator]
 listen = "127.0.0.1:{p2}"
 signing_key = {{ file = "{folder}/generator.pem" }}
-store = {{ url = "{agents}" }}
+store = {{ url = "{agents}"{store} }}
 [tool_gateway]
 listen = "127.0.0.1:{p3}"
 descriptor_key_files = ["{folder}/generator.pub.pem"]

@@ -39,6 +39,9 @@ pub struct Options {
     pub own_servers: bool,
     /// With servers of its own: they are reached through doors, so that others can take their place.
     pub doors: bool,
+    /// With servers of its own: Postgres is reached through a pgbouncer with its default settings, and its schemas are brought
+    /// up to date by the services' commands.
+    pub pooler: bool,
     /// Its own Postgres writes to disk before a commit returns, as in production.
     pub durable: bool,
     /// The table `[session.replicas]`.
@@ -63,6 +66,7 @@ impl Options {
             catalogue: String::new(),
             own_servers: false,
             doors: false,
+            pooler: false,
             durable: false,
             replicas: "heartbeat = \"50ms\"\npatience = \"300ms\"".to_owned(),
             secured: false,
@@ -93,6 +97,13 @@ impl Options {
     #[must_use]
     pub fn behind_doors(mut self) -> Self {
         self.doors = true;
+        self.own_servers()
+    }
+
+    /// With a Postgres and a Redis that nobody else uses, the first behind a pgbouncer that pools transactions.
+    #[must_use]
+    pub fn behind_a_pooler(mut self) -> Self {
+        self.pooler = true;
         self.own_servers()
     }
 

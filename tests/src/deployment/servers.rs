@@ -1,10 +1,16 @@
 //! Where a system keeps sessions and counters.
 
 use mar_testkit::door::Door;
+use mar_testkit::pgbouncer::PgBouncer;
 use mar_testkit::postgres::{Database, Postgres, standby};
 use mar_testkit::redis::Redis;
 
 use super::{Options, Stores};
+
+/// The role of each service that keeps something in Postgres.
+const ROLES: [&str; 2] = ["mar_session", "mar_agent"];
+/// The login of the application behind the pooler: it owns nothing.
+const APPLICATION: &str = "app";
 
 /// The servers of a system: none on embedded stores.
 #[derive(Default)]
@@ -17,6 +23,7 @@ pub(super) struct Servers {
     pub(super) redis: Option<Redis>,
     /// What leads to Postgres and to Redis.
     pub(super) doors: Option<(Door, Door)>,
+    pub(super) pooler: Option<PgBouncer>,
 }
 
 impl Servers {
@@ -43,8 +50,18 @@ impl Servers {
             urls.1 = through(&urls.1, redis.port(), &opened.1);
             doors = Some(opened);
         }
-        Ok(Self { urls: Some(urls), database: None, postgres: Some(postgres), redis: Some(redis), doors })
+        let pooler = options.pooler.then(|| tokio::task::block_in_place(|| pooler(&postgres))).transpose()?;
+        Ok(Self { urls: Some(urls), database: None, postgres: Some(postgres), redis: Some(redis), doors, pooler })
     }
+}
+
+/// A pooler whose clients are a login that may take on the services' roles and nothing else.
+fn pooler(postgres: &Postgres) -> anyhow::Result<PgBouncer> {
+    for role in ROLES {
+        postgres.execute(&format!("CREATE ROLE {role} NOLOGIN NOINHERIT"))?;
+    }
+    postgres.execute(&format!("CREATE ROLE {APPLICATION} LOGIN; GRANT {} TO {APPLICATION}", ROLES.join(", ")))?;
+    PgBouncer::start(postgres, APPLICATION)
 }
 
 /// A Postgres that can have standbys, and a Redis.

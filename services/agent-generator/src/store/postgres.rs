@@ -1,65 +1,84 @@
-//! The store on Postgres, schema `agent`. Every call is one statement, so it works behind a transaction-pooling proxy.
-
-use std::str::FromStr;
-use std::time::Duration;
+//! The store on Postgres, schema `agent`.
+//!
+//! **Invariant:** every statement runs under the role `mar_agent` for one tenant, whoever logs in; row-level security is forced
+//! on every table with a tenant. The role can neither update nor delete.
 
 use async_trait::async_trait;
 use mar_descriptor::{Hash, SealedDescriptor};
-use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Row as _};
+use mar_postgres::{Database, Migration, Schema};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use super::{Error, Store, Stored, migrations, read, write};
+use super::{Error, Store, Stored, read, write};
 
-const SCHEMA: &str = "agent";
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "descriptors", include_str!("../../migrations/postgres/0001_descriptors.sql"))];
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub use mar_postgres::{Config as PostgresConfig, OpenError, Pooler};
 
-/// Descriptors in Postgres. Cheap to clone.
-#[derive(Clone, Debug)]
+/// The schema, and the role `mar_agent` of all statements.
+pub static SCHEMA: Schema = Schema {
+    name: "agent",
+    role: "mar_agent",
+    program: "agent-generator",
+    holds: "the descriptor store",
+    migrations: &[Migration {
+        version: 1,
+        name: "descriptors",
+        sql: include_str!("../../migrations/postgres/0001_descriptors.sql"),
+    }],
+};
+
+/// A further row where the last sealing is another, or there is none. Of two that come at a time one is the last.
+const PUT: &str = "\
+    INSERT INTO agent.descriptors (tenant, hash, sealing, envelope, create_time) \
+    SELECT $1::text, $2::bytea, coalesce(max(sealing), 0) + 1, $3::text, coalesce(min(create_time), $4::timestamptz) \
+    FROM agent.descriptors WHERE tenant = $1::text AND hash = $2::bytea \
+    HAVING (array_agg(envelope ORDER BY sealing DESC))[1] IS DISTINCT FROM $3::text \
+    ON CONFLICT (tenant, hash, sealing) DO NOTHING";
+
+const GET: &str = "\
+    SELECT envelope, create_time FROM agent.descriptors \
+    WHERE tenant = $1 AND hash = $2 ORDER BY sealing DESC LIMIT 1";
+
+/// Descriptors in Postgres.
+#[derive(Debug)]
 pub struct PostgresStore {
-    pool: PgPool,
+    db: Database,
 }
 
 impl PostgresStore {
-    /// Connects and brings the schema up to date. Of several replicas that start together one does it.
+    /// Connects, where configured after bringing the schema up to date.
     ///
     /// # Errors
-    /// The URL is none, Postgres cannot be reached, or its schema is newer than this version.
-    pub async fn connect(url: &SecretString, max_connections: u32) -> Result<Self, MigrateError> {
-        let options = PgConnectOptions::from_str(url.expose_secret())?;
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(options);
-        let mut migrator = migrations::migrator(&MIGRATIONS);
-        migrator.create_schema(SCHEMA);
-        migrator.dangerous_set_table_name(format!("{SCHEMA}._sqlx_migrations"));
-        migrator.run(&pool).await?;
-        Ok(Self { pool })
+    /// When the address makes no sense, Postgres cannot be reached in time, or the schema is not the one of this version.
+    pub async fn connect(config: &PostgresConfig) -> Result<Self, OpenError> {
+        Ok(Self { db: SCHEMA.open(config).await? })
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.db.close().await;
     }
 }
 
-/// A server that hangs is as good as one that is away.
-async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    #[expect(clippy::disallowed_methods, reason = "an adapter of a real server waits in real time")]
-    let outcome = tokio::time::timeout(CONNECT_TIMEOUT + STATEMENT_TIMEOUT, work).await;
-    outcome.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(Error::Unavailable)
+async fn put(db: &Database, tenant: &str, hash: Hash, envelope: &str, now: OffsetDateTime) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin(tenant).await?;
+    let query = tx.query(PUT).bind(tenant).bind(hash.as_bytes().as_slice()).bind(envelope).bind(now);
+    query.execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+async fn get(db: &Database, tenant: &str, hash: Hash) -> Result<Option<PgRow>, sqlx::Error> {
+    let mut tx = db.begin(tenant).await?;
+    let query = tx.query(GET).bind(tenant).bind(hash.as_bytes().as_slice());
+    let row = query.fetch_optional(&mut *tx).await?;
+    tx.done().await?;
+    Ok(row)
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), Error> {
-        bounded(sqlx::query("SELECT 1").persistent(false).execute(&self.pool)).await.map(drop)
+        SCHEMA.version(&self.db).await.map(drop).map_err(Error::Unavailable)
     }
 
     async fn descriptor_put(
@@ -68,24 +87,13 @@ impl Store for PostgresStore {
         descriptor: &SealedDescriptor,
         now: OffsetDateTime,
     ) -> Result<(), Error> {
-        let envelope = write(descriptor)?;
-        let query = sqlx::query(
-            "INSERT INTO agent.descriptors (tenant, hash, envelope, create_time) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (tenant, hash) DO UPDATE SET envelope = excluded.envelope \
-             WHERE agent.descriptors.envelope <> excluded.envelope",
-        )
-        .bind(tenant)
-        .bind(descriptor.hash.as_bytes().as_slice())
-        .bind(envelope)
-        .bind(now);
-        bounded(query.execute(&self.pool)).await.map(drop)
+        let (hash, envelope) = (descriptor.hash, write(descriptor)?);
+        self.db.call(|_| put(&self.db, tenant, hash, &envelope, now)).await.map_err(Error::Unavailable)
     }
 
     async fn descriptor_get(&self, tenant: &str, hash: Hash) -> Result<Option<Stored>, Error> {
-        let query = sqlx::query("SELECT envelope, create_time FROM agent.descriptors WHERE tenant = $1 AND hash = $2")
-            .bind(tenant)
-            .bind(hash.as_bytes().as_slice());
-        let Some(row) = bounded(query.fetch_optional(&self.pool)).await? else {
+        let row = self.db.call(|_| get(&self.db, tenant, hash)).await.map_err(Error::Unavailable)?;
+        let Some(row) = row else {
             return Ok(None);
         };
         let (envelope, time) = (row.try_get::<String, _>(0), row.try_get(1));

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mar_descriptor::{Hash, SealedDescriptor};
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Row as _, SqlSafeStr as _, SqlitePool};
 use time::OffsetDateTime;
 
-use super::{Error, Store, Stored, migrations, read, write};
+use super::{Error, Store, Stored, read, write};
 
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "descriptors", include_str!("../../migrations/sqlite/0001_descriptors.sql"))];
+const DESCRIPTORS: &str = include_str!("../../migrations/sqlite/0001_descriptors.sql");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 
@@ -37,7 +36,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        migrations::migrator(&MIGRATIONS).run(&writer).await?;
+        migrator().run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         Ok(Self { writer, readers })
     }
@@ -47,6 +46,11 @@ impl SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+fn migrator() -> Migrator {
+    let first = Migration::new(1, "descriptors".into(), MigrationType::Simple, DESCRIPTORS.into_sql_str(), false);
+    Migrator::with_migrations(vec![first])
 }
 
 #[async_trait]

@@ -11,6 +11,8 @@ mod harness;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod migrating;
+#[cfg(test)]
 mod policies;
 #[cfg(test)]
 mod process;
