@@ -246,7 +246,8 @@ impl Replay {
                 let unknown = returned.outcome() == ToolOutcome::Unknown;
                 if self.doubtful_calls.remove(&returned.call_id).is_some() && !decided_only(intent) {
                     let probed = self.probes.get(&returned.call_id);
-                    let known = probed == Some(&ProbeAnswer::Happened) && returned.outcome() == ToolOutcome::Ok;
+                    let known = probed == Some(&ProbeAnswer::Happened)
+                        && matches!(returned.outcome(), ToolOutcome::Ok | ToolOutcome::Error);
                     ensure!(unknown || known, "a call of a dead process is {:?}", returned.outcome());
                     ensure!(
                         known || !intent.idempotent || intent.attempt == 3 || self.stopping,

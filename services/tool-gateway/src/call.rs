@@ -192,18 +192,19 @@ impl Dispatcher {
         Outcome { kind, record, tainted }
     }
 
-    /// Decides on the result of a call that somebody else has made. What comes from outside taints, whoever brings it.
+    /// Decides on the result of a call that somebody else has made. What comes from outside taints, whoever brings it, and is
+    /// cut; what the runtime brings of its own runs is bounded, and knows what has influenced it.
     pub fn take(&self, call: &Invocation, answer: Answer) -> Outcome {
         let mut record = Record::new(call);
-        let kind = self.taken(call, answer, &mut record).map_or_else(|kind| kind, Kind::Answered);
+        let kind = self.taken(call, answer, &mut record).unwrap_or_else(|kind| kind);
         record.conclude(&kind);
         Outcome { kind, record, tainted: true }
     }
 
-    fn taken(&self, call: &Invocation, answer: Answer, record: &mut Record) -> Result<Answer, Kind> {
+    fn taken(&self, call: &Invocation, answer: Answer, record: &mut Record) -> Result<Kind, Kind> {
         let not_here = || Denial::told("TOOL_NOT_SEALED", "this agent has no such tool whose results others bring");
-        let sealed = call.sealed.descriptor().agent.tool(&call.tool);
-        let sealed = sealed.filter(|_| elsewhere::executor(upstream_of(&call.tool)).is_some()).ok_or_else(not_here)?;
+        let executor = elsewhere::executor(upstream_of(&call.tool)).ok_or_else(not_here)?;
+        let sealed = call.sealed.descriptor().agent.tool(&call.tool).ok_or_else(not_here)?;
         record.sealed_definition(sealed.definition_hash);
         elsewhere::pinned(call, sealed.definition_hash, record)?;
         let declared = Tool {
@@ -213,7 +214,10 @@ impl Dispatcher {
             idempotent: sealed.idempotent,
             trust_tier: elsewhere::trust_tier(&call.tool),
         };
-        Ok(self.receive(call, declared, cap(answer, elsewhere::MAX_RESULT_BYTES), record))
+        Ok(match executor {
+            Executor::Runtime => Kind::Recorded(self.receive(call, declared, answer, record)),
+            _ => Kind::Answered(self.receive(call, declared, cap(answer, elsewhere::MAX_RESULT_BYTES), record)),
+        })
     }
 
     async fn clear<'a>(&'a self, call: &Invocation, record: &mut Record) -> Result<Cleared<'a>, Kind> {

@@ -180,8 +180,10 @@ impl Replay {
     }
 }
 
+/// Whether a tool, or child runs, have said it.
 fn is_answer(back: &CallReturn) -> bool {
-    back.outcome == ToolOutcome::Ok || back.outcome == ToolOutcome::Error && back.reason == "TOOL_ERROR"
+    let failed = || matches!(&*back.reason, "TOOL_ERROR" | "CHILDREN_FAILED");
+    back.outcome == ToolOutcome::Ok || back.outcome == ToolOutcome::Error && failed()
 }
 
 /// What the gateway has made of a recorded result. Only what it left as it was is that result.

@@ -190,11 +190,14 @@ fn evidence(probed: &Probed) -> Draft {
 /// The call as it took effect, by what the probe says.
 fn happened(probed: &Probed) -> CallReturn {
     let size = probed.result.content.iter().map(prost::Message::encoded_len).sum::<usize>();
+    // A policy may have withheld what the probe says that the call had answered.
+    let (outcome, reason) =
+        if probed.result.is_error { (ToolOutcome::Error, "TOOL_ERROR") } else { (ToolOutcome::Ok, "") };
     CallReturn {
         call_id: probed.call_id.clone(),
         attempt: probed.attempt,
-        outcome: ToolOutcome::Ok,
-        reason: String::new(),
+        outcome,
+        reason: reason.to_owned(),
         result: probed.result.clone(),
         decision_json: probed.decision_json.clone(),
         policy_hashes: probed.policy_hashes.clone(),

@@ -24,10 +24,10 @@ pub fn executor(upstream: &str) -> Option<Executor> {
     RESERVED.iter().find(|(name, _)| *name == upstream).map(|(_, executor)| *executor)
 }
 
-/// Whether policies are asked about the results of a tool that no upstream has: those that a caller's tool gives. What a
-/// person answers and what a child run says are no tool's.
-pub(super) fn is_received(tool: &str) -> bool {
-    tool != ASK && !tool.starts_with("runtime.")
+/// Who brings the results of a tool that no upstream has, where policies are asked about them. What a person answers is the
+/// caller's word, as the task is.
+pub(super) fn bringer(tool: &str) -> Option<Executor> {
+    executor(super::upstream_of(tool)).filter(|_| tool != ASK)
 }
 
 /// What the runtime defines is reviewed with it; what a caller declares nobody has looked at.

@@ -3,14 +3,15 @@
 //! The probe that the descriptor seals for the tool is called with the key of the call in doubt, under the checks of any
 //! call. It answers one JSON object: `{"outcome": "HAPPENED", "result": …}`, where `result` is what the call had answered
 //! as far as it knows, or `{"outcome": "DID_NOT_HAPPEN"}`, or `{"outcome": "UNKNOWN"}`. Whatever else it answers means that
-//! nobody knows.
+//! nobody knows. What it says that the call had answered passes the policies as that call's result.
 
+use mar_alignment::{Tool, TrustTier};
 use mar_descriptor::Hash;
 use mar_proto::tool::ProbeAnswer;
 use mar_proto::types::{Origin, part};
 use serde_json::{Value, json};
 
-use super::{Aim, Denial, Dispatcher, Invocation, Kind, Outcome, Record};
+use super::{Aim, Denial, Dispatcher, Invocation, Kind, Outcome, Record, result, upstream_of};
 use crate::outcome::{Answer, tool_text};
 
 /// What a probe says of a call.
@@ -52,13 +53,35 @@ impl Dispatcher {
             return Outcome { kind, record, tainted: false };
         };
         let outcome = self.make(&question).await;
+        let mut record = outcome.record;
         let kind = match outcome.kind {
-            Kind::Answered(evidence) => Kind::Probed(Box::new(read(evidence))),
+            Kind::Answered(evidence) => {
+                let mut probed = read(evidence);
+                probed.result = probed.result.map(|result| self.receive_told(call, result, &mut record));
+                Kind::Probed(Box::new(probed))
+            }
             // A probe is asked without people: what a policy wants approved cannot be asked.
             Kind::ApprovalRequired { .. } => Denial::told("POLICY_DENIED", "a human would have to approve the probe"),
             other => other,
         };
-        Outcome { kind, ..outcome }
+        Outcome { kind, record, tainted: outcome.tainted }
+    }
+
+    /// What the probe tells of the call is its result, whoever says it: it passes as one.
+    fn receive_told(&self, call: &Invocation, result: Answer, record: &mut Record) -> Answer {
+        let sealed = call.sealed.descriptor().agent.tool(&call.tool);
+        let upstream = self.registry.find(&call.tool).map(|(upstream, _)| upstream);
+        let tool = Tool {
+            name: call.tool.clone(),
+            upstream: upstream_of(&call.tool).to_owned(),
+            read_only: sealed.is_some_and(|sealed| sealed.read_only),
+            idempotent: sealed.is_some_and(|sealed| sealed.idempotent),
+            trust_tier: upstream.map_or(TrustTier::Unverified, |upstream| upstream.config.trust_tier()),
+        };
+        let decision = self.decide_result(call, tool, &result);
+        let told = if decision.is_allowed() { result } else { result::withheld(&result, &decision) };
+        record.doubted_received(decision);
+        told
     }
 }
 

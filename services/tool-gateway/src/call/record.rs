@@ -34,6 +34,9 @@ pub struct Record {
     /// recorded, in another run.
     #[serde(skip_serializing_if = "Option::is_none")]
     result_decision: Option<Decision>,
+    /// Of a probe: what they say of the result that it tells of the call in doubt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doubted_result_decision: Option<Decision>,
 }
 
 impl Record {
@@ -51,6 +54,7 @@ impl Record {
             approval: None,
             decision: None,
             result_decision: None,
+            doubted_result_decision: None,
         }
     }
 
@@ -79,6 +83,10 @@ impl Record {
         self.result_decision = Some(decision);
     }
 
+    pub(super) fn doubted_received(&mut self, decision: Decision) {
+        self.doubted_result_decision = Some(decision);
+    }
+
     pub(super) fn conclude(&mut self, kind: &Kind) {
         let decided = self.decision.is_some();
         (self.verdict, self.reason) = match kind {
@@ -104,7 +112,7 @@ impl Record {
     /// Hashes of the policies that decided, in order and each once.
     pub fn policy_hashes(&self) -> Vec<String> {
         let mut hashes = Vec::new();
-        let decided = self.decision.iter().chain(&self.result_decision);
+        let decided = self.decision.iter().chain(&self.result_decision).chain(&self.doubted_result_decision);
         for policy in decided.flat_map(|decision| decision.policies.iter().chain(&decision.current)) {
             if !hashes.contains(&policy.hash) {
                 hashes.push(policy.hash.clone());

@@ -4,7 +4,7 @@
 //! what a tool wrote by its words alone.
 
 use mar_alignment::Tool;
-use mar_proto::types::{Origin, Part, part};
+use mar_proto::types::{Executor, Origin, Part, part};
 
 use super::{Denial, Dispatcher, Invocation, Kind, Maker, Record, elsewhere, result};
 use crate::cap::cap;
@@ -31,8 +31,11 @@ impl Dispatcher {
                 Some((upstream.config.max_result_bytes.as_len(), upstream.config.is_trusted()))
             }
             Maker::Other(_) if elsewhere::executor(&tool.upstream).is_none() => None,
-            Maker::Other(_) if elsewhere::is_received(&call.tool) => Some((elsewhere::MAX_RESULT_BYTES, false)),
-            Maker::Other(_) => return Kind::Recorded(recorded),
+            Maker::Other(_) => match elsewhere::bringer(&call.tool) {
+                Some(Executor::Runtime) => None,
+                Some(_) => Some((elsewhere::MAX_RESULT_BYTES, false)),
+                None => return Kind::Recorded(recorded),
+            },
         };
         let answer = match bounds {
             Some((limit, trusted)) => cut(if trusted { recorded } else { tainted(recorded) }, limit),

@@ -101,7 +101,8 @@ pub(super) fn approval(given: pb::ApprovalGiven, found: &mut Violations) -> Appr
     })
 }
 
-/// What somebody brings as a result. Who made its parts is not for a request to say.
+/// What somebody brings as a result. Who made its parts is not for a request to say; what taints them is where the runtime
+/// itself brings them.
 pub(super) fn brought(result: ToolResult, found: &mut Violations) -> Answer {
     let mut answer = Answer { is_error: result.is_error, truncated: result.truncated, ..Answer::default() };
     found.within("result", |found| {
@@ -116,7 +117,7 @@ pub(super) fn brought(result: ToolResult, found: &mut Violations) -> Answer {
             };
             found.require(size.is_some(), &format!("content[{index}]"), "must be text or inline media");
             answer.size += size.unwrap_or_default();
-            answer.parts.push(Part { content: part.content, origin: Origin::Tool.into(), tainted: false });
+            answer.parts.push(Part { content: part.content, origin: Origin::Tool.into(), tainted: part.tainted });
         }
         let fits = answer.size <= MAX_BROUGHT;
         found.require(fits, "content", format!("must be at most {MAX_BROUGHT} bytes together"));

@@ -3,12 +3,12 @@
 use mar_descriptor::{Descriptor, SealedTool};
 use mar_proto::tool as pb;
 use mar_proto::tool::invoke_tool_response::Outcome;
-use mar_proto::types::{Executor, ToolDefinition};
+use mar_proto::types::{Executor, Origin, Part, ToolDefinition, ToolResult, part};
 use mar_tool_gateway::definition::{Declared, Definition, Described};
 use serde_json::{Value, json};
 use tonic::Request;
 
-use crate::harness::{Agent, Bench};
+use crate::harness::{Agent, Bench, text};
 
 fn definition(tool: &str, read_only: bool) -> ToolDefinition {
     let (upstream, tool) = tool.split_once('.').unwrap();
@@ -35,6 +35,10 @@ fn descriptor(tools: &[&ToolDefinition]) -> Descriptor {
     };
     descriptor.agent.tools = tools.iter().enumerate().map(sealed).collect();
     descriptor
+}
+
+fn tool_text(words: impl Into<String>) -> Part {
+    Part { content: Some(part::Content::Text(words.into())), origin: Origin::Tool.into(), tainted: false }
 }
 
 fn request(agent: &Agent<'_>, tool: &ToolDefinition, arguments: &Value) -> Request<pb::InvokeToolRequest> {
@@ -127,6 +131,50 @@ async fn policies_bind_what_others_make() {
     let (told, record) = outcome(&agent, approved).await;
     assert!(matches!(told, Outcome::HandedOver(_)), "{told:?}");
     assert_eq!(record["approval"]["approvers"], json!(["user:bob"]));
+    bench.stop().await;
+}
+
+/// What a call that others make has brought, as the agent may receive it.
+async fn received(agent: &Agent<'_>, tool: &ToolDefinition, parts: &[Part]) -> (ToolResult, Value) {
+    let result = ToolResult { content: parts.to_vec(), ..ToolResult::default() };
+    let response = agent.bench.client.clone().receive_result(agent.brought(tool, result)).await.unwrap().into_inner();
+    let Some(pb::receive_result_response::Outcome::Result(result)) = response.outcome else { panic!("{response:?}") };
+    (result, serde_json::from_str(&response.decision_json).unwrap())
+}
+
+#[tokio::test]
+async fn policies_decide_on_what_others_bring() {
+    let bench = Bench::start(|_| Vec::new()).await;
+    let (open, delegate) = (definition("caller.open", true), definition("runtime.delegate", true));
+    let parts = [false, true].map(|tainted| Part { tainted, ..tool_text("hunter2") });
+    let agent = bench.agent_of(descriptor(&[&open, &delegate]), None);
+    for (tool, tainted) in [(&open, [true, true]), (&delegate, [false, true])] {
+        let (told, record) = received(&agent, tool, &parts).await;
+        let marks: Vec<bool> = told.content.iter().map(|part| part.tainted).collect();
+        assert_eq!(marks, tainted, "child runs know what they have read, callers do not: {told:?}");
+        assert_eq!((&record["verdict"], &record["result_decision"]["verdict"]), (&json!("allow"), &json!("allow")));
+        assert_eq!(record["definition_hash"], tool.definition_hash);
+    }
+    // Session bounds what children say together, and what it has bounded is whole.
+    let long = tool_text("x".repeat(80 << 10));
+    assert!(!received(&agent, &delegate, std::slice::from_ref(&long)).await.0.truncated);
+    assert!(received(&agent, &open, &[long]).await.0.truncated);
+
+    let forbid = "permit (principal, action, resource); @message(\"Not for this agent.\") \
+                  forbid (principal, action == Action::\"receiveResult\", resource) when { resource.upstream == \"runtime\" };";
+    let agent = bench.agent_of(descriptor(&[&open, &delegate]), Some(forbid));
+    let (told, record) = received(&agent, &delegate, &parts).await;
+    assert!(told.is_error && told.content.len() == 1 && !told.content[0].tainted, "{told:?}");
+    assert!(text(&told.content).starts_with("POLICY_DENIED: Not for this agent."), "{told:?}");
+    assert_eq!(record["result_decision"]["verdict"], "deny");
+    assert!(!received(&agent, &open, &parts).await.0.is_error);
+
+    // Also where the result is recorded in another run's log.
+    let mut replay = request(&agent, &delegate, &json!({"file": "a.rs"}));
+    let result = ToolResult { content: parts.to_vec(), ..ToolResult::default() };
+    replay.get_mut().decide_only = true;
+    replay.get_mut().recorded = Some(pb::RecordedResult { result: Some(result), size_bytes: 14 });
+    assert_eq!(denied(&agent, replay).await, "POLICY_DENIED");
     bench.stop().await;
 }
 

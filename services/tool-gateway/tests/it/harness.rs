@@ -173,7 +173,7 @@ impl Bench {
 /// A run that calls tools.
 #[derive(Clone)]
 pub struct Agent<'a> {
-    bench: &'a Bench,
+    pub bench: &'a Bench,
     pub sealed: mar_descriptor::SealedDescriptor,
     pub epoch: u64,
     pub tainted: bool,
@@ -181,30 +181,56 @@ pub struct Agent<'a> {
 }
 
 impl Agent<'_> {
-    pub fn request(&self, tool: &str, arguments: &Value) -> Request<pb::InvokeToolRequest> {
-        let sealed = mar_proto::types::SealedDescriptor {
+    fn offered(&self) -> types::SealedDescriptor {
+        types::SealedDescriptor {
             hash: self.sealed.hash.to_string(),
             canonical: self.sealed.canonical.clone().into(),
             signatures: self
                 .sealed
                 .signatures
                 .iter()
-                .map(|one| mar_proto::types::Signature { key_id: one.key_id.clone(), sig: one.sig.to_vec().into() })
+                .map(|one| types::Signature { key_id: one.key_id.clone(), sig: one.sig.to_vec().into() })
                 .collect(),
-        };
+        }
+    }
+
+    pub fn request(&self, tool: &str, arguments: &Value) -> Request<pb::InvokeToolRequest> {
         let mut request = Request::new(pb::InvokeToolRequest {
             call_id: "run-1/1/0".into(),
             tool: format!("tools/{tool}"),
             arguments_json: arguments.to_string(),
             idempotency_key: "key-1".into(),
             facts: Some(pb::CallFacts { step: 1, tool_calls: 0, tainted: self.tainted }),
-            descriptor: Some(sealed),
+            descriptor: Some(self.offered()),
             approval: None,
             definition: None,
             probe: false,
             decide_only: false,
             recorded: None,
         });
+        self.authorize(&mut request);
+        request
+    }
+
+    /// The request that has the result of a call that others make decided on.
+    pub fn brought(
+        &self,
+        definition: &types::ToolDefinition,
+        result: types::ToolResult,
+    ) -> Request<pb::ReceiveResultRequest> {
+        let mut request = Request::new(pb::ReceiveResultRequest {
+            call_id: "run-1/1/0".into(),
+            tool: definition.name.clone(),
+            result: Some(result),
+            facts: Some(pb::CallFacts { step: 1, tool_calls: 0, tainted: self.tainted }),
+            descriptor: Some(self.offered()),
+            definition: Some(definition.clone()),
+        });
+        self.authorize(&mut request);
+        request
+    }
+
+    fn authorize<T>(&self, request: &mut Request<T>) {
         let grant = RunGrant {
             session: "session-1".into(),
             run: self.run.clone(),
@@ -215,7 +241,6 @@ impl Agent<'_> {
         let token = self.bench.signer.sign(&caller, &grant, &[ServiceName::ToolGateway]).unwrap();
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request.set_timeout(Duration::from_secs(60));
-        request
     }
 
     pub async fn send(&self, request: Request<pb::InvokeToolRequest>) -> Result<pb::InvokeToolResponse, Status> {

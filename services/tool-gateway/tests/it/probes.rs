@@ -131,6 +131,39 @@ async fn a_probe_is_held_to_what_is_sealed_and_to_the_policies() {
     bench.stop().await;
 }
 
+/// What the probe tells of a call becomes the call's result: the policies decide on it as on one, under the call's own tool.
+#[tokio::test]
+async fn what_a_probe_tells_of_a_call_is_withheld_where_its_result_would_be() {
+    let bench = bench().await;
+    let says = |what: &str| std::fs::write(bench.folder.path().join("status"), what).unwrap();
+    says(r#"{"outcome": "HAPPENED", "result": "hunter2"}"#);
+    let rule = |resource: &str| {
+        format!(
+            "permit (principal, action, resource);\n@id(\"no\") @message(\"Not for this agent.\")\n\
+             forbid (principal, action == Action::\"receiveResult\", resource) when {{ resource.name == \"{resource}\" }};"
+        )
+    };
+    let strict = bench.agent(Some(&rule("s.count"))).await;
+    let response = ask(&strict, "s.count").await;
+    let told = answer(&response).result.clone().unwrap();
+    assert_eq!(answer(&response).answer(), ProbeAnswer::Happened, "it happened all the same");
+    assert!(told.is_error && text(&told.content).starts_with("POLICY_DENIED: Not for this agent."), "{told:?}");
+    let record: Value = serde_json::from_str(&response.decision_json).unwrap();
+    assert_eq!(record["result_decision"]["verdict"], "allow", "the probe's own answer may be received");
+    assert_eq!(record["doubted_result_decision"]["verdict"], "deny");
+    assert_eq!(record["doubted_result_decision"]["facts"]["question"]["tool"]["name"], "s.count");
+    assert!(!record.to_string().contains("hunter2"), "a record holds no payload");
+
+    // One that may not hear the probe knows nothing.
+    let deaf = bench.agent(Some(&rule("s.status"))).await;
+    let response = ask(&deaf, "s.count").await;
+    assert_eq!((answer(&response).answer(), answer(&response).result.is_none()), (ProbeAnswer::Unknown, true));
+    let open = bench.agent(Some(&rule("s.other"))).await;
+    let response = ask(&open, "s.count").await;
+    assert_eq!(text(&answer(&response).result.as_ref().unwrap().content), "hunter2");
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn a_probe_that_the_upstream_does_not_offer_cannot_be_asked() {
     let bench = Bench::start(|folder| {

@@ -55,6 +55,15 @@ fn a_call_that_took_effect_is_closed_with_the_evidence() {
 }
 
 #[test]
+fn a_call_whose_result_is_withheld_took_effect_all_the_same() {
+    let (mut story, _) = lost(BOOK);
+    let mut input = probed(&call_id(1, 0), 1, Happened);
+    let Input::Probed(told) = &mut input else { unreachable!() };
+    told.result.is_error = true;
+    assert_eq!(story.tell(vec![input]), ["Probed(1/0 HAPPENED)", "Returned(1/0 ERROR)", "Started(2.1)"]);
+}
+
+#[test]
 fn a_call_that_did_not_happen_is_issued_again_with_its_key() {
     let (mut story, _) = lost(BOOK);
     let key = story.driver.state.calls[0].idempotency_key(story.driver.state.run);
