@@ -1,6 +1,6 @@
 //! TLS on the listener and to the peers, from files that may be replaced at any time.
 //!
-//! Files are looked at again when a connection begins, at most every [`LOOK`]; new connections use what the files hold
+//! Files are looked at again when a connection begins, at most every five seconds; new connections use what the files hold
 //! then, open ones stay as they are. Files that make no sense change nothing: what was read last goes on, and the log says
 //! so.
 
