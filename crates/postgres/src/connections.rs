@@ -47,6 +47,13 @@ struct Hands {
     closed: bool,
 }
 
+impl Hands {
+    /// Those whose time here is over: whoever drops them gives them to the pool.
+    fn expired(&mut self, now: Instant) -> Vec<Taken> {
+        self.warm.extract_if(.., |warm| now - warm.since > OUT).collect()
+    }
+}
+
 /// Connections that the pool has, and those that go from hand to hand.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -63,6 +70,8 @@ impl Connections {
     pub(crate) async fn take(&self) -> Result<Taken, sqlx::Error> {
         let _waits = {
             let mut hands = self.lock();
+            // After a pause all of them have rested, and nobody has looked since. The pool has them before it is asked.
+            drop(hands.expired(now()));
             if let Some(warm) = hands.warm.pop() {
                 return Ok(warm);
             }
@@ -77,8 +86,7 @@ impl Connections {
     pub(crate) fn hand_on(&self, taken: Taken) {
         let now = now();
         let mut hands = self.lock();
-        let rested = hands.warm.iter().take_while(|warm| now - warm.since > OUT).count();
-        let mut back: Vec<Taken> = hands.warm.drain(..rested).collect();
+        let mut back = hands.expired(now);
         if hands.waiting > 0 || hands.closed || now - taken.since > OUT {
             back.push(taken);
         } else {
